@@ -1,0 +1,30 @@
+"""Endpoints and published ports: what ties a container to a network, as plain values."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class PublishedPort(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, order=True):
+    """One host port that leads to a container port. protocol: tcp, udp, sctp. host_ip: `0.0.0.0`, `::` or one address."""
+
+    host_ip: str
+    host_port: int
+    container_port: int
+    protocol: str = "tcp"
+
+
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A container's place on a network, as allocated: addresses without prefix, prefix lengths beside them."""
+
+    endpoint_id: str
+    network_id: str
+    container_id: str
+    mac_address: str = ""
+    ipv4_address: str = ""
+    ipv4_prefix_length: int = 0
+    ipv4_gateway: str = ""
+    ipv6_address: str = ""
+    ipv6_prefix_length: int = 0
+    ipv6_gateway: str = ""
+    dns_names: tuple[str, ...] = ()

@@ -1,0 +1,107 @@
+"""Port: networks and endpoints in the kernel. Names derive from ids, so whatever is found can be traced to its owner.
+
+The driver allocates nothing: addresses and ports come from the log (aggregates/network, aggregates/ports) and are
+only made true here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import msgspec
+
+from engine.aggregates.values.endpoints import Endpoint, PublishedPort
+from engine.aggregates.values.ids import ContainerID, NetworkID
+
+
+class NetworkSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A network to make. driver: bridge, host, null. subnets and gateways as CIDR and address; options by Docker's names
+    (`com.docker.network.bridge.name`, ...)."""
+
+    network_id: NetworkID
+    name: str
+    driver: str
+    internal: bool = False
+    subnets: tuple[str, ...] = ()
+    gateways: tuple[str, ...] = ()
+    options: Mapping[str, str] = {}
+
+
+class Join(msgspec.Struct, frozen=True, kw_only=True):
+    """One endpoint to join to a sandbox. interface: `eth0`...; default_route: this endpoint carries it."""
+
+    network: NetworkSpec
+    endpoint: Endpoint
+    interface: str
+    default_route: bool
+    ports: tuple[PublishedPort, ...] = ()
+
+
+class NetworkInventory(msgspec.Struct, frozen=True, kw_only=True):
+    """What the kernel has under our names: network ids (first 12) of bridges, endpoint ids (first 7) of veths,
+    published ports in the map, container ids with a sandbox."""
+
+    bridges: tuple[str, ...] = ()
+    veths: tuple[str, ...] = ()
+    ports: tuple[PublishedPort, ...] = ()
+    sandboxes: tuple[str, ...] = ()
+
+
+class NameRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A name in a network's DNS zone: every container name, alias and short id, with its addresses."""
+
+    name: str
+    ipv4_address: str = ""
+    ipv6_address: str = ""
+    container_name: str = ""
+
+
+class Networks(Protocol):
+    """Networks: the bridge, its addresses and its part of the firewall."""
+
+    async def create(self, spec: NetworkSpec) -> None: ...
+
+    async def remove(self, spec: NetworkSpec) -> None: ...
+
+    async def inventory(self) -> NetworkInventory: ...
+
+    async def remove_orphans(self, inventory: NetworkInventory) -> None:
+        """Delete the named things: nobody in the log owns them."""
+        ...
+
+
+class Sandboxes(Protocol):
+    """A container's network namespace and the endpoints in it."""
+
+    async def open(self, container_id: ContainerID, sysctls: Mapping[str, str]) -> int:
+        """A network namespace for the container with lo up; its fd, which the caller closes. The namespace lives as
+        long as somebody holds it: an engine that dies before the start leaves nothing."""
+        ...
+
+    async def join(self, container_id: ContainerID, netns_fd: int, joins: Sequence[Join]) -> None:
+        """Join endpoints and publish their ports, all or nothing. Raises PortError(`Bind for 0.0.0.0:80 failed: port is
+        already allocated`) when a foreign process holds a host port."""
+        ...
+
+    async def leave(self, container_id: ContainerID, joins: Sequence[Join], *, sandbox_gone: bool) -> None:
+        """Undo `join`. sandbox_gone: the namespace died with its processes, and the veth with it."""
+        ...
+
+    async def adopt(self, container_id: ContainerID, pid: int, joins: Sequence[Join]) -> None:
+        """After an engine restart: take hold of a live container's namespace again (ports, resolver)."""
+        ...
+
+
+class Resolver(Protocol):
+    """Names on user-defined networks, answered at 127.0.0.11:53 inside each sandbox."""
+
+    async def serve(
+        self, container_id: ContainerID, netns_fd: int, networks: Sequence[NetworkID], upstreams: Sequence[str]
+    ) -> None: ...
+
+    async def stop_serving(self, container_id: ContainerID) -> None: ...
+
+    def publish(self, network_id: NetworkID, records: Sequence[NameRecord]) -> None:
+        """Replace the zone of a network."""
+        ...

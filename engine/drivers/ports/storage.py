@@ -1,0 +1,147 @@
+"""Port: layers, root filesystems and the files in them. Content-addressed, so every verb is idempotent.
+
+The store keeps two things: blobs (`sha256:...`, as received, verified) and unpacked layers by ChainID. What exists
+because of what is decided by image events; the store only holds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from engine.aggregates.values.ids import ChainID, ContainerID, DiffID, Digest
+from engine.drivers.ports.runtime import RootFilesystem
+
+Progress = Callable[[int, int], None]
+"""Called with (bytes done, bytes in all or 0)."""
+
+
+class Descriptor(msgspec.Struct, frozen=True, kw_only=True):
+    """What a blob is: OCI content descriptor. size in bytes."""
+
+    media_type: str
+    digest: Digest
+    size: int
+
+
+class Layer(msgspec.Struct, frozen=True, kw_only=True):
+    """An unpacked layer. size: bytes of file content in it."""
+
+    chain_id: ChainID
+    diff_id: DiffID
+    size: int
+
+
+class PathStat(msgspec.Struct, frozen=True, kw_only=True):
+    """Docker's container path stat: mode is Go's os.FileMode, mtime RFC 3339."""
+
+    name: str
+    size: int
+    mode: int
+    mtime: str
+    link_target: str
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """kind: 0 modified, 1 added, 2 deleted."""
+
+    path: str
+    kind: int
+
+
+class StorageInventory(msgspec.Struct, frozen=True, kw_only=True):
+    blobs: tuple[Digest, ...] = ()
+    layers: tuple[ChainID, ...] = ()
+    containers: tuple[ContainerID, ...] = ()
+
+
+class BlobStore(Protocol):
+    """Verified content by digest."""
+
+    async def ingest(self, source: AsyncIterator[bytes], expected: Digest | None = None) -> Descriptor:
+        """Store a stream; verified before it becomes visible. Raises PortError(INVALID) on a digest mismatch."""
+        ...
+
+    def path(self, digest: Digest) -> str: ...
+
+    async def has(self, digest: Digest) -> bool: ...
+
+    async def read(self, digest: Digest) -> bytes:
+        """A small blob (manifest, config) whole; at most 8 MiB."""
+        ...
+
+    async def discard(self, digest: Digest) -> None: ...
+
+
+class LayerStore(Protocol):
+    """Unpacked layers, stacked by ChainID."""
+
+    async def unpack(
+        self, blob: Digest, media_type: str, diff_id: DiffID, parent: ChainID | None, progress: Progress | None = None
+    ) -> Layer:
+        """Decompress, verify the DiffID and unpack on top of `parent`. Raises PortError(INVALID) for a corrupt or
+        hostile archive, leaving nothing."""
+        ...
+
+    async def lookup(self, chain_id: ChainID) -> Layer | None: ...
+
+    async def discard_layer(self, chain_id: ChainID) -> None: ...
+
+    async def inventory(self) -> StorageInventory: ...
+
+
+class RootFilesystems(Protocol):
+    """The read-write layer of each container."""
+
+    async def prepare(self, container_id: ContainerID, chain: Sequence[ChainID], *, volatile: bool) -> RootFilesystem:
+        """Make (or find) the container's read-write layer over the layers, lowest first."""
+        ...
+
+    async def discard_rootfs(self, container_id: ContainerID) -> None:
+        """Renamed away at once, deleted by the sweeper."""
+        ...
+
+    async def usage(self, container_id: ContainerID) -> int:
+        """Bytes in the read-write layer."""
+        ...
+
+    async def changes(self, container_id: ContainerID) -> tuple[Change, ...]: ...
+
+    async def diff_archive(self, container_id: ContainerID, destination: str) -> None:
+        """Write the read-write layer as a layer tar (whiteouts as .wh. files) to a path."""
+        ...
+
+
+class Files(Protocol):
+    """Files inside a container, running (pid > 0: through /proc/<pid>/root) or not, symlinks resolved inside its root."""
+
+    async def stat(self, root: FilesRoot, path: str) -> PathStat: ...
+
+    def archive(self, root: FilesRoot, path: str) -> AsyncIterator[bytes]:
+        """A tar of the path. Raises PortError(NOT_FOUND) before the first chunk."""
+        ...
+
+    async def extract(
+        self, root: FilesRoot, path: str, archive: AsyncIterator[bytes], *, no_overwrite_dir_non_dir: bool,
+        copy_uid_gid: bool,
+    ) -> None: ...
+
+
+class FilesMount(msgspec.Struct, frozen=True, kw_only=True):
+    """A volume or bind that lies over a path of a stopped container's root."""
+
+    source: str
+    destination: str
+    rw: bool
+
+
+class FilesRoot(msgspec.Struct, frozen=True, kw_only=True):
+    """A container's file tree. pid: of its first process, or 0; then `rootfs` and `mounts` are put together."""
+
+    container_id: ContainerID
+    pid: int
+    rootfs: RootFilesystem
+    mounts: tuple[FilesMount, ...] = ()
+    readonly: bool = False

@@ -1,0 +1,35 @@
+"""Port: volumes of one driver, and the mount sources of containers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from engine.aggregates.values.ids import VolumeName
+
+
+class Volumes(Protocol):
+    """The local driver: `<root>/volumes/<name>/_data`."""
+
+    async def create(self, name: VolumeName, options: Mapping[str, str]) -> str:
+        """Make it (or find it); its mountpoint."""
+        ...
+
+    async def remove(self, name: VolumeName) -> None: ...
+
+    async def mount(self, name: VolumeName, options: Mapping[str, str]) -> str:
+        """Make the source ready (a `type=nfs` is mounted on first use); the path to bind. Idempotent."""
+        ...
+
+    async def unmount(self, name: VolumeName, options: Mapping[str, str]) -> None: ...
+
+    async def usage(self, name: VolumeName) -> int:
+        """Bytes on disk."""
+        ...
+
+    async def list(self) -> tuple[VolumeName, ...]: ...
+
+    async def fill(self, name: VolumeName, lowers: tuple[str, ...], path: str) -> None:
+        """Copy-up: copy `path` of an image (layer directories, topmost first, merged) into the volume when the volume is
+        empty, with ownership, modes and xattrs. Nothing happens when the image has no such directory."""
+        ...
