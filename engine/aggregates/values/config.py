@@ -22,7 +22,7 @@ class Value(msgspec.Struct, frozen=True, kw_only=True, rename="pascal", omit_def
     """Base of all configuration values: frozen, Docker's names in JSON, defaults left out when stored."""
 
 
-class HealthConfig(Value):
+class HealthConfig(Value, frozen=True, kw_only=True):
     """`HEALTHCHECK`: durations in ns, 0 means inherit or default (30 s, 30 s, 0 s, 5 s); retries 0 means 3."""
 
     test: tuple[str, ...] | None = None
@@ -33,7 +33,7 @@ class HealthConfig(Value):
     retries: int = 0
 
 
-class ContainerConfig(Value):
+class ContainerConfig(Value, frozen=True, kw_only=True):
     """What the process is told: portable between hosts. Source: Engine API `ContainerConfig`."""
 
     hostname: str = ""
@@ -63,34 +63,34 @@ class ContainerConfig(Value):
     shell: tuple[str, ...] | None = None
 
 
-class PortBinding(Value):
+class PortBinding(Value, frozen=True, kw_only=True):
     """One host side of a published port. `host_port` is "" for an ephemeral one, or a range `8000-8010`."""
 
     host_ip: str = ""
     host_port: str = ""
 
 
-class RestartPolicy(Value):
+class RestartPolicy(Value, frozen=True, kw_only=True):
     """name: "" or no, always, unless-stopped, on-failure; the count is for on-failure, 0 means unlimited."""
 
     name: str = ""
     maximum_retry_count: int = 0
 
 
-class LogConfig(Value):
+class LogConfig(Value, frozen=True, kw_only=True):
     """type "" means the daemon's default driver."""
 
     type: str = ""
     config: Mapping[str, str] | None = None
 
 
-class Device(Value):
+class Device(Value, frozen=True, kw_only=True):
     path_on_host: str = ""
     path_in_container: str = ""
     cgroup_permissions: str = ""
 
 
-class DeviceRequest(Value):
+class DeviceRequest(Value, frozen=True, kw_only=True):
     driver: str = ""
     count: int = 0
     device_ids: tuple[str, ...] | None = field(default=None, name="DeviceIDs")
@@ -98,23 +98,23 @@ class DeviceRequest(Value):
     options: Mapping[str, str] | None = None
 
 
-class WeightDevice(Value):
+class WeightDevice(Value, frozen=True, kw_only=True):
     path: str = ""
     weight: int = 0
 
 
-class ThrottleDevice(Value):
+class ThrottleDevice(Value, frozen=True, kw_only=True):
     path: str = ""
     rate: int = 0
 
 
-class Ulimit(Value):
+class Ulimit(Value, frozen=True, kw_only=True):
     name: str = ""
     soft: int = 0
     hard: int = 0
 
 
-class BindOptions(Value):
+class BindOptions(Value, frozen=True, kw_only=True):
     propagation: str = ""
     non_recursive: bool = False
     create_mountpoint: bool = False
@@ -122,29 +122,29 @@ class BindOptions(Value):
     read_only_force_recursive: bool = False
 
 
-class DriverConfig(Value):
+class DriverConfig(Value, frozen=True, kw_only=True):
     name: str = ""
     options: Mapping[str, str] | None = None
 
 
-class VolumeOptions(Value):
+class VolumeOptions(Value, frozen=True, kw_only=True):
     no_copy: bool = False
     labels: Mapping[str, str] | None = None
     driver_config: DriverConfig | None = None
     subpath: str = ""
 
 
-class ImageOptions(Value):
+class ImageOptions(Value, frozen=True, kw_only=True):
     subpath: str = ""
 
 
-class TmpfsOptions(Value):
+class TmpfsOptions(Value, frozen=True, kw_only=True):
     size_bytes: int = 0
     mode: int = 0
     options: tuple[tuple[str, ...], ...] | None = None
 
 
-class Mount(Value):
+class Mount(Value, frozen=True, kw_only=True):
     """One entry of HostConfig.Mounts (`--mount`). type: bind, volume, tmpfs, image, npipe, cluster."""
 
     target: str = ""
@@ -158,7 +158,7 @@ class Mount(Value):
     tmpfs_options: TmpfsOptions | None = None
 
 
-class Resources(Value):
+class Resources(Value, frozen=True, kw_only=True):
     """Limits of the container's cgroup. Bytes, shares, microseconds, billionths of a CPU; 0 means not set."""
 
     cpu_shares: int = 0
@@ -189,7 +189,7 @@ class Resources(Value):
     init: bool | None = None
 
 
-class HostConfig(Resources):
+class HostConfig(Resources, frozen=True, kw_only=True):
     """What this host is asked for. Source: Engine API `HostConfig`."""
 
     binds: tuple[str, ...] | None = None
@@ -233,13 +233,13 @@ class HostConfig(Resources):
     readonly_paths: tuple[str, ...] | None = None
 
 
-class EndpointIPAMConfig(Value):
+class EndpointIPAMConfig(Value, frozen=True, kw_only=True):
     ipv4_address: str = field(default="", name="IPv4Address")
     ipv6_address: str = field(default="", name="IPv6Address")
     link_local_ips: tuple[str, ...] | None = field(default=None, name="LinkLocalIPs")
 
 
-class EndpointConfig(Value):
+class EndpointConfig(Value, frozen=True, kw_only=True):
     """What a user may ask of one endpoint (the request half of Docker's EndpointSettings)."""
 
     ipam_config: EndpointIPAMConfig | None = field(default=None, name="IPAMConfig")
@@ -250,5 +250,5 @@ class EndpointConfig(Value):
     gw_priority: int = 0
 
 
-class NetworkingConfig(Value):
+class NetworkingConfig(Value, frozen=True, kw_only=True):
     endpoints_config: Mapping[str, EndpointConfig | None] | None = None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from engine.aggregates.values.config import EndpointConfig
+
 
 class PublishedPort(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, order=True):
     """One host port that leads to a container port. protocol: tcp, udp, sctp. host_ip: `0.0.0.0`, `::` or one address."""
@@ -28,3 +30,22 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ipv6_prefix_length: int = 0
     ipv6_gateway: str = ""
     dns_names: tuple[str, ...] = ()
+
+
+class PortWish(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A publication somebody wants: any free host port of `first_port`..`last_port` (0, 0: an ephemeral one)."""
+
+    host_ip: str
+    first_port: int
+    last_port: int
+    container_port: int
+    protocol: str = "tcp"
+
+
+class NetworkAttachment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A container's wish to be on a network. `name` as the user gave it (or the network's own); `network_id` is "" until
+    the network exists. `config` is the user's EndpointConfig."""
+
+    name: str
+    network_id: str = ""
+    config: EndpointConfig = EndpointConfig()

@@ -1,0 +1,166 @@
+"""What may be asked of a container, and what is reported about it.
+
+Wishes come from the API and from reactors (restart, auto-remove); `Report...` commands carry what the world did. Every
+command names the container; times are UTC ns.
+"""
+
+from __future__ import annotations
+
+from engine.aggregates.decider import Command
+from engine.aggregates.values.config import ContainerConfig, HostConfig, Resources, RestartPolicy
+from engine.aggregates.values.endpoints import Endpoint, NetworkAttachment, PublishedPort
+from engine.aggregates.values.health import HealthResult, HealthStatus
+from engine.aggregates.values.ids import ChainID, ContainerID, ImageID
+from engine.aggregates.values.mounts import MountPoint
+from engine.aggregates.values.sealed import Sealed
+
+
+class ContainerCommand(Command, frozen=True, kw_only=True):
+    container_id: ContainerID
+
+    @property
+    def key(self) -> str:
+        return self.container_id
+
+
+class CreateContainer(ContainerCommand, frozen=True, kw_only=True):
+    """`config` is merged with the image's and has no env; `layers` are the image's, lowest first."""
+
+    at: int
+    name: str
+    image_id: ImageID
+    layers: tuple[ChainID, ...]
+    config: ContainerConfig
+    env: Sealed | None
+    host: HostConfig
+    networks: tuple[NetworkAttachment, ...]
+    mounts: tuple[MountPoint, ...]
+    platform: str
+    runtime: str
+
+
+class StartContainer(ContainerCommand, frozen=True, kw_only=True):
+    at: int
+
+
+class ReportStarted(ContainerCommand, frozen=True, kw_only=True):
+    run: int
+    at: int
+    pid: int
+    endpoints: tuple[Endpoint, ...]
+    ports: tuple[PublishedPort, ...]
+
+
+class ReportStartFailed(ContainerCommand, frozen=True, kw_only=True):
+    """exit_code: 126, 127, 128 (Docker's for a command that could not be executed), or 0 when it never came to that."""
+
+    run: int
+    at: int
+    error: str
+    exit_code: int
+
+
+class StopContainer(ContainerCommand, frozen=True, kw_only=True):
+    """signal: a number; deadline: when SIGKILL follows, 0 for never."""
+
+    at: int
+    signal: int
+    deadline: int
+
+
+class RestartContainer(ContainerCommand, frozen=True, kw_only=True):
+    at: int
+    signal: int
+    deadline: int
+
+
+class KillContainer(ContainerCommand, frozen=True, kw_only=True):
+    at: int
+    signal: int
+
+
+class PauseContainer(ContainerCommand, frozen=True, kw_only=True):
+    at: int
+
+
+class UnpauseContainer(ContainerCommand, frozen=True, kw_only=True):
+    at: int
+
+
+class ReportPaused(ContainerCommand, frozen=True, kw_only=True):
+    at: int
+
+
+class ReportUnpaused(ContainerCommand, frozen=True, kw_only=True):
+    at: int
+
+
+class ReportFreezeFailed(ContainerCommand, frozen=True, kw_only=True):
+    """A pause or unpause that the kernel refused."""
+
+    error: str
+
+
+class ReportExited(ContainerCommand, frozen=True, kw_only=True):
+    """lost: nobody saw the exit (the supervisor is gone too); the code is 255 then."""
+
+    run: int
+    at: int
+    exit_code: int
+    oom_killed: bool
+    lost: bool = False
+
+
+class ReportHealth(ContainerCommand, frozen=True, kw_only=True):
+    run: int
+    at: int
+    status: HealthStatus
+    failing_streak: int
+    last: HealthResult
+
+
+class RenameContainer(ContainerCommand, frozen=True, kw_only=True):
+    name: str
+
+
+class UpdateContainer(ContainerCommand, frozen=True, kw_only=True):
+    resources: Resources | None
+    restart_policy: RestartPolicy | None
+
+
+class ReportUpdateFailed(ContainerCommand, frozen=True, kw_only=True):
+    error: str
+
+
+class ConnectContainer(ContainerCommand, frozen=True, kw_only=True):
+    at: int
+    attachment: NetworkAttachment
+
+
+class ReportConnected(ContainerCommand, frozen=True, kw_only=True):
+    network_id: str
+    endpoint: Endpoint
+
+
+class ReportConnectFailed(ContainerCommand, frozen=True, kw_only=True):
+    network_id: str
+    error: str
+
+
+class DisconnectContainer(ContainerCommand, frozen=True, kw_only=True):
+    at: int
+    network_id: str
+
+
+class ReportDisconnected(ContainerCommand, frozen=True, kw_only=True):
+    network_id: str
+
+
+class RemoveContainer(ContainerCommand, frozen=True, kw_only=True):
+    at: int
+    force: bool
+    volumes: bool
+
+
+class ReportRemoved(ContainerCommand, frozen=True, kw_only=True):
+    at: int

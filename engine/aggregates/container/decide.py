@@ -1,0 +1,386 @@
+"""What a container allows: every command against every status, in Docker's words.
+
+Reading order of the aggregate: commands, events, state (with evolve), lifecycle (the table), restart, decide.
+"""
+
+from __future__ import annotations
+
+from typing import NoReturn, assert_never
+
+from engine.aggregates.container import commands as c
+from engine.aggregates.container import events as e
+from engine.aggregates.container.lifecycle import ALIVE, STARTABLE, Status
+from engine.aggregates.container.restart import next_delay_ms, wants_restart
+from engine.aggregates.container.state import ContainerState, evolve, initial, terminal
+from engine.aggregates.decider import Decider, Event, Reason, Rejected
+from engine.aggregates.values.config import RestartPolicy
+
+Events = tuple[Event, ...]
+UNEXECUTABLE = 128
+SIGKILL = 9
+
+ContainerCommand = (
+    c.CreateContainer
+    | c.StartContainer
+    | c.ReportStarted
+    | c.ReportStartFailed
+    | c.StopContainer
+    | c.RestartContainer
+    | c.KillContainer
+    | c.PauseContainer
+    | c.UnpauseContainer
+    | c.ReportPaused
+    | c.ReportUnpaused
+    | c.ReportFreezeFailed
+    | c.ReportExited
+    | c.ReportHealth
+    | c.RenameContainer
+    | c.UpdateContainer
+    | c.ReportUpdateFailed
+    | c.ConnectContainer
+    | c.ReportConnected
+    | c.ReportConnectFailed
+    | c.DisconnectContainer
+    | c.ReportDisconnected
+    | c.RemoveContainer
+    | c.ReportRemoved
+)
+
+
+def decide(state: ContainerState, command: ContainerCommand) -> Events:
+    """The events a command leads to; Rejected when the rules say no. Stale reports lead to none."""
+    if state.status is Status.ABSENT and not isinstance(command, c.CreateContainer):
+        raise Rejected(Reason.NOT_FOUND, f"No such container: {command.container_id}")
+    if state.status is Status.REMOVED:
+        if _is_report(command):
+            return ()
+        raise Rejected(Reason.NOT_FOUND, f"No such container: {command.container_id}")
+    match command:
+        case c.CreateContainer():
+            return _create(state, command)
+        case c.StartContainer():
+            return _start(state, command)
+        case c.StopContainer():
+            return _stop(state, command)
+        case c.RestartContainer():
+            return _restart(state, command)
+        case c.KillContainer():
+            return _kill(state, command)
+        case c.PauseContainer():
+            return _pause(state, command)
+        case c.UnpauseContainer():
+            return _unpause(state, command)
+        case c.RenameContainer():
+            return _rename(state, command)
+        case c.UpdateContainer():
+            return _update(state, command)
+        case c.ConnectContainer():
+            return _connect(state, command)
+        case c.DisconnectContainer():
+            return _disconnect(state, command)
+        case c.RemoveContainer():
+            return _remove(state, command)
+        case _:
+            return _report(state, command)
+
+
+def _is_report(command: object) -> bool:
+    return type(command).__name__.startswith("Report")
+
+
+def _conflict(message: str) -> NoReturn:
+    raise Rejected(Reason.CONFLICT, message)
+
+
+def _create(state: ContainerState, command: c.CreateContainer) -> Events:
+    if state.status is not Status.ABSENT:
+        _conflict(f"container {command.container_id} exists already")
+    return (
+        e.ContainerCreated(
+            at=command.at,
+            name=command.name,
+            image_id=command.image_id,
+            layers=command.layers,
+            config=command.config,
+            env=command.env,
+            host=command.host,
+            networks=command.networks,
+            mounts=command.mounts,
+            platform=command.platform,
+            runtime=command.runtime,
+        ),
+    )
+
+
+def _start(state: ContainerState, command: c.StartContainer) -> Events:
+    match state.status:
+        case Status.REMOVING:
+            _conflict("container is marked for removal and cannot be started")
+        case Status.PAUSED | Status.PAUSING | Status.UNPAUSING:
+            _conflict("cannot start a paused container, try unpause instead")
+        case Status.RUNNING | Status.STARTING | Status.STARTING_AGAIN:
+            raise Rejected(Reason.NOT_MODIFIED, "")
+    assert state.status in STARTABLE
+    return (e.ContainerStartRequested(run=state.run + 1, at=command.at),)
+
+
+def _stop(state: ContainerState, command: c.StopContainer) -> Events:
+    if state.status is Status.RESTARTING:
+        request = e.ContainerStopRequested(at=command.at, signal=command.signal, deadline=command.deadline)
+        return (request, e.ContainerStopped(at=command.at))
+    if state.status not in ALIVE:
+        raise Rejected(Reason.NOT_MODIFIED, "")
+    if state.stop is not None and not state.stop.restart and 0 < state.stop.deadline <= command.deadline:
+        return ()  # An earlier stop is due sooner: this one waits for the same exit.
+    return (e.ContainerStopRequested(at=command.at, signal=command.signal, deadline=command.deadline),)
+
+
+def _restart(state: ContainerState, command: c.RestartContainer) -> Events:
+    if state.status in STARTABLE:
+        return (e.ContainerStartRequested(run=state.run + 1, at=command.at),)
+    if state.status not in ALIVE:
+        _conflict(f"container {state.container_id} cannot be restarted while it is {state.status.value}")
+    return (
+        e.ContainerStopRequested(at=command.at, signal=command.signal, deadline=command.deadline, restart=True),
+    )
+
+
+def _kill(state: ContainerState, command: c.KillContainer) -> Events:
+    if state.status not in ALIVE | {Status.RESTARTING}:
+        _conflict(f"cannot kill container: {state.name}: container {state.container_id} is not running")
+    stop_signal = state.stop.signal if state.stop is not None else 0
+    ends = command.signal in (SIGKILL, stop_signal)
+    request = e.ContainerKillRequested(at=command.at, signal=command.signal, ends=ends)
+    if state.status is Status.RESTARTING:
+        if not ends:
+            _conflict(f"cannot kill container: {state.name}: container {state.container_id} is not running")
+        return (request, e.ContainerStopped(at=command.at))
+    return (request,)
+
+
+def _pause(state: ContainerState, command: c.PauseContainer) -> Events:
+    match state.status:
+        case Status.RUNNING:
+            return (e.ContainerPauseRequested(at=command.at),)
+        case Status.PAUSED | Status.PAUSING | Status.UNPAUSING:
+            _conflict(f"container {state.container_id} is already paused")
+        case Status.RESTARTING:
+            _conflict(f"container {state.container_id} is restarting, wait until the container is running")
+        case _:
+            _conflict(f"container {state.container_id} is not running")
+
+
+def _unpause(state: ContainerState, command: c.UnpauseContainer) -> Events:
+    if state.status is not Status.PAUSED:
+        # moby answers 500 here, and clients have come to know it.
+        raise Rejected(Reason.SYSTEM, f"container {state.container_id} is not paused")
+    return (e.ContainerUnpauseRequested(at=command.at),)
+
+
+def _rename(state: ContainerState, command: c.RenameContainer) -> Events:
+    if command.name == state.name:
+        raise Rejected(Reason.INVALID, "Renaming a container with the same name as its current name")
+    return (e.ContainerRenamed(name=command.name, old_name=state.name),)
+
+
+def _update(state: ContainerState, command: c.UpdateContainer) -> Events:
+    if state.status is Status.REMOVING:
+        _conflict(
+            f"cannot update container {state.container_id}: container is marked for removal and cannot be \"update\""
+        )
+    policy = command.restart_policy
+    if policy is not None and policy.name not in ("", "no") and state.host.auto_remove:
+        _conflict("Restart policy cannot be updated because AutoRemove is enabled for the container")
+    if command.resources is None and policy is None:
+        return ()
+    return (e.ContainerUpdated(resources=command.resources, restart_policy=policy),)
+
+
+def _connect(state: ContainerState, command: c.ConnectContainer) -> Events:
+    attachment = command.attachment
+    if state.status is Status.REMOVING:
+        _conflict(f"container {state.container_id} is marked for removal and cannot be connected or disconnected")
+    if state.host.network_mode == "host":
+        raise Rejected(Reason.INVALID, "container cannot be disconnected from host network or connected to host network")
+    if state.host.network_mode.startswith("container:"):
+        raise Rejected(Reason.INVALID, "container sharing network namespace with another container or host cannot be connected to any other network")
+    known = {a.network_id for a in (*state.networks, *state.connecting)}
+    if attachment.network_id in known:
+        raise Rejected(
+            Reason.FORBIDDEN,
+            f"endpoint with name {state.name} already exists in network {attachment.name}",
+        )
+    if state.status in ALIVE:
+        return (e.ContainerConnectRequested(at=command.at, attachment=attachment),)
+    return (e.ContainerConnected(attachment=attachment),)
+
+
+def _disconnect(state: ContainerState, command: c.DisconnectContainer) -> Events:
+    attached = {a.network_id: a for a in state.networks}
+    if command.network_id not in attached:
+        raise Rejected(
+            Reason.FORBIDDEN,
+            f"container {state.container_id} is not connected to network {command.network_id}",
+        )
+    if state.host.network_mode == "host":
+        raise Rejected(Reason.INVALID, "container cannot be disconnected from host network or connected to host network")
+    joined = any(endpoint.network_id == command.network_id for endpoint in state.endpoints)
+    if state.status in ALIVE and joined:
+        return (e.ContainerDisconnectRequested(at=command.at, network_id=command.network_id),)
+    return (e.ContainerDisconnected(network_id=command.network_id),)
+
+
+def _remove(state: ContainerState, command: c.RemoveContainer) -> Events:
+    match state.status:
+        case Status.REMOVING:
+            _conflict(f"removal of container {state.container_id} is already in progress")
+        case Status.STARTING | Status.STARTING_AGAIN | Status.PAUSING | Status.UNPAUSING:
+            raise Rejected(
+                Reason.CONFLICT,
+                f'cannot remove container "{state.name}": container is {state.status.value}: try again',
+            )
+        case Status.RUNNING | Status.RESTARTING if not command.force:
+            word = state.status.value
+            _conflict(
+                f'cannot remove container "{state.name}": container is {word}: '
+                "stop the container before removing or force remove"
+            )
+        case Status.PAUSED if not command.force:
+            _conflict(
+                f'cannot remove container "{state.name}": container is paused and must be unpaused first'
+            )
+    request = e.ContainerRemoveRequested(at=command.at, force=command.force, volumes=command.volumes)
+    if state.status in ALIVE:
+        return (e.ContainerKillRequested(at=command.at, signal=SIGKILL, ends=True), request)
+    return (request,)
+
+
+ReportCommand = (
+    c.ReportStarted
+    | c.ReportStartFailed
+    | c.ReportPaused
+    | c.ReportUnpaused
+    | c.ReportFreezeFailed
+    | c.ReportExited
+    | c.ReportHealth
+    | c.ReportUpdateFailed
+    | c.ReportConnected
+    | c.ReportConnectFailed
+    | c.ReportDisconnected
+    | c.ReportRemoved
+)
+
+
+def _report(state: ContainerState, command: ReportCommand) -> Events:
+    """What the world did. A report that the state has moved past (a repeat after a crash) changes nothing."""
+    match command:
+        case c.ReportStarted():
+            if not state.starting or command.run != state.run:
+                return ()
+            return (
+                e.ContainerStarted(
+                    run=command.run, at=command.at, pid=command.pid, endpoints=command.endpoints, ports=command.ports
+                ),
+            )
+        case c.ReportStartFailed():
+            return _start_failed(state, command)
+        case c.ReportPaused():
+            return (e.ContainerPaused(at=command.at),) if state.status is Status.PAUSING else ()
+        case c.ReportUnpaused():
+            return (e.ContainerUnpaused(at=command.at),) if state.status is Status.UNPAUSING else ()
+        case c.ReportFreezeFailed():
+            waiting = state.status in (Status.PAUSING, Status.UNPAUSING)
+            return (e.ContainerFreezeFailed(error=command.error),) if waiting else ()
+        case c.ReportExited():
+            return _exited(state, command)
+        case c.ReportHealth():
+            if state.status not in ALIVE or command.run != state.run:
+                return ()
+            return (
+                e.ContainerHealthReported(
+                    at=command.at,
+                    status=command.status,
+                    failing_streak=command.failing_streak,
+                    last=command.last,
+                ),
+            )
+        case c.ReportUpdateFailed():
+            return ()
+        case c.ReportConnected():
+            wish = next((a for a in state.connecting if a.network_id == command.network_id), None)
+            return () if wish is None else (e.ContainerConnected(attachment=wish, endpoint=command.endpoint),)
+        case c.ReportConnectFailed():
+            if all(a.network_id != command.network_id for a in state.connecting):
+                return ()
+            return (e.ContainerConnectFailed(network_id=command.network_id, error=command.error),)
+        case c.ReportDisconnected():
+            if command.network_id not in state.disconnecting:
+                return ()
+            return (e.ContainerDisconnected(network_id=command.network_id),)
+        case c.ReportRemoved():
+            return (e.ContainerRemoved(at=command.at),) if state.status is Status.REMOVING else ()
+        case _:
+            assert_never(command)
+
+
+def _start_failed(state: ContainerState, command: c.ReportStartFailed) -> Events:
+    if not state.starting or command.run != state.run:
+        return ()
+    failed = e.ContainerStartFailed(
+        run=command.run, at=command.at, error=command.error, exit_code=command.exit_code or UNEXECUTABLE
+    )
+    if state.host.auto_remove:
+        return (failed, e.ContainerRemoveRequested(at=command.at, volumes=True, auto=True))
+    return (failed,)
+
+
+def _exited(state: ContainerState, command: c.ReportExited) -> Events:
+    if not state.alive or command.run != state.run:
+        return ()
+    exited = e.ContainerExited(
+        run=command.run,
+        at=command.at,
+        exit_code=command.exit_code,
+        oom_killed=command.oom_killed,
+        lost=command.lost,
+    )
+    if state.status is Status.REMOVING:
+        return (exited,)
+    if state.stop is not None:
+        stopped = e.ContainerStopped(at=command.at, restart=state.stop.restart)
+        if state.stop.restart:
+            return (exited, stopped)
+        return (exited, stopped, *_auto_remove(state, command.at))
+    if not wants_restart(state.host.restart_policy, command.exit_code, state.restart_count, state.manually_stopped):
+        return (exited, *_auto_remove(state, command.at))
+    ran_for_ns = command.at - state.started_at
+    delay_ms = next_delay_ms(state.restart_delay_ms, ran_for_ns)
+    scheduled = e.ContainerRestartScheduled(
+        due_at=command.at + delay_ms * 1_000_000, delay_ms=delay_ms, restart_count=state.restart_count + 1
+    )
+    return (exited, scheduled)
+
+
+def _auto_remove(state: ContainerState, at: int) -> Events:
+    return (e.ContainerRemoveRequested(at=at, volumes=True, auto=True),) if state.host.auto_remove else ()
+
+
+def restarts_at_boot(state: ContainerState) -> bool:
+    """SYS-10: whether an engine that starts on a machine where the container does not run starts it again."""
+    policy: RestartPolicy = state.host.restart_policy
+    if policy.name == "always":
+        return state.has_been_started
+    if policy.name == "unless-stopped":
+        return state.has_been_started and not state.manually_stopped
+    return False
+
+
+DECIDER: Decider[ContainerState] = Decider(
+    name="container",
+    initial=initial,
+    decide=decide,
+    evolve=evolve,
+    terminal=terminal,
+    commands=ContainerCommand.__args__,
+    events=e.ContainerEvent.__args__,
+)

@@ -1,0 +1,220 @@
+"""What happens to a container. Stored names are for ever; fields change only with SCHEMA and an upcaster.
+
+`...Requested` is an intent: it is in the log before the first effect. The others are outcomes.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from engine.aggregates.decider import Event
+from engine.aggregates.values.config import ContainerConfig, HostConfig, Resources, RestartPolicy
+from engine.aggregates.values.endpoints import Endpoint, NetworkAttachment, PublishedPort
+from engine.aggregates.values.health import HealthResult, HealthStatus
+from engine.aggregates.values.ids import ChainID, ImageID
+from engine.aggregates.values.mounts import MountPoint
+from engine.aggregates.values.sealed import Sealed
+
+
+class ContainerCreated(Event, frozen=True, kw_only=True):
+    NAME: ClassVar[str] = "container.created"
+    at: int
+    name: str
+    image_id: ImageID
+    layers: tuple[ChainID, ...]
+    config: ContainerConfig
+    env: Sealed | None = None
+    host: HostConfig
+    networks: tuple[NetworkAttachment, ...] = ()
+    mounts: tuple[MountPoint, ...] = ()
+    platform: str = "linux"
+    runtime: str = "native"
+
+
+class ContainerStartRequested(Event, frozen=True, kw_only=True):
+    """`run` counts the starts from 1; it is the key of every effect of this start."""
+
+    NAME: ClassVar[str] = "container.start_requested"
+    run: int
+    at: int
+
+
+class ContainerStarted(Event, frozen=True, kw_only=True):
+    NAME: ClassVar[str] = "container.started"
+    run: int
+    at: int
+    pid: int
+    endpoints: tuple[Endpoint, ...] = ()
+    ports: tuple[PublishedPort, ...] = ()
+
+
+class ContainerStartFailed(Event, frozen=True, kw_only=True):
+    NAME: ClassVar[str] = "container.start_failed"
+    run: int
+    at: int
+    error: str
+    exit_code: int = 0
+
+
+class ContainerStopRequested(Event, frozen=True, kw_only=True):
+    """restart: start again after the exit. deadline: when SIGKILL follows (ns), 0 for never."""
+
+    NAME: ClassVar[str] = "container.stop_requested"
+    at: int
+    signal: int
+    deadline: int = 0
+    restart: bool = False
+
+
+class ContainerKillRequested(Event, frozen=True, kw_only=True):
+    """by_user: this signal is meant to end the container, so restart policies keep away."""
+
+    NAME: ClassVar[str] = "container.kill_requested"
+    at: int
+    signal: int
+    ends: bool = False
+
+
+class ContainerPauseRequested(Event, frozen=True, kw_only=True):
+    NAME: ClassVar[str] = "container.pause_requested"
+    at: int
+
+
+class ContainerPaused(Event, frozen=True, kw_only=True):
+    NAME: ClassVar[str] = "container.paused"
+    at: int
+
+
+class ContainerUnpauseRequested(Event, frozen=True, kw_only=True):
+    NAME: ClassVar[str] = "container.unpause_requested"
+    at: int
+
+
+class ContainerUnpaused(Event, frozen=True, kw_only=True):
+    NAME: ClassVar[str] = "container.unpaused"
+    at: int
+
+
+class ContainerFreezeFailed(Event, frozen=True, kw_only=True):
+    NAME: ClassVar[str] = "container.freeze_failed"
+    error: str
+
+
+class ContainerExited(Event, frozen=True, kw_only=True):
+    NAME: ClassVar[str] = "container.exited"
+    run: int
+    at: int
+    exit_code: int
+    oom_killed: bool = False
+    lost: bool = False
+
+
+class ContainerStopped(Event, frozen=True, kw_only=True):
+    """The exit that somebody asked for has come (Docker's `stop`); follows ContainerExited in the same transaction."""
+
+    NAME: ClassVar[str] = "container.stopped"
+    at: int
+    restart: bool = False
+
+
+class ContainerRestartScheduled(Event, frozen=True, kw_only=True):
+    """The restart policy's next start as a deadline (ns); `restart_count` starts by policy so far, this one included."""
+
+    NAME: ClassVar[str] = "container.restart_scheduled"
+    due_at: int
+    delay_ms: int
+    restart_count: int
+
+
+class ContainerHealthReported(Event, frozen=True, kw_only=True):
+    NAME: ClassVar[str] = "container.health_reported"
+    at: int
+    status: HealthStatus
+    failing_streak: int
+    last: HealthResult
+
+
+class ContainerRenamed(Event, frozen=True, kw_only=True):
+    NAME: ClassVar[str] = "container.renamed"
+    name: str
+    old_name: str
+
+
+class ContainerUpdated(Event, frozen=True, kw_only=True):
+    """New limits; for a running container the kernel follows. `previous` is what an undo goes back to."""
+
+    NAME: ClassVar[str] = "container.updated"
+    resources: Resources | None = None
+    restart_policy: RestartPolicy | None = None
+
+
+class ContainerConnectRequested(Event, frozen=True, kw_only=True):
+    NAME: ClassVar[str] = "container.connect_requested"
+    at: int
+    attachment: NetworkAttachment
+
+
+class ContainerConnected(Event, frozen=True, kw_only=True):
+    """endpoint is None while the container does not run: the next start joins it."""
+
+    NAME: ClassVar[str] = "container.connected"
+    attachment: NetworkAttachment
+    endpoint: Endpoint | None = None
+
+
+class ContainerConnectFailed(Event, frozen=True, kw_only=True):
+    NAME: ClassVar[str] = "container.connect_failed"
+    network_id: str
+    error: str
+
+
+class ContainerDisconnectRequested(Event, frozen=True, kw_only=True):
+    NAME: ClassVar[str] = "container.disconnect_requested"
+    at: int
+    network_id: str
+
+
+class ContainerDisconnected(Event, frozen=True, kw_only=True):
+    NAME: ClassVar[str] = "container.disconnected"
+    network_id: str
+
+
+class ContainerRemoveRequested(Event, frozen=True, kw_only=True):
+    NAME: ClassVar[str] = "container.remove_requested"
+    at: int
+    force: bool = False
+    volumes: bool = False
+    auto: bool = False
+
+
+class ContainerRemoved(Event, frozen=True, kw_only=True):
+    NAME: ClassVar[str] = "container.removed"
+    at: int
+
+
+ContainerEvent = (
+    ContainerCreated
+    | ContainerStartRequested
+    | ContainerStarted
+    | ContainerStartFailed
+    | ContainerStopRequested
+    | ContainerKillRequested
+    | ContainerPauseRequested
+    | ContainerPaused
+    | ContainerUnpauseRequested
+    | ContainerUnpaused
+    | ContainerFreezeFailed
+    | ContainerExited
+    | ContainerStopped
+    | ContainerRestartScheduled
+    | ContainerHealthReported
+    | ContainerRenamed
+    | ContainerUpdated
+    | ContainerConnectRequested
+    | ContainerConnected
+    | ContainerConnectFailed
+    | ContainerDisconnectRequested
+    | ContainerDisconnected
+    | ContainerRemoveRequested
+    | ContainerRemoved
+)

@@ -1,0 +1,250 @@
+"""The fold of a container: everything the deciders, the reactors and `inspect` know about it."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+import msgspec
+from msgspec.structs import replace
+
+from engine.aggregates.container import events as e
+from engine.aggregates.container.lifecycle import ALIVE, Status, next_status
+from engine.aggregates.values.config import ContainerConfig, HostConfig, Resources
+from engine.aggregates.values.endpoints import Endpoint, NetworkAttachment, PublishedPort
+from engine.aggregates.values.health import Health, HealthStatus
+from engine.aggregates.values.ids import ChainID, ContainerID, ImageID
+from engine.aggregates.values.mounts import MountPoint
+from engine.aggregates.values.sealed import Sealed
+
+HEALTH_LOG_LENGTH = 5
+
+
+class StopIntent(msgspec.Struct, frozen=True, kw_only=True):
+    """Somebody wants the container to end. restart: and then to start again."""
+
+    signal: int
+    deadline: int
+    restart: bool
+
+
+class ContainerState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Times in ns, 0 for never. `run` counts starts, also failed ones. `networks` are wishes, `endpoints` what is joined
+    now. `exits` counts ends of the process, so that a waiter can name the one it waits for. `settled_runs` counts starts
+    that have an outcome. `restart_count` counts starts by policy since the last one by a user."""
+
+    container_id: ContainerID
+    status: Status = Status.ABSENT
+    name: str = ""
+    created_at: int = 0
+    image_id: ImageID = ImageID("")
+    layers: tuple[ChainID, ...] = ()
+    config: ContainerConfig = ContainerConfig()
+    env: Sealed | None = None
+    host: HostConfig = HostConfig()
+    networks: tuple[NetworkAttachment, ...] = ()
+    mounts: tuple[MountPoint, ...] = ()
+    platform: str = "linux"
+    runtime: str = "native"
+
+    run: int = 0
+    settled_runs: int = 0
+    exits: int = 0
+    pid: int = 0
+    started_at: int = 0
+    finished_at: int = 0
+    exit_code: int = 0
+    oom_killed: bool = False
+    error: str = ""
+    endpoints: tuple[Endpoint, ...] = ()
+    ports: tuple[PublishedPort, ...] = ()
+    health: Health = Health()
+
+    stop: StopIntent | None = None
+    manually_stopped: bool = False
+    kill_signal: int = 0
+    """The last signal that is meant to end the process and has not yet."""
+    restart_count: int = 0
+    restart_delay_ms: int = 0
+    restart_due_at: int = 0
+    freeze_failures: int = 0
+    freeze_error: str = ""
+    connecting: tuple[NetworkAttachment, ...] = ()
+    connect_errors: tuple[tuple[str, str], ...] = ()
+    disconnecting: tuple[str, ...] = ()
+    remove_volumes: bool = False
+
+    @property
+    def alive(self) -> bool:
+        """A process runs (paused counts)."""
+        return self.status in ALIVE or (self.status is Status.REMOVING and self.pid > 0)
+
+    @property
+    def starting(self) -> bool:
+        return self.status in (Status.STARTING, Status.STARTING_AGAIN)
+
+    @property
+    def has_been_started(self) -> bool:
+        return self.started_at > 0
+
+
+def initial(key: str) -> ContainerState:
+    return ContainerState(container_id=ContainerID(key))
+
+
+def terminal(state: ContainerState) -> bool:
+    return state.status is Status.REMOVED
+
+
+def evolve(state: ContainerState, event: e.ContainerEvent) -> ContainerState:
+    """The state after the event; the lifecycle table says the status."""
+    status = next_status(state.status, event)
+    match event:
+        case e.ContainerCreated():
+            return replace(
+                state,
+                status=status,
+                name=event.name,
+                created_at=event.at,
+                image_id=event.image_id,
+                layers=event.layers,
+                config=event.config,
+                env=event.env,
+                host=event.host,
+                networks=event.networks,
+                mounts=event.mounts,
+                platform=event.platform,
+                runtime=event.runtime,
+            )
+        case e.ContainerStartRequested():
+            return replace(state, status=status, run=event.run, restart_due_at=0, stop=None, manually_stopped=False)
+        case e.ContainerStarted():
+            return replace(_started(state, event), status=status)
+        case e.ContainerStartFailed():
+            return replace(
+                state,
+                status=status,
+                settled_runs=event.run,
+                error=event.error,
+                exit_code=event.exit_code,
+            )
+        case e.ContainerStopRequested():
+            intent = StopIntent(signal=event.signal, deadline=event.deadline, restart=event.restart)
+            return replace(state, status=status, stop=intent, manually_stopped=not event.restart)
+        case e.ContainerKillRequested():
+            if not event.ends:
+                return state
+            return replace(state, status=status, kill_signal=event.signal, manually_stopped=True)
+        case e.ContainerFreezeFailed():
+            return replace(state, status=status, freeze_failures=state.freeze_failures + 1, freeze_error=event.error)
+        case (
+            e.ContainerPauseRequested() | e.ContainerPaused() | e.ContainerUnpauseRequested() | e.ContainerUnpaused()
+        ):
+            return replace(state, status=status)
+        case e.ContainerExited():
+            return replace(_exited(state, event), status=status)
+        case e.ContainerStopped():
+            return replace(state, status=status, stop=None, restart_due_at=0)
+        case e.ContainerRestartScheduled():
+            return replace(
+                state,
+                status=status,
+                restart_due_at=event.due_at,
+                restart_delay_ms=event.delay_ms,
+                restart_count=event.restart_count,
+            )
+        case e.ContainerHealthReported():
+            log = (*state.health.log, event.last)[-HEALTH_LOG_LENGTH:]
+            return replace(
+                state, health=Health(status=event.status, failing_streak=event.failing_streak, log=log)
+            )
+        case e.ContainerRenamed():
+            return replace(state, name=event.name)
+        case e.ContainerUpdated():
+            return _updated(state, event)
+        case e.ContainerConnectRequested():
+            return replace(state, connecting=(*state.connecting, event.attachment))
+        case e.ContainerConnected():
+            return _connected(state, event)
+        case e.ContainerConnectFailed():
+            errors = tuple(pair for pair in state.connect_errors if pair[0] != event.network_id)
+            return replace(
+                state,
+                connecting=tuple(a for a in state.connecting if a.network_id != event.network_id),
+                connect_errors=(*errors, (event.network_id, event.error)),
+            )
+        case e.ContainerDisconnectRequested():
+            return replace(state, disconnecting=(*state.disconnecting, event.network_id))
+        case e.ContainerDisconnected():
+            return replace(
+                state,
+                networks=tuple(a for a in state.networks if a.network_id != event.network_id),
+                endpoints=tuple(x for x in state.endpoints if x.network_id != event.network_id),
+                disconnecting=tuple(n for n in state.disconnecting if n != event.network_id),
+            )
+        case e.ContainerRemoveRequested():
+            return replace(state, status=status, remove_volumes=event.volumes, restart_due_at=0)
+        case e.ContainerRemoved():
+            return replace(state, status=status)
+        case _:
+            assert_never(event)
+
+
+def _started(state: ContainerState, event: e.ContainerStarted) -> ContainerState:
+    joined = {endpoint.network_id for endpoint in event.endpoints}
+    probed = state.config.healthcheck is not None and (state.config.healthcheck.test or ("NONE",))[0] != "NONE"
+    return replace(
+        state,
+        settled_runs=event.run,
+        pid=event.pid,
+        started_at=event.at,
+        exit_code=0,
+        oom_killed=False,
+        error="",
+        kill_signal=0,
+        endpoints=event.endpoints,
+        ports=event.ports,
+        connect_errors=tuple(pair for pair in state.connect_errors if pair[0] not in joined),
+        health=Health(status=HealthStatus.STARTING if probed else HealthStatus.NONE),
+    )
+
+
+def _exited(state: ContainerState, event: e.ContainerExited) -> ContainerState:
+    return replace(
+        state,
+        pid=0,
+        exits=state.exits + 1,
+        exit_code=event.exit_code,
+        oom_killed=event.oom_killed,
+        finished_at=event.at,
+        endpoints=(),
+        ports=(),
+        kill_signal=0,
+        connecting=(),
+        disconnecting=(),
+    )
+
+
+def _updated(state: ContainerState, event: e.ContainerUpdated) -> ContainerState:
+    host = state.host
+    if event.resources is not None:
+        defaults = Resources()
+        given = {
+            name: getattr(event.resources, name)
+            for name in Resources.__struct_fields__
+            if getattr(event.resources, name) != getattr(defaults, name)
+        }
+        host = replace(host, **given)
+    if event.restart_policy is not None:
+        host = replace(host, restart_policy=event.restart_policy)
+    return replace(state, host=host)
+
+
+def _connected(state: ContainerState, event: e.ContainerConnected) -> ContainerState:
+    network_id = event.attachment.network_id
+    return replace(
+        state,
+        networks=(*(a for a in state.networks if a.network_id != network_id), event.attachment),
+        endpoints=state.endpoints if event.endpoint is None else (*state.endpoints, event.endpoint),
+        connecting=tuple(a for a in state.connecting if a.network_id != network_id),
+        connect_errors=tuple(pair for pair in state.connect_errors if pair[0] != network_id),
+    )
