@@ -1,0 +1,201 @@
+"""Network namespaces: a thread that may enter them, and a pool of ready ones.
+
+Owns: every `unshare` and `setns` of the engine. They change the calling thread only, so they happen on threads of this
+module, never on the loop's, and each job ends back in the namespace the thread was started in.
+Refuses to know: what a job does there.
+
+Namespaces have no names: they are file descriptors, and an engine that dies leaves none behind.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import ctypes
+import os
+import queue
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Generic, TypeVar
+
+import outcome
+import trio
+
+from engine.drivers.linux.network import links, netlink
+
+T = TypeVar("T")
+
+_CLONE_NEWNET = 0x40000000
+_LOOPBACK_INDEX = 1
+
+
+class _Job(Generic[T]):
+    """A call waiting for its thread, and then its result waiting for the loop."""
+
+    __slots__ = ("done", "function", "netns_fd", "result", "token")
+
+    def __init__(self, function: Callable[[], T], netns_fd: int) -> None:
+        self.function = function
+        self.netns_fd = netns_fd
+        self.token = trio.lowlevel.current_trio_token()
+        self.done = trio.Event()
+        self.result: outcome.Outcome[T] | None = None
+
+
+class NamespaceThread:
+    """One thread, its home namespace, and a queue of jobs done one after another."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._jobs: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """The thread is made here and so inherits the caller's network namespace: its home."""
+        self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Finish what is queued, then end. Waits for it: jobs are bounded by the kernel."""
+        self._jobs.put(None)
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    async def call(self, function: Callable[[], T], *, netns_fd: int = -1) -> T:
+        """Run `function` on the thread, inside the namespace if one is given. Not cancellable once queued: a job takes
+        milliseconds and half a job would leave half an endpoint."""
+        if self._thread is None:
+            raise RuntimeError(f"{self._name} is not running")
+        job = _Job(function, netns_fd)
+        self._jobs.put(job)
+        with trio.CancelScope(shield=True):
+            await job.done.wait()
+        assert job.result is not None
+        result: T = job.result.unwrap()
+        return result
+
+    def _work(self) -> None:
+        home = open_current()
+        try:
+            while (job := self._jobs.get()) is not None:
+                job.result = outcome.capture(self._enter_and_call, job, home)
+                with contextlib.suppress(trio.RunFinishedError):
+                    job.token.run_sync_soon(job.done.set)
+        finally:
+            os.close(home)
+
+    @staticmethod
+    def _enter_and_call(job: _Job[T], home: int) -> T:
+        if job.netns_fd < 0:
+            return job.function()
+        with entered(job.netns_fd, home):
+            return job.function()
+
+
+@contextlib.contextmanager
+def entered(netns_fd: int, home: int) -> Iterator[None]:
+    """The calling thread is in the namespace, and at home again afterwards."""
+    _set_namespace(netns_fd)
+    try:
+        yield
+    finally:
+        _set_namespace(home)
+
+
+def open_current() -> int:
+    """The calling thread's network namespace."""
+    return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def open_of_process(pid: int) -> int:
+    """A process's network namespace. Raises OSError when the process is gone."""
+    return os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _set_namespace(netns_fd: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.setns(netns_fd, _CLONE_NEWNET) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"setns: {os.strerror(number)}")
+
+
+def _unshare() -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(_CLONE_NEWNET) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"unshare: {os.strerror(number)}")
+
+
+class ReadySandbox:
+    """A fresh namespace with lo up: its fd and a routing socket inside it. Whoever takes it closes both."""
+
+    __slots__ = ("netns_fd", "route")
+
+    def __init__(self, netns_fd: int, route: socket.socket) -> None:
+        self.netns_fd = netns_fd
+        self.route = route
+
+    def close(self) -> None:
+        os.close(self.netns_fd)
+        self.route.close()
+
+
+def make_sandbox(sysctls: Mapping[str, str]) -> ReadySandbox:
+    """Make a namespace; runs on a NamespaceThread, at home before and after."""
+    home = open_current()
+    try:
+        _unshare()
+        try:
+            write_sysctls(sysctls)
+            netns_fd = open_current()
+            route = netlink.open_socket(netlink.ROUTE)
+        finally:
+            _set_namespace(home)
+    finally:
+        os.close(home)
+    netlink.transact(route, [links.set_link(_LOOPBACK_INDEX, up=True)])
+    return ReadySandbox(netns_fd, route)
+
+
+def write_sysctls(sysctls: Mapping[str, str]) -> None:
+    """Write `net.ipv4.x=1` and the like for the calling thread's namespace. Raises OSError naming the file."""
+    for name, value in sysctls.items():
+        with open(sysctl_path(name), "w") as file:
+            file.write(value)
+
+
+def sysctl_path(name: str) -> str:
+    """`net.ipv4.conf.eth0/100.forwarding` is `/proc/sys/net/ipv4/conf/eth0.100/forwarding` (sysctl(8))."""
+    return "/proc/sys/" + name.translate(str.maketrans("./", "/."))
+
+
+class SandboxPool:
+    """Ready sandboxes, `size` of them, filled again in the background."""
+
+    def __init__(self, thread: NamespaceThread, size: int, sysctls: Mapping[str, str]) -> None:
+        self._thread = thread
+        self._size = size
+        self._sysctls = dict(sysctls)
+        self._ready: collections.deque[ReadySandbox] = collections.deque()
+        self._wanted = trio.Event()
+
+    async def take(self) -> ReadySandbox:
+        """A ready one, or a new one when the pool is empty."""
+        self._wanted.set()
+        if self._ready:
+            return self._ready.popleft()
+        return await self._thread.call(lambda: make_sandbox(self._sysctls))
+
+    async def run(self) -> None:
+        """Keep the pool full until cancelled; then give its namespaces back."""
+        try:
+            while True:
+                while len(self._ready) < self._size:
+                    self._ready.append(await self._thread.call(lambda: make_sandbox(self._sysctls)))
+                self._wanted = trio.Event()
+                await self._wanted.wait()
+        finally:
+            while self._ready:
+                self._ready.pop().close()
