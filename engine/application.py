@@ -1,0 +1,479 @@
+"""The application: commands in, events on disk, everybody told. The only writer of the log.
+
+Owns: deciding on the newest folds, the queue of undecided durability (group commit), what is told to whom in which
+order after a commit, and checkpoints of derived state.
+Refuses to know: what any command means, kernels, HTTP.
+
+`execute` decides at once, without awaiting, on *pending* folds: committed ones overlaid with those of calls that wait
+for the disk. The writer task takes every waiting call and commits their events as one transaction. While the disk is
+quick and the group small it does so on the loop (0.38 ms rather than 0.56 by way of a thread), else in a thread.
+Everything past the commit is synchronous and in order: folds, projections, pump, callers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+import trio
+from eventsourcing.application import Application as EventSourcedApplication
+from eventsourcing.persistence import InfrastructureFactory, StoredEvent
+from eventsourcing.utils import Environment, EnvType
+
+from engine.aggregates.decider import Cause, Command, Decider, Event, Recorded
+from engine.clock import Clock
+from engine.codec import EventCodec
+from engine.errors import PortError
+from engine.fingerprint import fingerprint_of
+from engine.folds import Fold, Folds, key_of, kind_of
+from engine.mapper import Entry, EventMapper
+from engine.projections.base import Head, Projection, ViewStore, restore
+from engine.pump import Pump
+from engine.recorder import LogFactory, LogRecorder, Row, create_private
+from engine.upcasters import UPCASTERS, Upcasters
+
+
+class LogOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Sizes and limits of the log's shell.
+
+    folds: committed states kept in memory. snapshot_every: events of a stream between two state snapshots.
+    checkpoint_events, checkpoint_s: derived state is checkpointed after so many events, or so long after the first.
+    queue_calls: calls that may wait for the disk; further ones wait before they decide. inline_events, inline_s: a
+    group of at most so many events is committed on the loop while commits take less than so long."""
+
+    folds: int = 2048
+    snapshot_every: int = 64
+    checkpoint_events: int = 4096
+    checkpoint_s: float = 60.0
+    queue_calls: int = 1024
+    inline_events: int = 64
+    inline_s: float = 0.003
+
+
+class Committed(msgspec.Struct, frozen=True, kw_only=True):
+    """What a call appended, now on disk. position: of its last event; of the log, when it appended nothing."""
+
+    recorded: tuple[Recorded, ...]
+    position: int
+
+
+class _Call:
+    """One `execute` between decision and durability."""
+
+    __slots__ = ("committed", "done", "entries", "error", "folds", "states", "stored")
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        self.stored: list[StoredEvent] = []
+        self.states: list[Any] = []  # the fold of the entry's stream after each entry
+        self.folds: dict[str, Fold] = {}  # of every stream the call looked at, after it
+        self.done = trio.Event()
+        self.committed: Committed | None = None
+        self.error: PortError | None = None
+
+
+class Application:
+    """The log with its folds, projections and pump. Use inside `async with application.running():`."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        deciders: Sequence[Decider[Any]],
+        clock: Clock,
+        projections: Sequence[Projection] = (),
+        upcasters: Upcasters = UPCASTERS,
+        options: LogOptions = LogOptions(),  # noqa: B008 - a frozen value
+    ) -> None:
+        self._path = directory / "events.db"
+        self._deciders = {decider.name: decider for decider in deciders}
+        self._by_command = {command: decider for decider in deciders for command in decider.commands}
+        self._clock = clock
+        self._projections = tuple(projections)
+        self._options = options
+        codec = EventCodec((event for decider in deciders for event in decider.events), upcasters)
+        self._mapper = EventMapper(codec)
+        self._views = ViewStore(directory / "views.db")
+        self._limiter = trio.CapacityLimiter(2)
+        self._folds = Folds(
+            self._deciders, capacity=options.folds, load_snapshot=self._load_snapshot, load_tail=self.history
+        )
+        self.pump = Pump(read=self.read, fold=self._folds.get, ended=self._folds.ended, limiter=self._limiter)
+        """Follows what is committed: `subscribe(after)`, `until(stream, predicate)`."""
+        self._pending: dict[str, Fold] = {}
+        self._queue: list[_Call] = []
+        self._in_flight: list[_Call] = []
+        self._wake = trio.Event()
+        self._room = trio.Event()
+        self._urgent = trio.Event()
+        self._dirty = trio.Event()
+        self._closing = False
+        self._commit_s = 0.0
+        self._live: dict[str, set[str]] = {name: set() for name in self._deciders}
+        self._due_snapshots: dict[str, Fold] = {}
+        self._ended_streams: set[str] = set()
+        self._checkpointed = 0
+        self.restored: dict[str, int] = {}
+        """Where each projection was restored at this start; 0 means folded from the beginning."""
+
+    # -- life ----------------------------------------------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[Application]:
+        """Open the log, bring projections to its head, and write until the block is left; then everything that waits
+        is committed and derived state checkpointed. Raises PortError when the log can not be used."""
+        await trio.to_thread.run_sync(self._open, limiter=self._limiter)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._write_forever, name="log writer")
+                nursery.start_soon(self._keep_house, name="log housekeeper")
+                try:
+                    yield self
+                finally:
+                    self._closing = True
+                    self._wake.set()
+                    self._dirty.set()
+                    self._urgent.set()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(self._close, limiter=self._limiter)
+
+    def _open(self) -> None:
+        create_private(self._path)
+        self._store = _Store(self._path, self._mapper)
+        self._recorder: LogRecorder = self._store.log_recorder
+        self._recorder.open()
+        self._views.open()
+        self._fingerprint = fingerprint_of([*self._deciders.values(), *(type(item) for item in self._projections)])
+        live = _LiveStreams(self._live, self._folds)
+        self.restored = restore(
+            [*self._projections, live],
+            self._views,
+            fingerprint=self._fingerprint,
+            read=self.read,
+            seal_at=self._recorder.seal_at,
+        )
+        live.settle()
+        self.pump.position = self._recorder.position
+        self._checkpointed = min(self.restored.values(), default=0)
+        self._live_streams = live
+
+    def _close(self) -> None:
+        try:
+            if self._recorder.position != self._checkpointed:
+                self._views.save(*self._checkpoint_contents())
+        finally:
+            self._views.close()
+            self._recorder.close()
+            self._store.close()
+
+    # -- commands ------------------------------------------------------------------------------------------------------
+
+    async def execute(self, *commands: Command, cause: Cause) -> Committed:
+        """Decide all commands in order and append their events as one transaction, or nothing.
+
+        Returns once the events are on disk and in every projection. Raises Rejected when a rule says no (nothing was
+        appended), PortError DISK_FULL or SYSTEM when the log can not be written (nothing was appended). A caller
+        cancelled while it waits does not undo what was decided."""
+        while len(self._queue) >= self._options.queue_calls:
+            await self._room.wait()
+        call = self._decide(commands, cause)
+        if call.entries:
+            self._pending.update(call.folds)
+            self._queue.append(call)
+            self._wake.set()
+            awaited: _Call | None = call
+        else:
+            awaited = self._latest_call_on(call.folds)
+        if awaited is None:
+            await trio.lowlevel.checkpoint()
+            return Committed(recorded=(), position=self.position)
+        await awaited.done.wait()
+        if awaited.error is not None:
+            raise _copy_of(awaited.error) from awaited.error
+        assert awaited.committed is not None
+        return awaited.committed if awaited is call else Committed(recorded=(), position=self.position)
+
+    def _decide(self, commands: Sequence[Command], cause: Cause) -> _Call:
+        """The events of all commands, on folds of its own: a Rejected leaves no trace."""
+        assert not self._closing, "the application is closed"
+        call = _Call()
+        time_ns = self._clock.now_ns()
+        for command in commands:
+            decider = self._by_command[type(command)]
+            stream = decider.stream(command.key)
+            state, version = call.folds.get(stream) or self._newest(stream)
+            for event in decider.decide(state, command):
+                state, version = decider.evolve(state, event), version + 1
+                self._take(call, stream, version, event, state, time_ns, cause)
+            call.folds[stream] = Fold(state, version)
+        return call
+
+    def _take(
+        self, call: _Call, stream: str, version: int, event: Event, state: Any, time_ns: int, cause: Cause
+    ) -> None:
+        entry = Entry(originator_id=stream, originator_version=version, time_ns=time_ns, cause=cause, event=event)
+        call.entries.append(entry)
+        call.states.append(state)
+        # Encoded before anything is queued: an event that can not be stored fails its own call only.
+        call.stored.append(self._mapper.to_stored_event(entry))
+
+    def _newest(self, stream: str) -> Fold:
+        return self._pending.get(stream) or self._folds.get(stream)
+
+    def _latest_call_on(self, streams: Mapping[str, Fold]) -> _Call | None:
+        """The last call that waits for the disk and wrote to one of the streams: what was decided depends on it."""
+        for call in reversed([*self._in_flight, *self._queue]):
+            if any(entry.originator_id in streams for entry in call.entries):
+                return call
+        return None
+
+    # -- reading -------------------------------------------------------------------------------------------------------
+
+    @property
+    def position(self) -> int:
+        """The last position that is on disk and in every projection."""
+        return self.pump.position
+
+    def state(self, kind: str, key: str) -> Any:
+        """The committed fold of a stream; the initial state for an unknown key."""
+        return self._folds.get(self._deciders[kind].stream(key)).state
+
+    def live(self, kind: str) -> tuple[str, ...]:
+        """The keys of all streams of an aggregate that have begun and not ended, sorted."""
+        return tuple(sorted(self._live[kind]))
+
+    def read(self, after: int, limit: int) -> list[Recorded]:
+        """Up to `limit` committed events past a position, in order. Blocks (about 6 us an event)."""
+        return [self._recorded(row) for row in self._recorder.rows_after(after, limit)]
+
+    def history(self, stream: str, after_version: int = 0) -> list[Recorded]:
+        """All committed events of a stream past a version, in order. Blocks."""
+        return [self._recorded(row) for row in self._recorder.rows_of(stream, after_version)]
+
+    def position_before(self, time_ns: int) -> int:
+        """The last position recorded before a time (0: none), assuming that the clock never stepped back. Blocks."""
+        low, high = 0, self.position
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self.read(middle - 1, 1)[0].time_ns < time_ns:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+    def _recorded(self, row: Row) -> Recorded:
+        position, stream, version, topic, state = row
+        time_ns, cause, event = self._mapper.codec.decode(topic, state)
+        return Recorded(position=position, stream=stream, version=version, time_ns=time_ns, cause=cause, event=event)
+
+    def _load_snapshot(self, stream: str) -> Fold | None:
+        saved = self._views.snapshot(stream, self._fingerprint)
+        if saved is None:
+            return None
+        state_type = type(self._deciders[kind_of(stream)].initial(key_of(stream)))
+        try:
+            return Fold(msgspec.msgpack.decode(saved[1], type=state_type), saved[0])
+        except msgspec.MsgspecError:
+            return None
+
+    # -- the writer ----------------------------------------------------------------------------------------------------
+
+    async def _write_forever(self) -> None:
+        # Shielded: calls queued by others' shielded clean-up are still committed when the root is being cancelled.
+        with trio.CancelScope(shield=True):
+            while True:
+                await self._wake.wait()
+                self._wake = trio.Event()
+                while self._queue:
+                    await self._commit_group()
+                if self._closing:
+                    return
+
+    async def _commit_group(self) -> None:
+        calls, self._queue = self._queue, []
+        self._in_flight = calls
+        self._room.set()
+        self._room = trio.Event()
+        stored = [event for call in calls for event in call.stored]
+        try:
+            await self._append(stored)
+        except PortError as error:
+            self._fail(error)
+            return
+        finally:
+            self._in_flight = []
+        self._publish(calls)
+        await trio.lowlevel.checkpoint()
+
+    async def _append(self, stored: Sequence[StoredEvent]) -> None:
+        began = time.monotonic()
+        if len(stored) <= self._options.inline_events and self._commit_s < self._options.inline_s:
+            self._recorder.insert_events(stored)
+        else:
+            await trio.to_thread.run_sync(self._recorder.insert_events, stored, limiter=self._limiter)
+        # A moving average decides where the next group is committed; one slow fsync does not move it far.
+        self._commit_s += (time.monotonic() - began - self._commit_s) / 8
+
+    def _publish(self, calls: Sequence[_Call]) -> None:
+        """Everything past the commit, in order, without awaiting."""
+        position = self._recorder.position - sum(len(call.entries) for call in calls)
+        shown: list[tuple[Recorded, Any]] = []
+        for call in calls:
+            recorded = []
+            for entry, state in zip(call.entries, call.states, strict=True):
+                position += 1
+                one = _with_position(entry, position)
+                recorded.append(one)
+                shown.append((one, state))
+            for stream, fold in call.folds.items():
+                self._settle(stream, fold)
+            call.committed = Committed(recorded=tuple(recorded), position=position)
+        for one, _ in shown:
+            for projection in self._projections:
+                projection.apply(one)
+        self.pump.publish(shown)
+        for call in calls:
+            call.done.set()
+        self._dirty.set()
+        if position - self._checkpointed >= self._options.checkpoint_events:
+            self._urgent.set()
+
+    def _settle(self, stream: str, fold: Fold) -> None:
+        """A pending fold has become the committed one."""
+        before = self._folds.get(stream).version
+        if fold.version == before:
+            return
+        self._folds.put(stream, fold)
+        if self._pending.get(stream) is fold:
+            del self._pending[stream]
+        if self._folds.ended(stream, fold.state):
+            self._live[kind_of(stream)].discard(key_of(stream))
+            self._ended_streams.add(stream)
+            self._due_snapshots.pop(stream, None)
+        else:
+            self._live[kind_of(stream)].add(key_of(stream))
+            self._ended_streams.discard(stream)
+            every = self._options.snapshot_every
+            if stream in self._due_snapshots or before // every != fold.version // every:
+                self._due_snapshots[stream] = fold
+
+    def _fail(self, error: PortError) -> None:
+        """Nothing of these calls was appended, and later ones were decided on what never happened."""
+        for call in [*self._in_flight, *self._queue]:
+            call.error = error
+            call.done.set()
+        self._queue = []
+        self._pending.clear()
+        self._folds.clear()
+
+    # -- derived state -------------------------------------------------------------------------------------------------
+
+    async def _keep_house(self) -> None:
+        """Checkpoint derived state and the write-ahead log now and then, off the command path."""
+        while not self._closing:
+            await self._dirty.wait()
+            self._dirty = trio.Event()
+            with trio.move_on_after(self._options.checkpoint_s):
+                await self._urgent.wait()
+            self._urgent = trio.Event()
+            if not self._closing:
+                await self.checkpoint()
+
+    async def checkpoint(self) -> None:
+        """Write projections and state snapshots to views.db now. Failing costs the next start time, and no truth."""
+        contents = self._checkpoint_contents()
+        await trio.to_thread.run_sync(self._save, contents, limiter=self._limiter)
+
+    def _checkpoint_contents(self) -> tuple[Head, str, dict[str, object], dict[str, tuple[int, object]]]:
+        views = {projection.name: projection.dump() for projection in (*self._projections, self._live_streams)}
+        snapshots = {stream: (fold.version, fold.state) for stream, fold in self._due_snapshots.items()}
+        self._due_snapshots = {}
+        self._checkpointed = self.position
+        seal = self._recorder.seal_at(self.position)
+        assert seal is not None, "the log's head is not the end of a commit"
+        return Head(position=self.position, seal=seal), self._fingerprint, views, snapshots
+
+    def _save(self, contents: tuple[Head, str, dict[str, object], dict[str, tuple[int, object]]]) -> None:
+        self._views.save(*contents)
+        ended, self._ended_streams = self._ended_streams, set()
+        self._views.forget(ended)
+        self._recorder.checkpoint()
+
+
+class _LiveStreams:
+    """Which streams have begun and not ended: what recovery has to look at, whatever the length of history.
+
+    While catching up it only notes which streams moved; `settle` then folds those."""
+
+    name = "live-streams"
+
+    def __init__(self, live: dict[str, set[str]], folds: Folds) -> None:
+        self._live = live
+        self._folds = folds
+        self._moved: set[str] = set()
+
+    def apply(self, recorded: Recorded) -> None:
+        self._moved.add(recorded.stream)
+
+    def settle(self) -> None:
+        for stream in self._moved:
+            ended = self._folds.ended(stream, self._folds.get(stream).state)
+            keys = self._live[kind_of(stream)]
+            keys.discard(key_of(stream)) if ended else keys.add(key_of(stream))
+        self._moved.clear()
+
+    def dump(self) -> object:
+        return {kind: sorted(keys) for kind, keys in self._live.items()}
+
+    def restore(self, dumped: bytes) -> None:
+        for kind, keys in msgspec.msgpack.decode(dumped, type=dict[str, list[str]]).items():
+            self._live[kind].update(keys)
+
+    def reset(self) -> None:
+        for keys in self._live.values():
+            keys.clear()
+
+
+class _Store(EventSourcedApplication[str]):
+    """`eventsourcing`'s application over one file, with our recorder and mapper and nothing from the environment."""
+
+    name = "ishmael"
+
+    def __init__(self, path: Path, mapper: EventMapper) -> None:
+        self._given_mapper = mapper
+        super().__init__({"SQLITE_DBNAME": str(path), "ORIGINATOR_ID_TYPE": "text"})
+
+    @property
+    def log_recorder(self) -> LogRecorder:
+        assert isinstance(self.recorder, LogRecorder)
+        return self.recorder
+
+    def construct_env(self, name: str, env: EnvType | None = None) -> Environment:
+        return Environment(name, dict(env or {}))
+
+    def construct_factory(self, env: Environment) -> InfrastructureFactory:
+        return cast("InfrastructureFactory", LogFactory(env))
+
+    def construct_mapper(self) -> EventMapper:
+        return self._given_mapper
+
+
+def _with_position(entry: Entry, position: int) -> Recorded:
+    return Recorded(
+        position=position,
+        stream=entry.originator_id,
+        version=entry.originator_version,
+        time_ns=entry.time_ns,
+        cause=entry.cause,
+        event=entry.event,
+    )
+
+
+def _copy_of(error: PortError) -> PortError:
+    """Each caller gets an exception of its own: tracebacks of many tasks do not pile up on one object."""
+    return PortError(error.operation, error.message, fault=error.fault, errno=error.errno, retriable=error.retriable)

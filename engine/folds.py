@@ -1,0 +1,87 @@
+"""Folds of streams: the cache of committed states, and how one is loaded.
+
+Owns: which states are in memory, and the way from (state snapshot, tail of the stream) to a state.
+Refuses to know: commands, transactions, what a state means.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from engine.aggregates.decider import Decider, Recorded
+
+
+class Fold(NamedTuple):
+    """The state of a stream after `version` events."""
+
+    state: Any
+    version: int
+
+
+LoadSnapshot = Callable[[str], Fold | None]
+LoadTail = Callable[[str, int], "list[Recorded]"]
+
+
+class Folds:
+    """Committed folds, least recently used ones forgotten first, ended streams before all others."""
+
+    def __init__(
+        self,
+        deciders: Mapping[str, Decider[Any]],
+        *,
+        capacity: int,
+        load_snapshot: LoadSnapshot,
+        load_tail: LoadTail,
+    ) -> None:
+        self._deciders = deciders
+        self._capacity = capacity
+        self._load_snapshot = load_snapshot
+        self._load_tail = load_tail
+        self._cached: OrderedDict[str, Fold] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._cached)
+
+    def get(self, stream: str) -> Fold:
+        """The committed fold; the initial state at version 0 for a stream without events."""
+        fold = self._cached.get(stream)
+        if fold is None:
+            fold = self._load(stream)
+            if fold.version:
+                self.put(stream, fold)
+        else:
+            self._cached.move_to_end(stream)
+        return fold
+
+    def put(self, stream: str, fold: Fold) -> None:
+        self._cached[stream] = fold
+        # An ended stream is asked for a last time or two (`wait`, a second `rm`): it stays until room is needed.
+        self._cached.move_to_end(stream, last=not self.ended(stream, fold.state))
+        while len(self._cached) > self._capacity:
+            self._cached.popitem(last=False)
+
+    def ended(self, stream: str, state: Any) -> bool:
+        return self._deciders[kind_of(stream)].terminal(state)
+
+    def clear(self) -> None:
+        self._cached.clear()
+
+    def _load(self, stream: str) -> Fold:
+        decider = self._deciders[kind_of(stream)]
+        fold = self._load_snapshot(stream) or Fold(decider.initial(key_of(stream)), 0)
+        state, version = fold
+        for recorded in self._load_tail(stream, version):
+            state, version = decider.evolve(state, recorded.event), recorded.version
+        return Fold(state, version)
+
+
+def kind_of(stream: str) -> str:
+    """`container` of `container:4f5e...`."""
+    return stream.partition(":")[0]
+
+
+def key_of(stream: str) -> str:
+    """`4f5e...` of `container:4f5e...`."""
+    return stream.partition(":")[2]

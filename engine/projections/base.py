@@ -1,0 +1,212 @@
+"""What a projection is, and where its state rests between two lives of the engine.
+
+Owns: the `Projection` protocol, `ViewStore` (views.db: checkpoints of projections, state snapshots of streams, the head
+of the log as last seen), and `restore`, which brings projections to the head of the log.
+Refuses to know: what a view means, how the log is written.
+
+A projection is a pure fold in memory. Its checkpoint is an optimisation: it is used only when it was made by the same
+code, from this very log (the seal of the log at its position is compared), and its digest is right. Everything else is
+folded anew. Deleting views.db loses nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+import sqlite_utils
+
+from engine.aggregates.decider import Recorded
+
+BATCH_EVENTS = 2048
+
+
+class Projection(Protocol):
+    """A read model: a pure fold of the log, kept in memory.
+
+    `apply` is called once for every event, in order, and must neither block nor fail. `dump` gives the whole state as
+    something msgpack can encode; it is encoded later in another thread, so it must be made of frozen values or fresh
+    containers. `restore` gets those bytes back; an exception means "fold anew", after `reset`.
+    """
+
+    @property
+    def name(self) -> str:
+        """Unique among projections; the key of the checkpoint."""
+        ...
+
+    def apply(self, recorded: Recorded) -> None: ...
+
+    def dump(self) -> object: ...
+
+    def restore(self, dumped: bytes) -> None: ...
+
+    def reset(self) -> None: ...
+
+
+class View(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing at rest in views.db. seal: of the log at `position`. fingerprint: of the code that made it."""
+
+    name: str
+    position: int
+    seal: bytes
+    fingerprint: str
+    data: bytes
+
+
+class Head(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the log ended when views.db was last written."""
+
+    position: int
+    seal: bytes
+
+
+_VIEWS = {"name": str, "position": int, "seal": bytes, "fingerprint": str, "data": bytes, "digest": bytes}
+_SNAPSHOTS = {"stream": str, "version": int, "fingerprint": str, "data": bytes, "digest": bytes}
+_HEAD = {"id": int, "position": int, "seal": bytes}
+
+
+class ViewStore:
+    """views.db. Every verb blocks; a damaged or missing file reads as empty and is made anew when written."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._database: sqlite_utils.Database | None = None
+
+    def open(self) -> None:
+        """Open or make the file. Idempotent."""
+        try:
+            self._open()
+        except sqlite3.DatabaseError:
+            self._discard()
+            self._open()
+
+    def close(self) -> None:
+        if self._database is not None:
+            self._database.conn.close()
+            self._database = None
+
+    def views(self) -> dict[str, View]:
+        """All checkpoints whose bytes are whole, by name."""
+        rows = self._query("SELECT name, position, seal, fingerprint, data, digest FROM views")
+        return {
+            row["name"]: View(**{key: row[key] for key in View.__struct_fields__})
+            for row in rows
+            if _digest(row["name"], row["position"], row["data"]) == row["digest"]
+        }
+
+    def snapshot(self, stream: str, fingerprint: str) -> tuple[int, bytes] | None:
+        """(version, state bytes) of a stream's snapshot, if this code made it."""
+        rows = self._query("SELECT * FROM state_snapshots WHERE stream=? AND fingerprint=?", stream, fingerprint)
+        for row in rows:
+            if _digest(stream, row["version"], row["data"]) == row["digest"]:
+                return row["version"], row["data"]
+        return None
+
+    def head(self) -> Head | None:
+        rows = self._query("SELECT position, seal FROM head")
+        return Head(position=rows[0]["position"], seal=rows[0]["seal"]) if rows else None
+
+    def save(
+        self, head: Head, fingerprint: str, views: Mapping[str, object], snapshots: Mapping[str, tuple[int, object]]
+    ) -> None:
+        """Encode and store everything as of `head`, as one transaction. Blocking; meant for a thread."""
+        encode = msgspec.msgpack.Encoder().encode
+        view_rows = []
+        for name, state in views.items():
+            data = encode(state)
+            digest = _digest(name, head.position, data)
+            view_rows.append((name, head.position, head.seal, fingerprint, data, digest))
+        snapshot_rows = []
+        for stream, (version, state) in snapshots.items():
+            data = encode(state)
+            snapshot_rows.append((stream, version, fingerprint, data, _digest(stream, version, data)))
+        with self._opened.conn as transaction:
+            transaction.executemany("INSERT OR REPLACE INTO views VALUES (?,?,?,?,?,?)", view_rows)
+            transaction.executemany("INSERT OR REPLACE INTO state_snapshots VALUES (?,?,?,?,?)", snapshot_rows)
+            transaction.execute("INSERT OR REPLACE INTO head VALUES (1,?,?)", (head.position, head.seal))
+
+    def forget(self, streams: Iterable[str]) -> None:
+        """Drop the snapshots of streams that ended."""
+        with self._opened.conn as transaction:
+            transaction.executemany("DELETE FROM state_snapshots WHERE stream=?", [(stream,) for stream in streams])
+
+    def clear(self) -> None:
+        """Forget everything: the log is another one than these views were folded from."""
+        self.close()
+        self._discard()
+        self._open()
+
+    @property
+    def _opened(self) -> sqlite_utils.Database:
+        assert self._database is not None, "the view store is not open"
+        return self._database
+
+    def _open(self) -> None:
+        if self._database is not None:
+            return
+        connection = sqlite3.connect(self._path, check_same_thread=False)
+        try:
+            # Losing views.db costs time, not truth: no commit here ever waits for the disk.
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=OFF")
+            database = sqlite_utils.Database(connection)
+            database.table("views").create(_VIEWS, pk="name", if_not_exists=True)
+            database.table("state_snapshots").create(_SNAPSHOTS, pk="stream", if_not_exists=True)
+            database.table("head").create(_HEAD, pk="id", if_not_exists=True)
+        except BaseException:
+            connection.close()
+            raise
+        self._database = database
+
+    def _discard(self) -> None:
+        self.close()
+        for suffix in ("", "-wal", "-shm"):
+            Path(f"{self._path}{suffix}").unlink(missing_ok=True)
+
+    def _query(self, statement: str, *parameters: object) -> list[dict[str, Any]]:
+        try:
+            return list(self._opened.query(statement, parameters))
+        except sqlite3.DatabaseError:
+            self.clear()
+            return []
+
+
+Read = Callable[[int, int], Sequence[Recorded]]
+SealAt = Callable[[int], bytes | None]
+
+
+def restore(
+    projections: Sequence[Projection], store: ViewStore, *, fingerprint: str, read: Read, seal_at: SealAt
+) -> dict[str, int]:
+    """Bring every projection to the head of the log; the position each was restored at (0: folded from the start)."""
+    views = store.views()
+    positions = {projection.name: _restore_one(projection, views, fingerprint, seal_at) for projection in projections}
+    reached = dict(positions)
+    cursor = min(reached.values(), default=0)
+    while projections and (events := read(cursor, BATCH_EVENTS)):
+        for recorded in events:
+            for projection in projections:
+                if reached[projection.name] < recorded.position:
+                    projection.apply(recorded)
+                    reached[projection.name] = recorded.position
+        cursor = events[-1].position
+    return positions
+
+
+def _restore_one(projection: Projection, views: Mapping[str, View], fingerprint: str, seal_at: SealAt) -> int:
+    view = views.get(projection.name)
+    if view is not None and view.fingerprint == fingerprint and seal_at(view.position) == view.seal:
+        with contextlib.suppress(Exception):
+            projection.restore(view.data)
+            return view.position
+    projection.reset()
+    return 0
+
+
+def _digest(name: str, position: int, data: bytes) -> bytes:
+    return hashlib.sha256(b"%s\0%d\0" % (name.encode(), position) + data).digest()

@@ -1,0 +1,173 @@
+"""The SQLite side of the log: one transaction per group of events, and the chain beside them.
+
+Owns: positions, the chain's head, the writer's connection and its durability. `eventsourcing`'s recorder is the base;
+its seams (`insert_events`, `select_events`, `select_notifications`) keep their meaning, so that another recorder can
+take this one's place.
+Refuses to know: what an event says, who waits for it.
+
+Positions are explicit rowids, head + 1 onwards: a rolled back group leaves no gap. There is one writer per file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from eventsourcing.persistence import PersistenceError, StoredEvent
+from eventsourcing.sqlite import (
+    SQLiteApplicationRecorder,
+    SQLiteConnection,
+    SQLiteCursor,
+    SQLiteDatastore,
+    SQLiteFactory,
+)
+
+from engine import chain
+from engine.errors import Fault, PortError
+
+Row = tuple[int, str, int, str, bytes]
+"""(position, stream, version, topic, state)."""
+
+_SELECT = "SELECT rowid, originator_id, originator_version, topic, state FROM stored_events"
+_INSERT = "INSERT INTO stored_events (rowid, originator_id, originator_version, topic, state) VALUES (?,?,?,?,?)"
+
+
+class LogRecorder(SQLiteApplicationRecorder):
+    """Appends groups of events and reads rows back. `open` before use, `close` after; both block."""
+
+    def __init__(self, datastore: SQLiteDatastore, events_table_name: str = "stored_events") -> None:
+        super().__init__(datastore, events_table_name)
+        self._stack = contextlib.ExitStack()
+        self._writer: SQLiteConnection | None = None
+        self.position = 0
+        """The last committed position."""
+        self.seal = chain.GENESIS
+        """The seal of the last commit."""
+
+    def construct_create_table_statements(self) -> list[str]:
+        return [*super().construct_create_table_statements(), chain.CREATE_TABLE]
+
+    def open(self) -> None:
+        """Take the writer's connection and find the head. Raises PortError when the file can not be used."""
+        with _translated("open the log"):
+            self._writer = self._stack.enter_context(self.datastore.get_connection(commit=True))
+            for pragma in ("synchronous=FULL", "wal_autocheckpoint=0", "journal_size_limit=16777216"):
+                # Checkpoints are copied to the main file by the housekeeper in a thread, not inside somebody's commit.
+                self._writer.cursor().execute(f"PRAGMA {pragma}")
+            self._load_head()
+
+    def close(self) -> None:
+        """Fold the write-ahead log into the file, so that a copy of the file alone is complete."""
+        if self._writer is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._writer.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._writer = None
+        self._stack.close()
+
+    def insert_events(self, stored_events: Sequence[StoredEvent], **kwargs: Any) -> Sequence[int]:
+        """Commit all of them as one transaction; their positions. On disk when it returns. Blocking.
+
+        Raises PortError DISK_FULL or SYSTEM; then nothing was appended and the next call may succeed."""
+        writer = self._writer
+        assert writer is not None, "the recorder is not open"
+        try:
+            with _translated("append to the log"):
+                with writer.transaction(commit=True) as cursor:
+                    positions = self._insert_events(cursor, stored_events, **kwargs)
+        except BaseException:
+            # A failed COMMIT may leave the transaction open, and the head in memory must be the file's again.
+            with contextlib.suppress(sqlite3.Error):
+                writer.rollback()
+            with contextlib.suppress(PortError), _translated("append to the log"):
+                self._load_head()
+            raise
+        self.position, self.seal = positions[-1], self._next_seal
+        return positions
+
+    def _insert_events(self, c: SQLiteCursor, stored_events: Sequence[StoredEvent], **_: Any) -> Sequence[int]:
+        first = self.position + 1
+        last = self.position + len(stored_events)
+        rows = [
+            (position, str(event.originator_id), event.originator_version, event.topic, event.state)
+            for position, event in enumerate(stored_events, first)
+        ]
+        leaves = b"".join(
+            chain.leaf(stream.encode(), version, topic.encode(), state) for _, stream, version, topic, state in rows
+        )
+        self._next_seal = chain.seal(self.seal, first, last, leaves)
+        c.executemany(_INSERT, rows)
+        c.execute("INSERT INTO chain VALUES (?,?,?,?)", (first, last, leaves, self._next_seal))
+        return range(first, last + 1)
+
+    def rows_after(self, after: int, limit: int) -> list[Row]:
+        """Up to `limit` rows past a position, in order."""
+        return self._rows(f"{_SELECT} WHERE rowid>? ORDER BY rowid LIMIT ?", after, limit)
+
+    def rows_of(self, stream: str, after_version: int) -> list[Row]:
+        """All rows of a stream past a version, in order."""
+        statement = f"{_SELECT} WHERE originator_id=? AND originator_version>? ORDER BY originator_version"
+        return self._rows(statement, stream, after_version)
+
+    def seal_at(self, position: int) -> bytes | None:
+        """The seal of the commit that ended at a position; None when none did."""
+        if position == 0:
+            return chain.GENESIS
+        statement = "SELECT seal FROM chain WHERE first<=? AND last=? ORDER BY first DESC LIMIT 1"
+        rows = self._rows(statement, position, position)
+        return rows[0][0] if rows else None
+
+    def checkpoint(self) -> None:
+        """Copy committed pages from the write-ahead log to the main file, as far as readers allow. Blocking."""
+        with self.datastore.get_connection(commit=False) as connection:
+            connection.cursor().execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+    def _rows(self, statement: str, *parameters: Any) -> list[Any]:
+        with _translated("read the log"):
+            with self.datastore.get_connection(commit=False) as connection:
+                cursor = connection.cursor().sqlite_cursor
+                cursor.row_factory = None
+                return cursor.execute(statement, parameters).fetchall()
+
+    def _load_head(self) -> None:
+        assert self._writer is not None
+        cursor = self._writer.cursor()
+        cursor.execute("SELECT MAX(rowid) FROM stored_events")
+        self.position = cursor.fetchone()[0] or 0
+        cursor.execute("SELECT last, seal FROM chain ORDER BY first DESC LIMIT 1")
+        last, self.seal = tuple(cursor.fetchone() or (0, chain.GENESIS))
+        if last != self.position:
+            raise PortError(
+                "open the log",
+                f"the log is damaged: events end at {self.position}, their chain at {last} (see `replay verify`)",
+            )
+
+
+class LogFactory(SQLiteFactory):
+    """Builds LogRecorders for `eventsourcing`'s Application."""
+
+    application_recorder_class = LogRecorder
+
+
+def create_private(path: Path) -> None:
+    """Make the file, readable by its owner only, before SQLite would make it by the umask. Idempotent."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+
+
+@contextlib.contextmanager
+def _translated(operation: str) -> Iterator[None]:
+    """SQLite's errors, wrapped by the library or not, as PortError."""
+    try:
+        yield
+    except (sqlite3.Error, PersistenceError) as error:
+        cause = error.args[0] if isinstance(error, PersistenceError) and error.args else error
+        code = getattr(cause, "sqlite_errorcode", 0)
+        full = code == sqlite3.SQLITE_FULL
+        message = "no space left on device" if full else str(cause)
+        raise PortError(
+            operation, f"{operation}: {message}", fault=Fault.DISK_FULL if full else Fault.SYSTEM, retriable=full
+        ) from error

@@ -1,0 +1,143 @@
+"""The vault: seals secret values under keys that live outside the log.
+
+Owns: keys.db, one 256-bit key per owner stream, and AES-256-GCM over it. A key is on disk before anything is sealed
+with it, else a crash would leave values in the log that nobody can ever open. Erasing a key erases every value it
+sealed, wherever copies of the log lie.
+Refuses to know: what is secret, and when an owner is forgotten (a reactor's decision).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import AsyncIterator, Iterable, Iterator
+from pathlib import Path
+
+import trio
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from engine.aggregates.values.sealed import Sealed
+from engine.entropy import Entropy
+from engine.errors import Fault, PortError
+from engine.recorder import create_private
+
+KEY_BYTES = 32
+NONCE_BYTES = 12
+CACHED_KEYS_MAX = 4096
+
+
+class Vault:
+    """Seals and opens values. Use inside `async with vault.running():`."""
+
+    def __init__(self, path: Path, entropy: Entropy) -> None:
+        self._path = path
+        self._entropy = entropy
+        self._limiter = trio.CapacityLimiter(1)
+        self._lock = trio.Lock()
+        self._keys: dict[str, bytes] = {}
+        self._unsaved: dict[str, bytes] = {}
+        self._doomed: set[str] = set()
+        self._connection: sqlite3.Connection | None = None
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[Vault]:
+        """Open keys.db (made with mode 0600) for the length of the block."""
+        await trio.to_thread.run_sync(self._open, limiter=self._limiter)
+        try:
+            yield self
+        finally:
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                connection.close()
+
+    async def seal(self, owner: str, value: bytes) -> Sealed:
+        """Encrypt under the owner's key, made on first use. Callers at the same time share one write to the disk.
+        Raises PortError when a new key can not be stored."""
+        key = self._key(owner)
+        if key is None:
+            key = self._unsaved.setdefault(owner, self._entropy.token(KEY_BYTES))
+            await trio.lowlevel.checkpoint()  # others in the same breath add their keys to this write
+            async with self._lock:
+                if self._unsaved:
+                    self._save_new_keys()
+            key = self._keys[owner]
+        nonce = self._entropy.token(NONCE_BYTES)
+        return Sealed(owner=owner, box=nonce + AESGCM(key).encrypt(nonce, value, owner.encode()))
+
+    def open(self, sealed: Sealed) -> bytes:
+        """Decrypt. Raises PortError NOT_FOUND when the key was erased, SYSTEM when the value was tampered with."""
+        key = self._key(sealed.owner)
+        if key is None:
+            raise PortError("open a sealed value", f"the key of {sealed.owner} is erased", fault=Fault.NOT_FOUND)
+        nonce, text = sealed.box[:NONCE_BYTES], sealed.box[NONCE_BYTES:]
+        try:
+            return AESGCM(key).decrypt(nonce, text, sealed.owner.encode())
+        except (InvalidTag, ValueError) as error:
+            raise PortError("open a sealed value", f"a sealed value of {sealed.owner} is damaged") from error
+
+    async def erase(self, *owners: str) -> None:
+        """Destroy the owners' keys, in the file too. Idempotent; callers at the same time share one write."""
+        self._doomed.update(owners)
+        for owner in owners:
+            self._keys.pop(owner, None)
+        async with self._lock:
+            if self._doomed.isdisjoint(owners):
+                return
+            doomed, self._doomed = self._doomed, set()
+            try:
+                await trio.to_thread.run_sync(self._erase, doomed, limiter=self._limiter)
+            except BaseException:
+                self._doomed |= doomed
+                raise
+
+    def _key(self, owner: str) -> bytes | None:
+        key = self._keys.get(owner)
+        if key is None and owner not in self._doomed:
+            row = self._opened.execute("SELECT key FROM keys WHERE owner=?", (owner,)).fetchone()
+            if row is not None:
+                key = row[0]
+                self._remember({owner: key})
+        return key
+
+    def _remember(self, keys: dict[str, bytes]) -> None:
+        while len(self._keys) + len(keys) > CACHED_KEYS_MAX and self._keys:
+            del self._keys[next(iter(self._keys))]
+        self._keys.update(keys)
+
+    def _save_new_keys(self) -> None:
+        fresh, self._unsaved = self._unsaved, {}
+        with _translated("store a key"), self._opened as transaction:
+            transaction.executemany("INSERT INTO keys (owner, key) VALUES (?, ?)", fresh.items())
+        self._remember(fresh)
+
+    def _erase(self, owners: Iterable[str]) -> None:
+        with _translated("erase a key"):
+            with self._opened as transaction:
+                transaction.executemany("DELETE FROM keys WHERE owner=?", [(owner,) for owner in owners])
+            # secure_delete overwrites the page; the write-ahead log still has the old one until it is cut off.
+            transaction.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    @property
+    def _opened(self) -> sqlite3.Connection:
+        assert self._connection is not None, "the vault is not open"
+        return self._connection
+
+    def _open(self) -> None:
+        with _translated("open the vault"):
+            create_private(self._path)
+            connection = sqlite3.connect(self._path, check_same_thread=False)
+            for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON"):
+                connection.execute(f"PRAGMA {pragma}")
+            connection.execute("CREATE TABLE IF NOT EXISTS keys (owner TEXT PRIMARY KEY, key BLOB NOT NULL)")
+            self._connection = connection
+
+
+@contextlib.contextmanager
+def _translated(operation: str) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        full = getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL
+        fault = Fault.DISK_FULL if full else Fault.SYSTEM
+        raise PortError(operation, f"{operation}: {error}", fault=fault, retriable=full) from error
