@@ -13,6 +13,8 @@ Everything past the commit is synchronous and in order: folds, projections, pump
 from __future__ import annotations
 
 import contextlib
+import logging
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
@@ -31,22 +33,25 @@ from engine.errors import PortError
 from engine.fingerprint import fingerprint_of
 from engine.folds import Fold, Folds, key_of, kind_of
 from engine.mapper import Entry, EventMapper
-from engine.projections.base import Head, Projection, ViewStore, restore
+from engine.projections.base import Checkpoint, Head, Projection, ViewStore, restore
 from engine.pump import Pump
 from engine.recorder import LogFactory, LogRecorder, Row, create_private
 from engine.upcasters import UPCASTERS, Upcasters
+
+_LOGGER = logging.getLogger("ishmael.log")
 
 
 class LogOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Sizes and limits of the log's shell.
 
-    folds: committed states kept in memory. snapshot_every: events of a stream between two state snapshots.
-    checkpoint_events, checkpoint_s: derived state is checkpointed after so many events, or so long after the first.
-    queue_calls: calls that may wait for the disk; further ones wait before they decide. inline_events, inline_s: a
-    group of at most so many events is committed on the loop while commits take less than so long."""
+    folds: committed states kept in memory. snapshot_from: a stream of so many events gets a state snapshot at every
+    checkpoint after it moved. checkpoint_events, checkpoint_s: derived state is checkpointed after so many events, or
+    so long after the first. queue_calls: calls that may wait for the disk; further ones wait before they decide.
+    inline_events, inline_s: a group of at most so many events is committed on the loop while commits take less than
+    so long."""
 
     folds: int = 2048
-    snapshot_every: int = 64
+    snapshot_from: int = 32
     checkpoint_events: int = 4096
     checkpoint_s: float = 60.0
     queue_calls: int = 1024
@@ -64,13 +69,14 @@ class Committed(msgspec.Struct, frozen=True, kw_only=True):
 class _Call:
     """One `execute` between decision and durability."""
 
-    __slots__ = ("committed", "done", "entries", "error", "folds", "states", "stored")
+    __slots__ = ("committed", "done", "entries", "error", "folds", "states", "stored", "written")
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
         self.stored: list[StoredEvent] = []
         self.states: list[Any] = []  # the fold of the entry's stream after each entry
         self.folds: dict[str, Fold] = {}  # of every stream the call looked at, after it
+        self.written: dict[str, Fold] = {}  # of every stream the call appends to, after it
         self.done = trio.Event()
         self.committed: Committed | None = None
         self.error: PortError | None = None
@@ -147,7 +153,7 @@ class Application:
         self._store = _Store(self._path, self._mapper)
         self._recorder: LogRecorder = self._store.log_recorder
         self._recorder.open()
-        self._views.open()
+        self._open_views()
         self._fingerprint = fingerprint_of([*self._deciders.values(), *(type(item) for item in self._projections)])
         live = _LiveStreams(self._live, self._folds)
         self.restored = restore(
@@ -162,10 +168,22 @@ class Application:
         self._checkpointed = min(self.restored.values(), default=0)
         self._live_streams = live
 
+    def _open_views(self) -> None:
+        self._views.open()
+        head = self._views.head()
+        if head is not None and self._recorder.seal_at(head.position) != head.seal:
+            _LOGGER.error(
+                "views.db has seen position %d of another log than the one that ends at %d: the log was replaced or "
+                "lost its tail; views are folded anew",
+                head.position,
+                self._recorder.position,
+            )
+            self._views.clear()
+
     def _close(self) -> None:
         try:
             if self._recorder.position != self._checkpointed:
-                self._views.save(*self._checkpoint_contents())
+                self._save(self._checkpoint_contents())
         finally:
             self._views.close()
             self._recorder.close()
@@ -183,7 +201,7 @@ class Application:
             await self._room.wait()
         call = self._decide(commands, cause)
         if call.entries:
-            self._pending.update(call.folds)
+            self._pending.update(call.written)
             self._queue.append(call)
             self._wake.set()
             awaited: _Call | None = call
@@ -210,7 +228,8 @@ class Application:
             for event in decider.decide(state, command):
                 state, version = decider.evolve(state, event), version + 1
                 self._take(call, stream, version, event, state, time_ns, cause)
-            call.folds[stream] = Fold(state, version)
+                call.written[stream] = Fold(state, version)
+            call.folds[stream] = call.written.get(stream) or Fold(state, version)
         return call
 
     def _take(
@@ -228,7 +247,7 @@ class Application:
     def _latest_call_on(self, streams: Mapping[str, Fold]) -> _Call | None:
         """The last call that waits for the disk and wrote to one of the streams: what was decided depends on it."""
         for call in reversed([*self._in_flight, *self._queue]):
-            if any(entry.originator_id in streams for entry in call.entries):
+            if not streams.keys().isdisjoint(call.written):
                 return call
         return None
 
@@ -330,7 +349,7 @@ class Application:
                 one = _with_position(entry, position)
                 recorded.append(one)
                 shown.append((one, state))
-            for stream, fold in call.folds.items():
+            for stream, fold in call.written.items():
                 self._settle(stream, fold)
             call.committed = Committed(recorded=tuple(recorded), position=position)
         for one, _ in shown:
@@ -345,25 +364,23 @@ class Application:
 
     def _settle(self, stream: str, fold: Fold) -> None:
         """A pending fold has become the committed one."""
-        before = self._folds.get(stream).version
-        if fold.version == before:
-            return
         self._folds.put(stream, fold)
         if self._pending.get(stream) is fold:
             del self._pending[stream]
         if self._folds.ended(stream, fold.state):
             self._live[kind_of(stream)].discard(key_of(stream))
-            self._ended_streams.add(stream)
             self._due_snapshots.pop(stream, None)
+            if fold.version >= self._options.snapshot_from:
+                self._ended_streams.add(stream)
         else:
             self._live[kind_of(stream)].add(key_of(stream))
             self._ended_streams.discard(stream)
-            every = self._options.snapshot_every
-            if stream in self._due_snapshots or before // every != fold.version // every:
+            if fold.version >= self._options.snapshot_from:
                 self._due_snapshots[stream] = fold
 
     def _fail(self, error: PortError) -> None:
         """Nothing of these calls was appended, and later ones were decided on what never happened."""
+        assert self._recorder.position == self.position, "a failed commit is in the log: only a restart can tell"
         for call in [*self._in_flight, *self._queue]:
             call.error = error
             call.done.set()
@@ -386,23 +403,30 @@ class Application:
 
     async def checkpoint(self) -> None:
         """Write projections and state snapshots to views.db now. Failing costs the next start time, and no truth."""
-        contents = self._checkpoint_contents()
-        await trio.to_thread.run_sync(self._save, contents, limiter=self._limiter)
+        await trio.to_thread.run_sync(self._save, self._checkpoint_contents(), limiter=self._limiter)
 
-    def _checkpoint_contents(self) -> tuple[Head, str, dict[str, object], dict[str, tuple[int, object]]]:
-        views = {projection.name: projection.dump() for projection in (*self._projections, self._live_streams)}
-        snapshots = {stream: (fold.version, fold.state) for stream, fold in self._due_snapshots.items()}
-        self._due_snapshots = {}
-        self._checkpointed = self.position
+    def _checkpoint_contents(self) -> Checkpoint:
+        """Taken on the loop, between two commits; encoded and written elsewhere."""
         seal = self._recorder.seal_at(self.position)
         assert seal is not None, "the log's head is not the end of a commit"
-        return Head(position=self.position, seal=seal), self._fingerprint, views, snapshots
+        contents = Checkpoint(
+            head=Head(position=self.position, seal=seal),
+            fingerprint=self._fingerprint,
+            views={projection.name: projection.dump() for projection in (*self._projections, self._live_streams)},
+            snapshots={stream: (fold.version, fold.state) for stream, fold in self._due_snapshots.items()},
+            ended=tuple(self._ended_streams),
+        )
+        self._due_snapshots = {}
+        self._ended_streams = set()
+        self._checkpointed = self.position
+        return contents
 
-    def _save(self, contents: tuple[Head, str, dict[str, object], dict[str, tuple[int, object]]]) -> None:
-        self._views.save(*contents)
-        ended, self._ended_streams = self._ended_streams, set()
-        self._views.forget(ended)
-        self._recorder.checkpoint()
+    def _save(self, contents: Checkpoint) -> None:
+        try:
+            self._views.save(contents)
+            self._recorder.checkpoint()
+        except sqlite3.Error as error:
+            _LOGGER.warning("derived state is not checkpointed, the next start takes longer: %s", error)
 
 
 class _LiveStreams:

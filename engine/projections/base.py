@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -65,6 +65,17 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     seal: bytes
 
 
+class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything derived that is to rest in views.db, as of `head`. views: by projection; snapshots: stream ->
+    (version, state); ended: streams whose snapshots are of no more use."""
+
+    head: Head
+    fingerprint: str
+    views: Mapping[str, object]
+    snapshots: Mapping[str, tuple[int, object]]
+    ended: tuple[str, ...]
+
+
 _VIEWS = {"name": str, "position": int, "seal": bytes, "fingerprint": str, "data": bytes, "digest": bytes}
 _SNAPSHOTS = {"stream": str, "version": int, "fingerprint": str, "data": bytes, "digest": bytes}
 _HEAD = {"id": int, "position": int, "seal": bytes}
@@ -111,29 +122,25 @@ class ViewStore:
         rows = self._query("SELECT position, seal FROM head")
         return Head(position=rows[0]["position"], seal=rows[0]["seal"]) if rows else None
 
-    def save(
-        self, head: Head, fingerprint: str, views: Mapping[str, object], snapshots: Mapping[str, tuple[int, object]]
-    ) -> None:
-        """Encode and store everything as of `head`, as one transaction. Blocking; meant for a thread."""
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Encode and store everything as one transaction. Blocking, meant for a thread; raises sqlite3.Error."""
         encode = msgspec.msgpack.Encoder().encode
-        view_rows = []
-        for name, state in views.items():
+        head = checkpoint.head
+        views = []
+        for name, state in checkpoint.views.items():
             data = encode(state)
             digest = _digest(name, head.position, data)
-            view_rows.append((name, head.position, head.seal, fingerprint, data, digest))
-        snapshot_rows = []
-        for stream, (version, state) in snapshots.items():
+            views.append((name, head.position, head.seal, checkpoint.fingerprint, data, digest))
+        snapshots = []
+        for stream, (version, state) in checkpoint.snapshots.items():
             data = encode(state)
-            snapshot_rows.append((stream, version, fingerprint, data, _digest(stream, version, data)))
+            snapshots.append((stream, version, checkpoint.fingerprint, data, _digest(stream, version, data)))
+        ended = [(stream,) for stream in checkpoint.ended]
         with self._opened.conn as transaction:
-            transaction.executemany("INSERT OR REPLACE INTO views VALUES (?,?,?,?,?,?)", view_rows)
-            transaction.executemany("INSERT OR REPLACE INTO state_snapshots VALUES (?,?,?,?,?)", snapshot_rows)
+            transaction.executemany("INSERT OR REPLACE INTO views VALUES (?,?,?,?,?,?)", views)
+            transaction.executemany("INSERT OR REPLACE INTO state_snapshots VALUES (?,?,?,?,?)", snapshots)
+            transaction.executemany("DELETE FROM state_snapshots WHERE stream=?", ended)
             transaction.execute("INSERT OR REPLACE INTO head VALUES (1,?,?)", (head.position, head.seal))
-
-    def forget(self, streams: Iterable[str]) -> None:
-        """Drop the snapshots of streams that ended."""
-        with self._opened.conn as transaction:
-            transaction.executemany("DELETE FROM state_snapshots WHERE stream=?", [(stream,) for stream in streams])
 
     def clear(self) -> None:
         """Forget everything: the log is another one than these views were folded from."""
