@@ -1,4 +1,4 @@
-"""Address management as plain functions: choosing subnets and addresses, and Docker's words where a wish can not be met.
+"""Address management as plain functions: choosing subnets and addresses, and Docker's words for a wish not met.
 
 Owns: the default pools, overlap, the choice of a free subnet and of a free address, MAC addresses.
 Refuses to know: who holds what (the caller passes it in) and the kernel (host routes are passed in too).
@@ -22,8 +22,8 @@ _MAC = re.compile(r"[0-9a-fA-F]{2}(?:([:-])[0-9a-fA-F]{2}(?:\1[0-9a-fA-F]{2}){4}
 
 
 class Pool(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One subnet of a network, as agreed. ip_range: the part of it that addresses are given from, or "". gateway: "" only
-    where there is none. auxiliary: name to address, never given."""
+    """One subnet of a network, as agreed. ip_range: the part of it that addresses are given from, or "". gateway: ""
+    only where there is none. auxiliary: name to address, never given."""
 
     subnet: str
     gateway: str = ""
@@ -85,17 +85,15 @@ def claim_subnet(subnet: str, networks: Iterable[str]) -> str:
     here: the user decided."""
     wanted = parse_subnet(subnet)
     if any(_overlap(wanted, ipaddress.ip_network(each, strict=False)) for each in networks):
-        raise Rejected(
-            Reason.FORBIDDEN, "invalid pool request: Pool overlaps with other one on this address space"
-        )
+        raise Rejected(Reason.FORBIDDEN, "invalid pool request: Pool overlaps with other one on this address space")
     return str(wanted)
 
 
 def choose_subnet(taken: Iterable[str], pools: Sequence[AddressPool] = DEFAULT_POOLS, *, size: int = 0) -> str:
-    """The first subnet of the pools that overlaps nothing of `taken`: networks' subnets and destinations of host routes.
+    """The first subnet of the pools that overlaps nothing of `taken`: networks' subnets, destinations of host routes.
 
-    size: another prefix length than the pools' own (`--subnet 0.0.0.0/24`), or 0. Jumps over what is taken, so a pool of
-    2**40 subnets costs no more than the number taken. Raises Rejected(INVALID)."""
+    size: another prefix length than the pools' own (`--subnet 0.0.0.0/24`), or 0. Jumps over what is taken, so a pool
+    of 2**40 subnets costs no more than the number taken. Raises Rejected(INVALID)."""
     used = [ipaddress.ip_network(each, strict=False) for each in taken]
     fitting = [pool for pool in pools if not size or _base(pool).prefixlen <= size <= _base(pool).max_prefixlen]
     if not fitting:
@@ -155,7 +153,11 @@ def next_address(pool: Pool, taken: Collection[str], wanted: str, cursor: str) -
     reserved = {*taken, pool.gateway, *pool.auxiliary.values()}
     if wanted:
         return _claim(pool, reserved, wanted)
-    used = {int(ipaddress.ip_address(address)) for address in reserved if address and (":" in address) == (":" in pool.subnet)}
+    used = {
+        int(ipaddress.ip_address(address))
+        for address in reserved
+        if address and (":" in address) == (":" in pool.subnet)
+    }
     first, last = _assignable(pool)
     begin = first
     if cursor and first <= int(ipaddress.ip_address(cursor)) < last:
@@ -200,7 +202,9 @@ def _claim(pool: Pool, reserved: Collection[str], wanted: str) -> str:
     return str(address)
 
 
-def ipam_errors(subnet: str, *, gateway: str = "", ip_range: str = "", auxiliary: Mapping[str, str] | None = None) -> list[str]:
+def ipam_errors(
+    subnet: str, *, gateway: str = "", ip_range: str = "", auxiliary: Mapping[str, str] | None = None
+) -> list[str]:
     """Everything wrong with one IPAM configuration, in moby's words; the caller joins the lists of all of them after
     `invalid network config:` and answers 400."""
     try:

@@ -29,12 +29,14 @@ class NetworkSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Join(msgspec.Struct, frozen=True, kw_only=True):
-    """One endpoint to join to a sandbox. interface: `eth0`...; default_route: this endpoint carries it."""
+    """One endpoint to join to a sandbox. interface: `eth0`...; default_route: this endpoint carries it. endpoint_name:
+    the container's name, for the words of an error."""
 
     network: NetworkSpec
     endpoint: Endpoint
     interface: str
     default_route: bool
+    endpoint_name: str = ""
     ports: tuple[PublishedPort, ...] = ()
 
 

@@ -2,8 +2,8 @@
 
 Owns: one listening (TCP) or bound (UDP) socket for each published address, held as long as the port is published.
 Refuses to know: how packets get to the container. Where DNAT serves the port the socket never sees one; a socket filter
-that drops everything makes sure of that even between binding and DNAT. Where a relay serves it (relay.py), the filter is
-left out and the relay reads the socket.
+that drops everything makes sure of that even between binding and DNAT. Where a relay serves it (relay.py), there is no
+filter and the relay reads the socket.
 
 SO_REUSEADDR is set for TCP only, as moby does: for UDP it would let two listeners share a port.
 """
@@ -102,7 +102,8 @@ def _bind_failed(port: PublishedPort, container_address: str, error: OSError) ->
     }.get(number, os.strerror(number).lower())
     return PortError(
         "join",
-        f"failed to bind host port for {host}:{port.host_port}:{inside}:{port.container_port}/{port.protocol}: {reason}",
+        f"failed to bind host port for {host}:{port.host_port}:{inside}:{port.container_port}/{port.protocol}"
+        f": {reason}",
         fault=Fault.SYSTEM,
         errno=number,
         retriable=number == errno.EADDRINUSE,

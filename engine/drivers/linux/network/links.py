@@ -16,7 +16,17 @@ import msgspec
 from engine.drivers.linux.network import netlink
 from engine.drivers.linux.network.netlink import ACK, CREATE, DUMP, EXCLUSIVE, REQUEST, Request
 
-_NEWLINK, _DELLINK, _GETLINK, _NEWADDR, _DELADDR, _GETADDR, _NEWROUTE, _DELROUTE, _GETROUTE = 16, 17, 18, 20, 21, 22, 24, 25, 26
+_NEWLINK, _DELLINK, _GETLINK, _NEWADDR, _DELADDR, _GETADDR, _NEWROUTE, _DELROUTE, _GETROUTE = (
+    16,
+    17,
+    18,
+    20,
+    21,
+    22,
+    24,
+    25,
+    26,
+)
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO = 1, 3, 4, 10, 18
 _IFLA_IFALIAS, _IFLA_NET_NS_FD, _IFLA_PROTINFO = 20, 28, 12
 _INFO_KIND, _INFO_DATA, _VETH_INFO_PEER = 1, 2, 1
@@ -50,8 +60,7 @@ def mac_bytes(mac_address: str) -> bytes:
 
 
 def new_bridge(name: str, mtu: int = 0) -> Request:
-    """A bridge, still down. Its MAC address is the kernel's random choice and stays, whatever ports come and go, because
-    it is set explicitly by `set_link` afterwards."""
+    """A bridge, still down. Its MAC address is the lowest of its ports' unless `set_link` gives it one of its own."""
     body = _head() + netlink.text(_IFLA_IFNAME, name)
     if mtu:
         body += netlink.uint32(_IFLA_MTU, mtu)

@@ -4,8 +4,8 @@ Owns: headers, attributes, a transaction over rtnetlink, a batch over nfnetlink,
 Refuses to know: what the messages say (links.py, elements.py).
 
 Sockets are plain blocking ones: the kernel handles a request inside `send`, so its answers are waiting when it returns.
-Callers run on a thread of their own (namespaces.py), because the RTNL lock can make `send` wait. pyroute2's asynchronous
-API needs asyncio and its synchronous one costs 18 ms a container; packing by hand costs 0.8.
+Callers run on a thread of their own (namespaces.py), because the RTNL lock can make `send` wait. pyroute2's
+asynchronous API needs asyncio and its synchronous one costs 18 ms a container; packing by hand costs 0.8.
 """
 
 from __future__ import annotations
@@ -41,10 +41,14 @@ class Request:
         self.body = body
 
     def packed(self, sequence: int) -> bytes:
-        return _HEADER.pack(16 + len(self.body), self.kind, self.flags, sequence, 0) + self.body + b"\0" * (-len(self.body) % 4)
+        return (
+            _HEADER.pack(16 + len(self.body), self.kind, self.flags, sequence, 0)
+            + self.body
+            + b"\0" * (-len(self.body) % 4)
+        )
 
 
-class Refused(OSError):
+class Refused(OSError):  # noqa: N818 - the kernel's answer, as `Rejected` is a rule's
     """The kernel refused one request. `index`: which one of the transaction."""
 
     def __init__(self, errno: int, index: int) -> None:

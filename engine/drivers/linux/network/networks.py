@@ -1,0 +1,264 @@
+"""Networks: a bridge, its addresses, and its elements of the firewall. The `Networks` port on Linux.
+
+Owns: bridges (known by their alias `ishmael:<network id>`), the inventory of everything under our names.
+Refuses to know: endpoints (sandboxes.py). Networks of the drivers host and null need nothing of the kernel.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import os
+import re
+from collections.abc import Sequence
+
+from engine.aggregates.values.endpoints import PublishedPort
+from engine.aggregates.values.ids import short
+from engine.drivers.linux.network import elements, links, namespaces, netlink, ruleset
+from engine.drivers.linux.network.links import Link
+from engine.drivers.linux.network.ruleset import BridgeRules
+from engine.drivers.linux.network.state import Kernel
+from engine.drivers.ports.network import NetworkInventory, NetworkSpec
+from engine.errors import Fault, PortError
+
+_BRIDGE_NAME = "com.docker.network.bridge.name"
+_ICC = "com.docker.network.bridge.enable_icc"
+_MASQUERADE = "com.docker.network.bridge.enable_ip_masquerade"
+_INHIBIT_IPV4 = "com.docker.network.bridge.inhibit_ipv4"
+_MTU = "com.docker.network.driver.mtu"
+_GATEWAY_MODES = ("com.docker.network.bridge.gateway_mode_ipv4", "com.docker.network.bridge.gateway_mode_ipv6")
+_UNSUPPORTED = (
+    "com.docker.network.host_ipv4",
+    "com.docker.network.host_ipv6",
+    "com.docker.network.bridge.trusted_host_interfaces",
+)
+_DEFAULT_NETWORK_BRIDGE = "docker0"
+_ALIAS = "ishmael:"
+_VETH = re.compile(r"veth([0-9a-f]{7})")
+_TRUE = ("1", "t", "T", "TRUE", "true", "True")
+_FALSE = ("0", "f", "F", "FALSE", "false", "False")
+
+
+def bridge_name(spec: NetworkSpec) -> str:
+    """The bridge of a network: as named by option, `docker0` for the predefined network `bridge`, `br-<id>` else."""
+    named = spec.options.get(_BRIDGE_NAME, "")
+    if named:
+        return named
+    return _DEFAULT_NETWORK_BRIDGE if spec.name == "bridge" else f"br-{short(spec.network_id)}"
+
+
+def mtu_of(spec: NetworkSpec) -> int:
+    """The MTU asked for, or 0 for the kernel's default. Raises PortError(INVALID)."""
+    text = spec.options.get(_MTU, "")
+    if not text:
+        return 0
+    if not text.isdecimal():
+        raise PortError("create", f"failed to parse mtu value {text}: invalid syntax", fault=Fault.INVALID)
+    return int(text)
+
+
+def icc_of(spec: NetworkSpec) -> bool:
+    return _flag(spec, _ICC, default=True)
+
+
+def rules_of(spec: NetworkSpec) -> BridgeRules:
+    """The firewall's view of a network. Raises PortError for options that are wrong or not supported."""
+    for option in _UNSUPPORTED:
+        if spec.options.get(option):
+            raise PortError("create", f"option {option} is not implemented", fault=Fault.NOT_IMPLEMENTED)
+    modes = {spec.options.get(option, "") or "nat" for option in _GATEWAY_MODES}
+    for mode in sorted(modes - {"nat", "nat-unprotected"}):
+        if mode not in ("routed", "isolated"):
+            raise PortError("create", f"unknown gateway mode {mode}", fault=Fault.INVALID)
+        raise PortError("create", f"gateway mode {mode} is not implemented", fault=Fault.NOT_IMPLEMENTED)
+    return BridgeRules(
+        bridge=bridge_name(spec),
+        subnets=spec.subnets,
+        internal=spec.internal,
+        icc=icc_of(spec),
+        masquerade=_flag(spec, _MASQUERADE, default=True),
+        unprotected="nat-unprotected" in modes,
+    )
+
+
+def _flag(spec: NetworkSpec, option: str, *, default: bool) -> bool:
+    text = spec.options.get(option, "")
+    if not text:
+        return default
+    if text not in _TRUE + _FALSE:
+        raise PortError(
+            "create", f'failed to parse {option} value: "{text}" (type string): invalid syntax', fault=Fault.INVALID
+        )
+    return text in _TRUE
+
+
+class LinuxNetworks:
+    """The `Networks` port."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+
+    async def create(self, spec: NetworkSpec) -> None:
+        """Make the bridge and its rules true, also where they are already. All or nothing for a new one."""
+        if spec.driver in ("host", "null"):
+            return
+        if spec.driver != "bridge":
+            raise PortError("create", f'network driver "{spec.driver}" is not implemented', fault=Fault.NOT_IMPLEMENTED)
+        rules = rules_of(spec)
+        mtu = mtu_of(spec)
+        await self._kernel.links.call(lambda: self._create(spec, rules, mtu))
+
+    async def remove(self, spec: NetworkSpec) -> None:
+        """Delete the bridge and its rules. No error when they are gone."""
+        if spec.driver == "bridge":
+            await self._kernel.links.call(lambda: self._remove(spec))
+
+    async def inventory(self) -> NetworkInventory:
+        """What is in the kernel under our names. No sandboxes: a namespace of ours has no name to be found by."""
+        return await self._kernel.links.call(self._inventory)
+
+    async def remove_orphans(self, inventory: NetworkInventory) -> None:
+        """Delete the named things. Idempotent."""
+        await self._kernel.links.call(lambda: self._remove_orphans(inventory))
+
+    async def host_subnets(self) -> tuple[str, ...]:
+        """Destinations of the host's routes that are not ours: a subnet chosen automatically must not overlap them."""
+        return await self._kernel.links.call(self._host_subnets)
+
+    def _create(self, spec: NetworkSpec, rules: BridgeRules, mtu: int) -> None:
+        route = self._kernel.route
+        found = links.find(route, rules.bridge)
+        made = found is None
+        try:
+            if found is None:
+                found = self._make_bridge(spec, rules.bridge, mtu)
+            _assert_bridge(found)
+            self._configure(spec, found, mtu)
+            self._kernel.nft.apply(ruleset.network_elements("add", rules, self._kernel.families))
+        except (OSError, PortError) as error:
+            if made:
+                self._delete_link(rules.bridge)
+            if isinstance(error, PortError):
+                raise
+            raise _failed("create", f"cannot create network {spec.network_id} ({rules.bridge})", error) from error
+
+    def _make_bridge(self, spec: NetworkSpec, name: str, mtu: int) -> Link:
+        netlink.transact(self._kernel.route, [links.new_bridge(name, mtu)])
+        found = links.find(self._kernel.route, name)
+        assert found is not None, "a bridge just made is there"
+        netlink.transact(self._kernel.route, [links.set_link(found.index, alias=_ALIAS + spec.network_id)])
+        return found
+
+    def _configure(self, spec: NetworkSpec, bridge: Link, mtu: int) -> None:
+        """Addresses, sysctls, up. What is there already is left alone."""
+        route = self._kernel.route
+        has_ipv6 = any(":" in subnet for subnet in spec.subnets)
+        if has_ipv6 and not self._kernel.ipv6:
+            raise PortError("create", "IPv6 is not available on this host", fault=Fault.INVALID)
+        present = {address for address, _ in links.addresses_of(route, bridge.index)}
+        settings = {f"net.ipv4.conf.{bridge.name.replace('.', '/')}.route_localnet": "1"}
+        if self._kernel.ipv6:
+            settings[f"net.ipv6.conf.{bridge.name.replace('.', '/')}.disable_ipv6"] = "0" if has_ipv6 else "1"
+        namespaces.write_sysctls(settings)
+        requests = []
+        for subnet, gateway in zip(spec.subnets, spec.gateways, strict=False):
+            inhibited = ":" not in subnet and _flag(spec, _INHIBIT_IPV4, default=False)
+            if gateway and not inhibited and str(ipaddress.ip_address(gateway)) not in present:
+                requests.append(links.new_address(bridge.index, gateway, int(subnet.partition("/")[2])))
+        netlink.transact(route, [*requests, links.set_link(bridge.index, mtu=mtu, up=True)])
+        if has_ipv6:
+            self._kernel.enable_ipv6_forwarding()
+
+    def _remove(self, spec: NetworkSpec) -> None:
+        try:
+            rules = rules_of(spec)
+        except PortError:
+            rules = BridgeRules(bridge=bridge_name(spec), subnets=spec.subnets)
+        self._withdraw_rules(rules)
+        found = links.find(self._kernel.route, rules.bridge)
+        if found is not None and found.alias == _ALIAS + spec.network_id:
+            self._delete_link(rules.bridge)
+
+    def _withdraw_rules(self, rules: BridgeRules) -> None:
+        """Adding first makes the deletion of an element that is not there no error; both are one transaction."""
+        families = self._kernel.families
+        add = ruleset.network_elements("add", rules, families)
+        self._kernel.nft.apply(add + ruleset.network_elements("delete", rules, families))
+
+    def _delete_link(self, name: str) -> None:
+        try:
+            netlink.transact(self._kernel.route, [links.delete_link(name)])
+        except OSError as error:
+            if error.errno != errno.ENODEV:
+                raise _failed("remove", f"cannot delete {name}", error) from error
+
+    def _inventory(self) -> NetworkInventory:
+        found = links.all_links(self._kernel.route)
+        ours = {link.index: link for link in found if link.alias.startswith(_ALIAS)}
+        veths = [link for link in found if link.kind == "veth" and link.master in ours]
+        return NetworkInventory(
+            bridges=tuple(sorted(short(link.alias.removeprefix(_ALIAS)) for link in ours.values())),
+            veths=tuple(sorted(match[1] for link in veths if (match := _VETH.fullmatch(link.name)))),
+            ports=tuple(sorted(self._published())),
+        )
+
+    def _published(self) -> Sequence[PublishedPort]:
+        versions = (4, 6) if self._kernel.ipv6 else (4,)
+        return [each.port for version in versions for each in elements.published(self._kernel.netfilter, version)]
+
+    def _remove_orphans(self, inventory: NetworkInventory) -> None:
+        elements.withdraw(self._kernel.netfilter, inventory.ports)
+        for endpoint in inventory.veths:
+            self._delete_link(f"veth{endpoint}")
+        bridges = [
+            link
+            for link in links.all_links(self._kernel.route)
+            if link.alias.startswith(_ALIAS) and short(link.alias.removeprefix(_ALIAS)) in inventory.bridges
+        ]
+        for bridge in bridges:
+            self._withdraw_all_of(bridge.name)
+            self._delete_link(bridge.name)
+
+    def _withdraw_all_of(self, bridge: str) -> None:
+        """An orphan's specification is unknown, so its subnets are read from the set that names the bridge."""
+        for family in self._kernel.families:
+            subnets = [
+                element["concat"][0]
+                for item in self._kernel.nft.listing(f"list set {family} {ruleset.TABLE} home")
+                for element in item.get("set", {}).get("elem", ())
+                if element["concat"][1] == bridge
+            ]
+            prefixes = tuple(_cidr(subnet) for subnet in subnets)
+            everything = BridgeRules(bridge=bridge, subnets=prefixes, icc=True, masquerade=True, unprotected=True)
+            add = ruleset.network_elements("add", everything, (family,))
+            self._kernel.nft.apply(add + ruleset.network_elements("delete", everything, (family,)))
+            internal = BridgeRules(bridge=bridge, subnets=(), internal=True)
+            add = ruleset.network_elements("add", internal, (family,))
+            self._kernel.nft.apply(add + ruleset.network_elements("delete", internal, (family,)))
+
+    def _host_subnets(self) -> tuple[str, ...]:
+        ours: set[str] = set()
+        for link in links.all_links(self._kernel.route):
+            if link.alias.startswith(_ALIAS):
+                for address, length in links.addresses_of(self._kernel.route, link.index):
+                    ours.add(str(ipaddress.ip_interface(f"{address}/{length}").network))
+        return tuple(sorted(set(links.route_destinations(self._kernel.route)) - ours))
+
+
+def _assert_bridge(link: Link) -> None:
+    if link.kind != "bridge":
+        message = f"existing interface {link.name} is not a bridge"
+        raise PortError("create", message, fault=Fault.FORBIDDEN)
+
+
+def _cidr(listed: object) -> str:
+    """A subnet as libnftables lists it: `{"prefix": {"addr": ..., "len": ...}}`, or a single address."""
+    if isinstance(listed, dict):
+        prefix = listed["prefix"]
+        return f"{prefix['addr']}/{prefix['len']}"
+    return str(listed)
+
+
+def _failed(operation: str, what: str, error: OSError) -> PortError:
+    reason = os.strerror(error.errno).lower() if error.errno else str(error)
+    return PortError(operation, f"{what}: {reason}", errno=error.errno or 0, retriable=error.errno == errno.EBUSY)

@@ -1,0 +1,288 @@
+"""Sandboxes: a container's network namespace, the endpoints in it and the host ports that lead to them.
+
+Owns: veth pairs, addresses and routes inside a namespace, DNAT elements, port reservations and relays.
+Refuses to know: how addresses and ports were chosen, and when a container starts.
+
+A start costs one hand-over to the link thread: veth pairs, their inside, and the ports are one job.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import os
+import socket
+from collections.abc import Mapping, Sequence
+
+import trio
+
+from engine.aggregates.values.endpoints import PublishedPort
+from engine.aggregates.values.ids import ContainerID
+from engine.drivers.linux.network import elements, hostports, links, namespaces, netlink, networks
+from engine.drivers.linux.network.elements import Publication
+from engine.drivers.linux.network.hostports import Reservation
+from engine.drivers.linux.network.relay import relay
+from engine.drivers.linux.network.state import Kernel
+from engine.drivers.ports.network import Join
+from engine.errors import Fault, PortError
+
+
+class _Held:
+    """What the engine holds for one joined endpoint."""
+
+    __slots__ = ("relays", "reservations")
+
+    def __init__(self, reservations: list[Reservation], relays: trio.CancelScope) -> None:
+        self.reservations = reservations
+        self.relays = relays
+
+
+class LinuxSandboxes:
+    """The `Sandboxes` port."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._routes: dict[ContainerID, socket.socket] = {}
+        self._held: dict[tuple[ContainerID, str], _Held] = {}
+
+    async def open(self, container_id: ContainerID, sysctls: Mapping[str, str]) -> int:
+        """A namespace with lo up and `sysctls` (`net.*`) written; its fd, which the caller closes. Must be followed by
+        `join` or `leave` (which may be given no joins), because until then a socket of the driver holds it too."""
+        ready = await self._kernel.pool.take()
+        wanted = {name: value for name, value in sysctls.items() if self._kernel.pool_sysctls.get(name) != value}
+        if wanted:
+            try:
+                await self._kernel.links.call(lambda: namespaces.write_sysctls(wanted), netns_fd=ready.netns_fd)
+            except OSError as error:
+                ready.close()
+                raise _sysctl_failed(error) from error
+        self._forget_route(container_id)
+        self._routes[container_id] = ready.route
+        return ready.netns_fd
+
+    async def join(self, container_id: ContainerID, netns_fd: int, joins: Sequence[Join]) -> None:
+        """Join endpoints and publish their ports, all or nothing. Raises PortError with moby's words."""
+        bridged = [join for join in joins if join.network.driver == "bridge"]
+        ready = self._routes.pop(container_id, None)
+        held: list[tuple[Join, list[Reservation]]] = []
+        try:
+            for join in bridged:
+                held.append((join, self._reserve(join)))
+            if bridged:
+                await self._kernel.links.call(lambda: self._join(netns_fd, bridged, ready))
+        except BaseException:
+            for _, reservations in held:
+                hostports.release(reservations)
+            raise
+        finally:
+            if ready is not None:
+                ready.close()
+        for join, reservations in held:
+            self._hold(container_id, join, reservations)
+
+    async def leave(self, container_id: ContainerID, joins: Sequence[Join], *, sandbox_gone: bool) -> None:
+        """Undo `join`, and an `open` without one. Idempotent. sandbox_gone: the veths died with the namespace; deleting
+        them here would cost 30 ms each."""
+        self._forget_route(container_id)
+        bridged = [join for join in joins if join.network.driver == "bridge"]
+        if bridged:
+            await self._kernel.links.call(lambda: self._leave(bridged, sandbox_gone=sandbox_gone))
+        for join in bridged:
+            self._let_go(container_id, join)
+
+    async def adopt(self, container_id: ContainerID, pid: int, joins: Sequence[Join]) -> None:
+        """After an engine restart: bind the ports of a live container again and make sure that its elements are there.
+        A port that a foreign process took meanwhile stays with DNAT alone: the container is not disturbed."""
+        bridged = [join for join in joins if join.network.driver == "bridge"]
+        publications = [each for join in bridged for each in publications_of(join)]
+        await self._kernel.links.call(lambda: elements.publish(self._kernel.netfilter, publications))
+        for join in bridged:
+            self._let_go(container_id, join)
+            self._hold(container_id, join, self._reserve(join, tolerant=True))
+
+    def _reserve(self, join: Join, *, tolerant: bool = False) -> list[Reservation]:
+        made: list[Reservation] = []
+        for port in join.ports:
+            try:
+                reservation = hostports.reserve(port, _target(join, port), relayed=needs_relay(join, port))
+            except PortError as error:
+                if tolerant:
+                    continue
+                hostports.release(made)
+                raise _explained(join, error) from error
+            if reservation is not None:
+                made.append(reservation)
+        return made
+
+    def _hold(self, container_id: ContainerID, join: Join, reservations: list[Reservation]) -> None:
+        held = _Held(reservations, trio.CancelScope())
+        self._held[container_id, join.endpoint.endpoint_id] = held
+        nursery = self._kernel.nursery
+        assert nursery is not None, "the driver is running"
+        for reservation in reservations:
+            if reservation.socket is not None and needs_relay(join, reservation.port):
+                target = (_target(join, reservation.port), reservation.port.container_port)
+                nursery.start_soon(relay, held.relays, reservation.socket, target, name="port-relay")
+
+    def _let_go(self, container_id: ContainerID, join: Join) -> None:
+        held = self._held.pop((container_id, join.endpoint.endpoint_id), None)
+        if held is not None:
+            held.relays.cancel()
+            hostports.release(held.reservations)
+
+    def _forget_route(self, container_id: ContainerID) -> None:
+        route = self._routes.pop(container_id, None)
+        if route is not None:
+            route.close()
+
+    def _join(self, netns_fd: int, joins: Sequence[Join], ready: socket.socket | None) -> None:
+        """On the link thread."""
+        made: list[str] = []
+        inside = ready if ready is not None else _route_inside(netns_fd)
+        try:
+            for join in joins:
+                self._connect(netns_fd, inside, join, made)
+            elements.publish(self._kernel.netfilter, [each for join in joins for each in publications_of(join)])
+        except (OSError, PortError) as error:
+            for name in made:
+                self._delete_veth(name)
+            if isinstance(error, PortError):
+                raise
+            raise _join_failed(error) from error
+        finally:
+            if inside is not ready:
+                inside.close()
+
+    def _connect(self, netns_fd: int, inside: socket.socket, join: Join, made: list[str]) -> None:
+        endpoint = join.endpoint
+        bridge = links.find(self._kernel.route, networks.bridge_name(join.network))
+        if bridge is None:
+            raise PortError("join", f"network {join.network.network_id} has no bridge", fault=Fault.NOT_FOUND)
+        name = veth_name(endpoint.endpoint_id)
+        pair = links.new_veth(
+            name,
+            join.interface,
+            netns_fd,
+            master=bridge.index,
+            mac_address=endpoint.mac_address,
+            mtu=networks.mtu_of(join.network),
+        )
+        netlink.transact(self._kernel.route, [pair])
+        made.append(name)
+        if not networks.icc_of(join.network):
+            outside = links.find(self._kernel.route, name)
+            assert outside is not None, "a veth just made is there"
+            netlink.transact(self._kernel.route, [links.isolate_port(outside.index)])
+        if endpoint.ipv6_address:
+            _allow_ipv6(netns_fd, join.interface)
+        peer = links.find(inside, join.interface)
+        assert peer is not None, "the peer of a veth just made is there"
+        netlink.transact(inside, _configuration(join, peer.index))
+
+    def _leave(self, joins: Sequence[Join], *, sandbox_gone: bool) -> None:
+        ports = [each.port for join in joins for each in publications_of(join)]
+        elements.withdraw(self._kernel.netfilter, ports)
+        if not sandbox_gone:
+            for join in joins:
+                self._delete_veth(veth_name(join.endpoint.endpoint_id))
+
+    def _delete_veth(self, name: str) -> None:
+        try:
+            netlink.transact(self._kernel.route, [links.delete_link(name)])
+        except OSError as error:
+            if error.errno != errno.ENODEV:
+                raise _join_failed(error) from error
+
+
+def veth_name(endpoint_id: str) -> str:
+    return f"veth{endpoint_id[:7]}"
+
+
+def publications_of(join: Join) -> list[Publication]:
+    """The elements of an endpoint's ports: those whose host address and endpoint share a family. Internal networks
+    publish nothing, as in moby."""
+    if join.network.internal:
+        return []
+    return [
+        Publication(port=port, address=address)
+        for port in join.ports
+        if (address := _address_of_family(join, _version(port.host_ip)))
+    ]
+
+
+def needs_relay(join: Join, port: PublishedPort) -> bool:
+    """IPv6 addresses are relayed: `::1` can not be DNATed, and a container may have no IPv6 address; DNAT, where it can
+    serve the packet, comes before. Likewise an IPv4 host address of a container without IPv4."""
+    return not join.network.internal and (_version(port.host_ip) == 6 or not join.endpoint.ipv4_address)
+
+
+def _target(join: Join, port: PublishedPort) -> str:
+    version = _version(port.host_ip)
+    return _address_of_family(join, version) or _address_of_family(join, 10 - version)
+
+
+def _address_of_family(join: Join, version: int) -> str:
+    return join.endpoint.ipv4_address if version == 4 else join.endpoint.ipv6_address
+
+
+def _version(address: str) -> int:
+    return ipaddress.ip_address(address).version
+
+
+def _configuration(join: Join, index: int) -> list[netlink.Request]:
+    """Addresses, up, default routes: in one send."""
+    endpoint = join.endpoint
+    requests = []
+    if endpoint.ipv4_address:
+        requests.append(links.new_address(index, endpoint.ipv4_address, endpoint.ipv4_prefix_length))
+    if endpoint.ipv6_address:
+        requests.append(links.new_address(index, endpoint.ipv6_address, endpoint.ipv6_prefix_length))
+    requests.append(links.set_link(index, up=True))
+    if join.default_route:
+        gateways = (endpoint.ipv4_gateway, endpoint.ipv6_gateway)
+        requests += [links.default_route(index, gateway) for gateway in gateways if gateway]
+    return requests
+
+
+def _route_inside(netns_fd: int) -> socket.socket:
+    """A routing socket of the namespace; on the link thread."""
+    home = namespaces.open_current()
+    try:
+        with namespaces.entered(netns_fd, home):
+            return netlink.open_socket(netlink.ROUTE)
+    finally:
+        os.close(home)
+
+
+def _allow_ipv6(netns_fd: int, interface: str) -> None:
+    home = namespaces.open_current()
+    try:
+        with namespaces.entered(netns_fd, home):
+            namespaces.write_sysctls({f"net.ipv6.conf.{interface.replace('.', '/')}.disable_ipv6": "0"})
+    finally:
+        os.close(home)
+
+
+def _explained(join: Join, error: PortError) -> PortError:
+    """In the words clients see: whose endpoint it was."""
+    if not join.endpoint_name:
+        return error
+    prefix = f"driver failed programming external connectivity on endpoint {join.endpoint_name}"
+    return PortError(
+        error.operation,
+        f"{prefix} ({join.endpoint.endpoint_id}): {error.message}",
+        fault=error.fault,
+        errno=error.errno,
+        retriable=error.retriable,
+    )
+
+
+def _join_failed(error: OSError) -> PortError:
+    reason = os.strerror(error.errno).lower() if error.errno else str(error)
+    return PortError("join", f"failed to set up container networking: {reason}", errno=error.errno or 0)
+
+
+def _sysctl_failed(error: OSError) -> PortError:
+    """As runc says it, because moby leaves the writing of net.* to runc."""
+    reason = os.strerror(error.errno).lower() if error.errno else str(error)
+    return PortError("open", f"open {error.filename}: {reason}", fault=Fault.INVALID, errno=error.errno or 0)
