@@ -11,19 +11,12 @@ from typing import Protocol
 
 import msgspec
 
+from engine.aggregates.values.descriptor import Descriptor as Descriptor
 from engine.aggregates.values.ids import ChainID, ContainerID, DiffID, Digest
 from engine.drivers.ports.runtime import RootFilesystem
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all or 0)."""
-
-
-class Descriptor(msgspec.Struct, frozen=True, kw_only=True):
-    """What a blob is: OCI content descriptor. size in bytes."""
-
-    media_type: str
-    digest: Digest
-    size: int
 
 
 class Layer(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,8 +53,16 @@ class StorageInventory(msgspec.Struct, frozen=True, kw_only=True):
 class BlobStore(Protocol):
     """Verified content by digest."""
 
-    async def ingest(self, source: AsyncIterator[bytes], expected: Digest | None = None) -> Descriptor:
-        """Store a stream; verified before it becomes visible. Raises PortError(INVALID) on a digest mismatch."""
+    async def ingest(
+        self,
+        source: AsyncIterator[bytes],
+        expected: Digest | None = None,
+        *,
+        size: int | None = None,
+        progress: Progress | None = None,
+    ) -> Descriptor:
+        """Store a stream; verified before it becomes visible. size: what a descriptor promised; a longer stream is cut
+        off and refused. Raises PortError(INVALID) on a mismatch, PortError(DISK_FULL), leaving nothing."""
         ...
 
     def path(self, digest: Digest) -> str: ...
@@ -115,7 +116,8 @@ class RootFilesystems(Protocol):
 
 
 class Files(Protocol):
-    """Files inside a container, running (pid > 0: through /proc/<pid>/root) or not, symlinks resolved inside its root."""
+    """Files inside a container, running (pid > 0: through /proc/<pid>/root) or not, symlinks resolved inside its
+    root."""
 
     async def stat(self, root: FilesRoot, path: str) -> PathStat: ...
 
@@ -124,7 +126,12 @@ class Files(Protocol):
         ...
 
     async def extract(
-        self, root: FilesRoot, path: str, archive: AsyncIterator[bytes], *, no_overwrite_dir_non_dir: bool,
+        self,
+        root: FilesRoot,
+        path: str,
+        archive: AsyncIterator[bytes],
+        *,
+        no_overwrite_dir_non_dir: bool,
         copy_uid_gid: bool,
     ) -> None: ...
 
@@ -145,3 +152,18 @@ class FilesRoot(msgspec.Struct, frozen=True, kw_only=True):
     rootfs: RootFilesystem
     mounts: tuple[FilesMount, ...] = ()
     readonly: bool = False
+
+
+class ContainerFolders(Protocol):
+    """`<data-root>/containers/<id>/`: the generated files and the logs of a container."""
+
+    async def write(self, container_id: ContainerID, files: Mapping[str, str]) -> str:
+        """Write small files (hosts, hostname, resolv.conf); the folder's path. Existing files are rewritten in place, so
+        that a running container's bind mounts see the change."""
+        ...
+
+    def path(self, container_id: ContainerID) -> str: ...
+
+    async def discard(self, container_id: ContainerID) -> None: ...
+
+    async def list_folders(self) -> tuple[ContainerID, ...]: ...

@@ -1,0 +1,144 @@
+"""Port BlobStore on a file system: verified content by digest.
+
+Owns `<data-root>/content/sha256`. A blob is written to an unnamed place, hashed on the way, fsynced, and only then
+linked under its digest: what has a name is whole. Two writers of the same digest end with one file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import AsyncIterator, Callable
+from typing import Any, TypeVar
+
+import trio
+
+from engine.aggregates.values.descriptor import Descriptor
+from engine.aggregates.values.ids import Digest
+from engine.drivers.linux.storage.errors import as_port_error
+from engine.drivers.linux.storage.places import DIRECTORY_MODE, Places, hex_of, sync_directory
+from engine.drivers.ports.storage import Progress
+from engine.errors import Fault, PortError
+
+T = TypeVar("T")
+
+READ_BYTES_MAX = 8 << 20
+_BATCH = 1 << 20
+"""Chunks are gathered to this size before a thread hashes and writes them: a hop costs as much as hashing 100 KB."""
+
+
+class LinuxBlobStore:
+    """See engine/drivers/ports/storage.py, BlobStore."""
+
+    def __init__(self, places: Places, limiter: trio.CapacityLimiter) -> None:
+        self._places = places
+        self._limiter = limiter
+
+    async def ingest(
+        self,
+        source: AsyncIterator[bytes],
+        expected: Digest | None = None,
+        *,
+        size: int | None = None,
+        progress: Progress | None = None,
+    ) -> Descriptor:
+        if expected is not None:
+            hex_of(expected)
+        with as_port_error("ingest"):
+            writer = await self._in_thread(_Writer, self._places)
+        try:
+            await self._write(writer, source, size, progress)
+            if size is not None and writer.size != size:
+                raise _mismatch(f"expected {size} bytes, got {writer.size}")
+            digest = writer.digest()
+            if expected is not None and digest != expected:
+                raise _mismatch(f"filesystem layer verification failed for digest {expected}")
+            with as_port_error("ingest"):
+                await self._in_thread(writer.publish, self._places.blob(digest))
+        finally:
+            writer.abandon()
+        return Descriptor(media_type="application/octet-stream", digest=digest, size=writer.size)
+
+    async def _write(
+        self, writer: _Writer, source: AsyncIterator[bytes], size: int | None, progress: Progress | None
+    ) -> None:
+        waiting: list[bytes] = []
+        length = 0
+        async for chunk in source:
+            waiting.append(chunk)
+            length += len(chunk)
+            if size is not None and writer.size + length > size:
+                raise _mismatch(f"more than the expected {size} bytes")
+            if length >= _BATCH:
+                await self._flush(writer, waiting, size, progress)
+                waiting, length = [], 0
+        if waiting:
+            await self._flush(writer, waiting, size, progress)
+
+    async def _flush(self, writer: _Writer, chunks: list[bytes], size: int | None, progress: Progress | None) -> None:
+        with as_port_error("ingest"):
+            await self._in_thread(writer.write, chunks)
+        if progress is not None:
+            progress(writer.size, size or 0)
+
+    async def _in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
+        return await trio.to_thread.run_sync(function, *arguments, limiter=self._limiter)
+
+    def path(self, digest: Digest) -> str:
+        return self._places.blob(digest)
+
+    async def has(self, digest: Digest) -> bool:
+        return os.path.exists(self._places.blob(digest))
+
+    async def read(self, digest: Digest) -> bytes:
+        with as_port_error("read blob"):
+            return await self._in_thread(_read, self._places.blob(digest))
+
+    async def discard(self, digest: Digest) -> None:
+        with as_port_error("discard blob"):
+            self._places.discard(self._places.blob(digest))
+
+
+class _Writer:
+    """One blob being written. Its methods block: they run in threads, one at a time."""
+
+    def __init__(self, places: Places) -> None:
+        os.makedirs(places.content, DIRECTORY_MODE, exist_ok=True)
+        self._path = places.new_temporary("blob")
+        self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self._hash = hashlib.sha256()
+        self.size = 0
+
+    def write(self, chunks: list[bytes]) -> None:
+        data = memoryview(chunks[0] if len(chunks) == 1 else b"".join(chunks))
+        self._hash.update(data)
+        self.size += len(data)
+        while data:
+            data = data[os.write(self._fd, data) :]
+
+    def digest(self) -> Digest:
+        return Digest("sha256:" + self._hash.hexdigest())
+
+    def publish(self, path: str) -> None:
+        os.fsync(self._fd)
+        os.chmod(self._fd, 0o644)
+        os.rename(self._path, path)
+        sync_directory(os.path.dirname(path))
+
+    def abandon(self) -> None:
+        os.close(self._fd)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path)
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:
+        body = file.read(READ_BYTES_MAX + 1)
+    if len(body) > READ_BYTES_MAX:
+        raise PortError("read blob", f"blob is larger than {READ_BYTES_MAX} bytes", fault=Fault.INVALID)
+    return body
+
+
+def _mismatch(words: str) -> PortError:
+    return PortError("ingest", words, fault=Fault.INVALID, retriable=True)

@@ -1,0 +1,73 @@
+"""Decompression by magic number: gzip (isal, all members), zstd, or none.
+
+Owns one function that turns a file of compressed bytes into a source of plain chunks. The media type is not asked: what
+the bytes are is what they are, and moby does the same (pkg/archive, DetectCompression). xz and bzip2, which moby reads
+for `docker load` and `import`, come from the standard library.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import BinaryIO, cast
+
+CHUNK = 1 << 20
+
+GZIP, ZSTD, XZ, BZIP2 = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ\x00", b"BZh"
+MAGIC_BYTES = 6
+
+
+class CompressionError(ValueError):
+    """The compressed stream is damaged or truncated."""
+
+
+def plain_source(file: io.BufferedReader) -> Callable[[], bytes]:
+    """A function that returns the next plain bytes of `file`, b"" at the end. Raises CompressionError."""
+    magic = file.peek(MAGIC_BYTES)[:MAGIC_BYTES]
+    if magic.startswith(GZIP):
+        return _guarded(_gzip(file))
+    if magic.startswith(ZSTD):
+        return _guarded(_zstd(file))
+    if magic.startswith(XZ):
+        import lzma  # imported where it is needed: most layers are gzip, and a worker starts for each.
+
+        return _guarded(cast("BinaryIO", lzma.LZMAFile(file)))
+    if magic.startswith(BZIP2):
+        import bz2
+
+        return _guarded(cast("BinaryIO", bz2.BZ2File(file)))
+    return lambda: file.read1(CHUNK)
+
+
+def is_compressed(magic: bytes) -> bool:
+    return magic.startswith((GZIP, ZSTD, XZ, BZIP2))
+
+
+def _gzip(file: BinaryIO) -> BinaryIO:
+    from isal import igzip
+
+    return cast("BinaryIO", igzip.IGzipFile(fileobj=file, mode="rb"))  # type: ignore[no-untyped-call] # no types
+
+
+def _zstd(file: BinaryIO) -> BinaryIO:
+    import zstandard
+
+    return cast("BinaryIO", zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True))
+
+
+def _guarded(stream: BinaryIO) -> Callable[[], bytes]:
+    """Each library has its own words for damage; they become one."""
+
+    def read() -> bytes:
+        try:
+            return stream.read(CHUNK)
+        except OSError as error:
+            if error.errno:
+                raise  # the disk, not the data.
+            raise CompressionError(str(error)) from error
+        except MemoryError:
+            raise
+        except Exception as error:  # EOFError, zlib.error, IsalError, ZstdError, LZMAError
+            raise CompressionError(str(error) or "unexpected EOF") from error
+
+    return read

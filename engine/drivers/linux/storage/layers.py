@@ -1,0 +1,301 @@
+"""Port LayerStore: unpacked layers, stacked by ChainID.
+
+Owns `<data-root>/layers`. A worker unpacks into a temporary directory; the finished layer is renamed into place once
+its parent is there, so the layers of an image may be unpacked side by side, and two pulls of one layer share one
+unpack. Directories a layer only implies take their attributes from the layers below, as an overlay's copy-up would
+give them.
+
+Durability: see docs/design/storage.md. `settle` makes new layers durable; `doubtful` names those a power cut may have
+harmed, `repair` makes them again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+import trio
+
+from engine.aggregates.values.ids import ChainID, ContainerID, DiffID, Digest
+from engine.aggregates.values.layers import chain_id as chain_id_of
+from engine.drivers.linux.storage import kernel
+from engine.drivers.linux.storage.errors import as_port_error
+from engine.drivers.linux.storage.places import DIRECTORY_MODE, Places
+from engine.drivers.linux.storage.workers import Workers
+from engine.drivers.ports.storage import Layer, Progress, StorageInventory
+from engine.errors import Fault, PortError
+
+_DURABLE = "durable"
+_LAYER_ROOT_MODE = 0o755
+_PATH_DIR = os.O_PATH | os.O_DIRECTORY
+
+
+class LayerMeta(msgspec.Struct, frozen=True, kw_only=True):
+    """`meta.json` of a layer. boot: in which it was written; blob and media_type: what it can be made from again."""
+
+    chain_id: ChainID
+    diff_id: DiffID
+    parent: ChainID | None
+    size: int
+    entries: int
+    blob: Digest
+    media_type: str
+    boot: str
+
+
+class LinuxLayerStore:
+    """See engine/drivers/ports/storage.py, LayerStore."""
+
+    def __init__(self, places: Places, workers: Workers, limiter: trio.CapacityLimiter) -> None:
+        self._places = places
+        self._workers = workers
+        self._limiter = limiter
+        self._under_way: dict[ChainID, trio.Event] = {}
+
+    async def unpack(
+        self, blob: Digest, media_type: str, diff_id: DiffID, parent: ChainID | None, progress: Progress | None = None
+    ) -> Layer:
+        chain_id = chain_id_of(parent, diff_id)
+        while (others := self._under_way.get(chain_id)) is not None:
+            await others.wait()
+        layer = await self.lookup(chain_id)
+        if layer is not None:
+            return layer
+        done = self._under_way[chain_id] = trio.Event()
+        try:
+            return await self._unpack(chain_id, blob, media_type, diff_id, parent, progress)
+        finally:
+            del self._under_way[chain_id]
+            done.set()
+
+    async def lookup(self, chain_id: ChainID) -> Layer | None:
+        meta = await self.meta(chain_id)
+        return None if meta is None else Layer(chain_id=chain_id, diff_id=meta.diff_id, size=meta.size)
+
+    async def meta(self, chain_id: ChainID) -> LayerMeta | None:
+        """What the store knows of a layer, or None."""
+        with as_port_error("look up layer"):
+            return _read_meta(self._places.layer(chain_id))
+
+    async def discard_layer(self, chain_id: ChainID) -> None:
+        with as_port_error("discard layer"):
+            self._places.discard(self._places.layer(chain_id))
+
+    async def inventory(self) -> StorageInventory:
+        with as_port_error("inventory"):
+            return await trio.to_thread.run_sync(_inventory, self._places, limiter=self._limiter)
+
+    async def settle(self) -> None:
+        """Flush the file system once and note every layer that was complete before as durable. Idempotent."""
+        with as_port_error("sync layers"):
+            await trio.to_thread.run_sync(_settle, self._places, limiter=self._limiter)
+
+    async def doubtful(self) -> tuple[ChainID, ...]:
+        """Layers written in another boot and never made durable, and what lies on them no matter when: lowest first."""
+        with as_port_error("check layers"):
+            return await trio.to_thread.run_sync(_doubtful, self._places, limiter=self._limiter)
+
+    async def repair(self) -> tuple[ChainID, ...]:
+        """At start: unpack doubtful layers again from their blobs. Those whose blob is gone too are discarded, and
+        returned. To be called before any container starts."""
+        lost: list[ChainID] = []
+        for chain_id in await self.doubtful():
+            meta = await self.meta(chain_id)
+            await self.discard_layer(chain_id)
+            try:
+                if meta is None:
+                    lost.append(chain_id)
+                else:
+                    await self.unpack(meta.blob, meta.media_type, meta.diff_id, meta.parent)
+            except PortError:
+                lost.append(chain_id)
+        return tuple(lost)
+
+    def lowers(self, chain: Sequence[ChainID]) -> tuple[str, ...]:
+        """The directories of a chain given lowest first, topmost first as the overlay wants them."""
+        return tuple(f"{self._places.layer(chain_id)}/diff" for chain_id in reversed(chain))
+
+    async def _unpack(
+        self,
+        chain_id: ChainID,
+        blob: Digest,
+        media_type: str,
+        diff_id: DiffID,
+        parent: ChainID | None,
+        progress: Progress | None,
+    ) -> Layer:
+        with as_port_error("unpack"):
+            directory = self._places.new_temporary("layer")
+            os.mkdir(directory, DIRECTORY_MODE)
+        try:
+            with as_port_error("unpack"):
+                os.mkdir(f"{directory}/diff", _LAYER_ROOT_MODE)
+                os.chmod(f"{directory}/diff", _LAYER_ROOT_MODE)
+            outcome = await self._run_worker(blob, diff_id, f"{directory}/diff", progress)
+            ancestors = await self._ancestors(parent)
+            meta = LayerMeta(
+                chain_id=chain_id, diff_id=diff_id, parent=parent, size=outcome["size"], entries=outcome["entries"],
+                blob=blob, media_type=media_type, boot=_boot_id(),
+            )  # fmt: skip
+            with as_port_error("unpack"):
+                await trio.to_thread.run_sync(
+                    _publish, self._places, directory, meta, tuple(outcome["implied"]), self.lowers(ancestors),
+                    limiter=self._limiter,
+                )  # fmt: skip
+        finally:
+            self._places.discard(directory)
+        return Layer(chain_id=chain_id, diff_id=diff_id, size=meta.size)
+
+    async def _run_worker(
+        self, blob: Digest, diff_id: DiffID, directory: str, progress: Progress | None
+    ) -> dict[str, Any]:
+        with as_port_error("unpack"):
+            fd = os.open(self._places.blob(blob), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            size = os.fstat(fd).st_size
+            async with self._workers.limiter:
+                outcome = await self._workers.run(
+                    "unpack",
+                    {"directory": directory, "diff_id": diff_id},
+                    stdin=fd,
+                    on_progress=None if progress is None else lambda done: progress(done, size),
+                )
+        finally:
+            os.close(fd)
+        return dict(outcome)
+
+    async def _ancestors(self, parent: ChainID | None) -> tuple[ChainID, ...]:
+        """The chain up to `parent`, lowest first, waiting for one that is being unpacked. Raises
+        PortError(NOT_FOUND)."""
+        chain: list[ChainID] = []
+        while parent is not None:
+            others = self._under_way.get(parent)
+            if others is not None:
+                await others.wait()
+            meta = await self.meta(parent)
+            if meta is None:
+                raise PortError("unpack", f"parent layer {parent} is not there", fault=Fault.NOT_FOUND)
+            chain.append(parent)
+            parent = meta.parent
+        return tuple(reversed(chain))
+
+
+def _publish(
+    places: Places, directory: str, meta: LayerMeta, implied: tuple[str, ...], lowers: tuple[str, ...]
+) -> None:
+    """Give implied directories their attributes, write meta.json, rename into place."""
+    for path in ("", *implied):
+        _inherit(f"{directory}/diff", path, lowers, root=path == "")
+    with open(f"{directory}/meta.json", "wb") as file:
+        file.write(msgspec.json.encode(meta))
+        file.flush()
+        os.fsync(file.fileno())
+    os.makedirs(places.layers, DIRECTORY_MODE, exist_ok=True)
+    try:
+        os.rename(directory, places.layer(meta.chain_id))
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise  # the same layer is there: content-addressed, so it is this one.
+
+
+def _inherit(diff: str, path: str, lowers: tuple[str, ...], *, root: bool) -> None:
+    """Owner, mode, times and xattrs of the same directory in the topmost layer below that has it."""
+    resolve = kernel.RESOLVE_BENEATH | kernel.RESOLVE_NO_SYMLINKS
+    target = f"{diff}/{path}" if path else diff
+    if root and os.stat(target).st_mode & 0o7777 != _LAYER_ROOT_MODE:
+        return  # the archive said what its root is.
+    for lower in lowers:
+        with contextlib.suppress(OSError), _opened(lower) as lower_fd:
+            fd = kernel.openat2(lower_fd, os.fsencode(path) or b".", _PATH_DIR, resolve=resolve)
+            try:
+                found = os.fstat(fd)
+                os.chown(target, found.st_uid, found.st_gid)
+                os.chmod(target, stat.S_IMODE(found.st_mode))
+                source = f"/proc/self/fd/{fd}"
+                for name in os.listxattr(source):
+                    if not name.startswith("trusted.overlay."):
+                        os.setxattr(target, name, os.getxattr(source, name))
+                os.utime(target, ns=(found.st_atime_ns, found.st_mtime_ns))
+            finally:
+                os.close(fd)
+            return
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[int]:
+    fd = os.open(path, _PATH_DIR | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _read_meta(layer: str) -> LayerMeta | None:
+    try:
+        with open(f"{layer}/meta.json", "rb") as file:
+            return msgspec.json.decode(file.read(), type=LayerMeta)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None  # no layer, or one whose meta.json a power cut spoilt: not there either way.
+
+
+def _inventory(places: Places) -> StorageInventory:
+    return StorageInventory(
+        blobs=tuple(Digest(f"sha256:{name}") for name in _names(places.content)),
+        layers=tuple(ChainID(f"sha256:{name}") for name in _names(places.layers)),
+        containers=tuple(ContainerID(name) for name in _names(places.rootfs)),
+    )
+
+
+def _names(path: str) -> list[str]:
+    try:
+        return sorted(name for name in os.listdir(path) if len(name) == 64)
+    except FileNotFoundError:
+        return []
+
+
+def _settle(places: Places) -> None:
+    fresh = [
+        layer for name in _names(places.layers)
+        if not os.path.exists(f"{(layer := f'{places.layers}/{name}')}/{_DURABLE}")
+    ]  # fmt: skip
+    if not fresh:
+        return
+    fd = os.open(places.layers, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        kernel.syncfs(fd)
+    finally:
+        os.close(fd)
+    for layer in fresh:
+        with contextlib.suppress(FileNotFoundError):
+            os.close(os.open(f"{layer}/{_DURABLE}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+
+def _doubtful(places: Places) -> tuple[ChainID, ...]:
+    boot = _boot_id()
+    doubtful: list[tuple[int, ChainID]] = []
+    for name in _names(places.layers):
+        layer = f"{places.layers}/{name}"
+        if os.path.exists(f"{layer}/{_DURABLE}"):
+            continue
+        meta = _read_meta(layer)
+        if meta is None or meta.boot != boot:
+            chain_id = ChainID(f"sha256:{name}")
+            doubtful.append((_depth(places, meta), chain_id))
+    return tuple(chain_id for _, chain_id in sorted(doubtful))
+
+
+def _depth(places: Places, meta: LayerMeta | None) -> int:
+    depth = 0
+    while meta is not None and meta.parent is not None:
+        depth, meta = depth + 1, _read_meta(places.layer(meta.parent))
+    return depth
+
+
+def _boot_id() -> str:
+    with open("/proc/sys/kernel/random/boot_id") as file:
+        return file.read().strip()

@@ -1,0 +1,108 @@
+"""Where things lie under the data root, and how they leave it.
+
+Owns paths (docs/design/storage.md) and the trash: whatever is discarded is renamed into it at once, and deleted later
+by `sweep`, away from anybody's critical path. Nothing here is made by the constructor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+
+import msgspec
+
+from engine.aggregates.values.ids import SHA256_DIGEST, ChainID, ContainerID, Digest
+from engine.errors import Fault, PortError
+
+DIRECTORY_MODE = 0o710
+"""Of everything under the data root: moby's, so that only root and its group may pass through."""
+
+
+class Places(msgspec.Struct, frozen=True):
+    """Paths under one data root."""
+
+    data_root: str
+
+    @property
+    def content(self) -> str:
+        return f"{self.data_root}/content/sha256"
+
+    @property
+    def layers(self) -> str:
+        return f"{self.data_root}/layers"
+
+    @property
+    def rootfs(self) -> str:
+        return f"{self.data_root}/rootfs"
+
+    @property
+    def temporary(self) -> str:
+        return f"{self.data_root}/tmp"
+
+    @property
+    def trash(self) -> str:
+        return f"{self.data_root}/trash"
+
+    def blob(self, digest: Digest) -> str:
+        return f"{self.content}/{hex_of(digest)}"
+
+    def layer(self, chain_id: ChainID) -> str:
+        return f"{self.layers}/{hex_of(chain_id)}"
+
+    def container(self, container_id: ContainerID) -> str:
+        if len(container_id) < 2 or not container_id.isalnum():
+            raise PortError("storage", f"invalid container id {container_id!r}", fault=Fault.INVALID)
+        return f"{self.rootfs}/{container_id}"
+
+    def new_temporary(self, what: str) -> str:
+        """A path for a new file or directory on the same file system; its parent exists afterwards."""
+        os.makedirs(self.temporary, DIRECTORY_MODE, exist_ok=True)
+        return f"{self.temporary}/{what}-{secrets.token_hex(8)}"
+
+    def discard(self, path: str) -> None:
+        """Rename into the trash. Nothing happens when it is not there."""
+        os.makedirs(self.trash, DIRECTORY_MODE, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(path, f"{self.trash}/{os.path.basename(path)}-{secrets.token_hex(8)}")
+
+    def empty_trash(self) -> int:
+        """Delete what is in the trash: how many things went. What resists (a mount) stays for the next time."""
+        gone = 0
+        for path in _children(self.trash):
+            if os.path.isdir(path) and not os.path.islink(path):
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
+            gone += not os.path.lexists(path)
+        return gone
+
+    def abandon_temporaries(self) -> None:
+        """At start: nobody works on what an earlier run left unfinished."""
+        for path in _children(self.temporary):
+            self.discard(path)
+
+
+def hex_of(digest: str) -> str:
+    """The hexadecimal part, checked: it becomes a file name."""
+    if not SHA256_DIGEST.fullmatch(digest):
+        raise PortError("storage", f"invalid digest {digest!r}", fault=Fault.INVALID)
+    return digest[len("sha256:") :]
+
+
+def sync_directory(path: str) -> None:
+    """Make a rename or link in a directory durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _children(path: str) -> list[str]:
+    try:
+        return [entry.path for entry in os.scandir(path)]
+    except FileNotFoundError:
+        return []

@@ -1,0 +1,131 @@
+"""Port RootFilesystems: the read-write layer of each container.
+
+Owns `<data-root>/rootfs` and the lowest layer of every root, `layers/init`: the mount points a container needs
+(moby's init layer). It lies below the image, not above it as moby's, so it is made once for all images and the
+image's own files win. Mounting is the runtime's, in the container's own mount namespace.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import stat
+from collections.abc import Sequence
+
+import trio
+
+from engine.aggregates.values.ids import ChainID, ContainerID
+from engine.drivers.linux.storage.errors import as_port_error
+from engine.drivers.linux.storage.layers import LinuxLayerStore
+from engine.drivers.linux.storage.places import DIRECTORY_MODE, Places
+from engine.drivers.linux.storage.workers import Workers
+from engine.drivers.ports.runtime import RootFilesystem
+from engine.drivers.ports.storage import Change
+from engine.errors import Fault, PortError
+
+_INIT_DIRECTORIES = ("dev", "dev/pts", "dev/shm", "etc", "proc", "sys")
+_INIT_FILES = (".dockerenv", "dev/console", "etc/hostname", "etc/hosts", "etc/resolv.conf")
+_INIT_LINKS = (("etc/mtab", "/proc/mounts"),)
+
+
+class LinuxRootFilesystems:
+    """See engine/drivers/ports/storage.py, RootFilesystems."""
+
+    def __init__(
+        self, places: Places, layers: LinuxLayerStore, workers: Workers, limiter: trio.CapacityLimiter
+    ) -> None:
+        self._places = places
+        self._layers = layers
+        self._workers = workers
+        self._limiter = limiter
+
+    async def prepare(self, container_id: ContainerID, chain: Sequence[ChainID], *, volatile: bool) -> RootFilesystem:
+        with as_port_error("prepare rootfs"):
+            directory = self._places.container(container_id)
+            lowers = (*self._layers.lowers(chain), f"{self._places.layers}/init/diff")
+            _make_init_layer(self._places)
+            for chain_id, lower in zip(reversed(chain), lowers, strict=False):
+                if not os.path.isdir(lower):
+                    raise PortError("prepare rootfs", f"layer {chain_id} does not exist", fault=Fault.NOT_FOUND)
+            if not os.path.isdir(directory):
+                _make_layer(self._places, directory, lowers)
+            # The kernel leaves this mark in a volatile overlay's work directory and refuses to mount it again.
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(f"{directory}/work/work/incompat")
+        return RootFilesystem(lowers=lowers, upper=f"{directory}/upper", work=f"{directory}/work", volatile=volatile)
+
+    async def discard_rootfs(self, container_id: ContainerID) -> None:
+        with as_port_error("discard rootfs"):
+            self._places.discard(self._places.container(container_id))
+
+    async def usage(self, container_id: ContainerID) -> int:
+        upper = f"{self._places.container(container_id)}/upper"
+        return await trio.to_thread.run_sync(tree_size, upper, limiter=self._limiter)
+
+    async def changes(self, container_id: ContainerID) -> tuple[Change, ...]:
+        found = await self._workers.run("changes", self._layer_fields(container_id))
+        return tuple(Change(path=path, kind=kind) for path, kind in found)
+
+    async def diff_archive(self, container_id: ContainerID, destination: str) -> None:
+        fields = {**self._layer_fields(container_id), "destination": destination}
+        await self._workers.run("diff_archive", fields)
+
+    def _layer_fields(self, container_id: ContainerID) -> dict[str, object]:
+        directory = self._places.container(container_id)
+        with as_port_error("read rootfs"), open(f"{directory}/lowers") as file:
+            return {"upper": f"{directory}/upper", "lowers": file.read().split("\n")}
+
+
+def _make_layer(places: Places, directory: str, lowers: tuple[str, ...]) -> None:
+    """upper takes the attributes of the root below: they are what the container's `/` shows. `lowers` is kept beside it
+    for those who are given an id alone (`changes`)."""
+    temporary = places.new_temporary("rootfs")
+    os.mkdir(temporary, DIRECTORY_MODE)
+    os.mkdir(f"{temporary}/work", 0o700)
+    os.mkdir(f"{temporary}/upper")
+    found = os.stat(lowers[0])
+    os.chown(f"{temporary}/upper", found.st_uid, found.st_gid)
+    os.chmod(f"{temporary}/upper", stat.S_IMODE(found.st_mode))
+    with open(f"{temporary}/lowers", "w") as file:
+        file.write("\n".join(lowers))
+    os.makedirs(places.rootfs, DIRECTORY_MODE, exist_ok=True)
+    os.rename(temporary, directory)
+
+
+def _make_init_layer(places: Places) -> None:
+    layer = f"{places.layers}/init"
+    if os.path.isdir(layer):
+        return
+    os.makedirs(places.layers, DIRECTORY_MODE, exist_ok=True)
+    temporary = places.new_temporary("init")
+    root = f"{temporary}/diff"
+    for path in ("", *_INIT_DIRECTORIES):
+        os.makedirs(f"{root}/{path}")
+        os.chmod(f"{root}/{path}", 0o755)
+    for path in _INIT_FILES:
+        os.close(os.open(f"{root}/{path}", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o755))
+        os.chmod(f"{root}/{path}", 0o755)
+    for path, target in _INIT_LINKS:
+        os.symlink(target, f"{root}/{path}")
+    with contextlib.suppress(OSError):
+        os.rename(temporary, layer)  # somebody else's equal one may have come first.
+
+
+def tree_size(path: str) -> int:
+    """Bytes of files in a tree, hard links once; what vanishes meanwhile does not count."""
+    total = 0
+    seen: set[tuple[int, int]] = set()
+    waiting = [path]
+    while waiting:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(waiting.pop()) as children:
+            for child in children:
+                with contextlib.suppress(FileNotFoundError):
+                    found = child.stat(follow_symlinks=False)
+                    if stat.S_ISDIR(found.st_mode):
+                        waiting.append(child.path)
+                    elif found.st_nlink == 1 or (found.st_dev, found.st_ino) not in seen:
+                        if found.st_nlink > 1:
+                            seen.add((found.st_dev, found.st_ino))
+                        total += found.st_size
+    return total

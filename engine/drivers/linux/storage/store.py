@@ -1,0 +1,43 @@
+"""The storage driver put together: what bootstrap makes, and its housekeeping.
+
+Owns the order of start (abandon temporaries, repair layers) and the sweeper, a task for the root nursery.
+"""
+
+from __future__ import annotations
+
+import trio
+
+from engine.drivers.linux.storage.blobs import LinuxBlobStore
+from engine.drivers.linux.storage.layers import LinuxLayerStore
+from engine.drivers.linux.storage.places import Places
+from engine.drivers.linux.storage.rootfs import LinuxRootFilesystems
+from engine.drivers.linux.storage.workers import Workers
+
+SWEEP_INTERVAL_S = 5.0
+"""How often the trash is looked at. An empty look costs one directory read."""
+
+
+class LinuxStorage:
+    """One data root's stores. Attributes are the ports: blobs, layers, rootfs."""
+
+    def __init__(self, data_root: str, *, parallel_unpacks: int = 2) -> None:
+        self.places = Places(data_root)
+        self.workers = Workers(parallel_unpacks)
+        limiter = trio.CapacityLimiter(8)
+        self._sweep_limiter = trio.CapacityLimiter(1)
+        self.blobs = LinuxBlobStore(self.places, limiter)
+        self.layers = LinuxLayerStore(self.places, self.workers, limiter)
+        self.rootfs = LinuxRootFilesystems(self.places, self.layers, self.workers, limiter)
+
+    async def sweep(self) -> None:
+        """Run for ever: empty the trash and make new layers durable. First it abandons what an earlier run left
+        unfinished, so start it before anything else uses the stores; `repair` is the caller's, before containers."""
+        self.places.abandon_temporaries()
+        while True:
+            await self.sweep_once()
+            await trio.sleep(SWEEP_INTERVAL_S)
+
+    async def sweep_once(self) -> int:
+        """One round: how many things were deleted."""
+        await self.layers.settle()
+        return await trio.to_thread.run_sync(self.places.empty_trash, limiter=self._sweep_limiter)

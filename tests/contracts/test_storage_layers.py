@@ -1,0 +1,184 @@
+"""Contract of BlobStore, LayerStore and RootFilesystems."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import trio
+
+from engine.aggregates.values.ids import ChainID, ContainerID, DiffID, Digest
+from engine.aggregates.values.layers import chain_ids
+from engine.drivers.linux.storage.store import LinuxStorage
+from engine.errors import Fault, PortError
+from tests.support.images import compressed, digest, layer_of
+
+pytestmark = pytest.mark.root
+CONTAINER = ContainerID("c" * 64)
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Iterator[LinuxStorage]:
+    yield LinuxStorage(str(tmp_path))
+
+
+async def stream(data: bytes, size: int = 65536) -> AsyncIterator[bytes]:
+    for start in range(0, len(data), size):
+        await trio.lowlevel.checkpoint()
+        yield data[start : start + size]
+
+
+async def unpacked(storage: LinuxStorage, *layers: bytes, compress: str = "gzip") -> tuple[ChainID, ...]:
+    chain = chain_ids(DiffID(digest(layer)) for layer in layers)
+    async with trio.open_nursery() as nursery:
+        for number, layer in enumerate(layers):
+            blob, kind = compressed(layer, compress)
+            descriptor = await storage.blobs.ingest(stream(blob))
+            nursery.start_soon(
+                storage.layers.unpack,
+                descriptor.digest,
+                kind,
+                DiffID(digest(layer)),
+                chain[number - 1] if number else None,
+            )
+            await trio.lowlevel.checkpoint()
+    return chain
+
+
+def nothing_left(storage: LinuxStorage) -> bool:
+    return not os.path.exists(storage.places.temporary) or not os.listdir(storage.places.temporary)
+
+
+async def test_a_blob_is_found_under_its_digest(storage: LinuxStorage) -> None:
+    seen: list[tuple[int, int]] = []
+    data = os.urandom(3_000_000)
+    descriptor = await storage.blobs.ingest(
+        stream(data), Digest(digest(data)), size=len(data), progress=lambda *p: seen.append(p)
+    )
+    assert (descriptor.digest, descriptor.size) == (digest(data), len(data))
+    assert await storage.blobs.has(descriptor.digest)
+    assert await storage.blobs.read(descriptor.digest) == data
+    assert seen[-1] == (len(data), len(data))
+
+
+async def test_a_blob_of_another_digest_or_size_leaves_nothing(storage: LinuxStorage) -> None:
+    with pytest.raises(PortError) as refused:
+        await storage.blobs.ingest(stream(b"one"), Digest(digest(b"other")))
+    assert refused.value.fault is Fault.INVALID
+    for size in (2, 4):
+        with pytest.raises(PortError):
+            await storage.blobs.ingest(stream(b"one"), size=size)
+    assert nothing_left(storage)
+    assert (await storage.layers.inventory()).blobs == ()
+
+
+async def test_a_cancelled_ingest_leaves_nothing(storage: LinuxStorage) -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        yield b"x" * 2_000_000
+        await trio.sleep_forever()
+
+    with trio.move_on_after(0.2) as scope:
+        await storage.blobs.ingest(endless())
+    assert scope.cancelled_caught
+    assert nothing_left(storage)
+
+
+@pytest.mark.parametrize("compress", ["gzip", "zstd", "none"])
+async def test_layers_unpack_side_by_side_and_make_one_root(storage: LinuxStorage, compress: str) -> None:
+    chain = await unpacked(
+        storage,
+        layer_of({"a": None, "a/one": b"1", "a/gone": b"2", "b": None, "b/old": b"3"}),
+        layer_of({"a/.wh.gone": b"", "b/.wh..wh..opq": b"", "b/new": b"4"}),
+        compress=compress,
+    )
+    rootfs = await storage.rootfs.prepare(CONTAINER, chain, volatile=False)
+    top, bottom, init = rootfs.lowers
+    assert Path(bottom, "a/one").read_bytes() == b"1"
+    gone = os.lstat(f"{top}/a/gone")
+    assert stat.S_ISCHR(gone.st_mode) and gone.st_rdev == 0
+    assert os.getxattr(f"{top}/b", "trusted.overlay.opaque") == b"y"
+    assert os.path.exists(f"{init}/etc/resolv.conf")
+    assert (await storage.layers.inventory()).layers == tuple(sorted(chain))
+    layer = await storage.layers.lookup(chain[0])
+    assert layer is not None and layer.size == 3
+
+
+async def test_unpacking_twice_is_unpacking_once(storage: LinuxStorage) -> None:
+    layer = layer_of({"f": b"x"})
+    assert await unpacked(storage, layer) == await unpacked(storage, layer)
+    assert len((await storage.layers.inventory()).layers) == 1
+
+
+async def test_a_layer_that_is_not_the_promised_one_leaves_nothing(storage: LinuxStorage) -> None:
+    blob, kind = compressed(layer_of({"f": b"x"}), "gzip")
+    descriptor = await storage.blobs.ingest(stream(blob))
+    with pytest.raises(PortError, match="don't match image configuration") as refused:
+        await storage.layers.unpack(descriptor.digest, kind, DiffID(digest(b"other")), None)
+    assert refused.value.fault is Fault.INVALID
+    assert (await storage.layers.inventory()).layers == ()
+    assert nothing_left(storage)
+
+
+async def test_a_truncated_layer_is_refused(storage: LinuxStorage) -> None:
+    layer = layer_of({"f": os.urandom(200_000)})
+    for blob in (compressed(layer, "gzip")[0][:-5000], compressed(layer, "zstd")[0][:-5000], layer[:100_000]):
+        descriptor = await storage.blobs.ingest(stream(blob))
+        with pytest.raises(PortError) as refused:
+            await storage.layers.unpack(descriptor.digest, "", DiffID(digest(layer)), None)
+        assert refused.value.fault is Fault.INVALID
+    assert (await storage.layers.inventory()).layers == ()
+
+
+async def test_an_implied_directory_takes_the_attributes_of_the_one_below(
+    storage: LinuxStorage, tmp_path: Path
+) -> None:
+    import io
+    import tarfile
+
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        entry = tarfile.TarInfo("home/user")
+        entry.type, entry.mode, entry.uid, entry.mtime = tarfile.DIRTYPE, 0o2750, 1000, 77
+        tar.addfile(entry)
+    chain = await unpacked(storage, out.getvalue(), layer_of({"home/user/file": b""}))
+    found = os.stat(f"{storage.layers.lowers(chain)[0]}/home/user")
+    assert (stat.S_IMODE(found.st_mode), found.st_uid, found.st_mtime) == (0o2750, 1000, 77)
+
+
+async def test_the_read_write_layer_is_kept_until_it_is_discarded(storage: LinuxStorage) -> None:
+    chain = await unpacked(storage, layer_of({"f": b"x"}))
+    rootfs = await storage.rootfs.prepare(CONTAINER, chain, volatile=False)
+    Path(rootfs.upper, "mine").write_bytes(b"12345")
+    assert await storage.rootfs.prepare(CONTAINER, chain, volatile=False) == rootfs
+    assert await storage.rootfs.usage(CONTAINER) == 5
+    assert (await storage.layers.inventory()).containers == (CONTAINER,)
+    await storage.rootfs.discard_rootfs(CONTAINER)
+    await storage.rootfs.discard_rootfs(CONTAINER)
+    assert (await storage.layers.inventory()).containers == ()
+    assert await storage.sweep_once() == 1
+    assert os.listdir(storage.places.trash) == []
+
+
+async def test_a_root_over_a_missing_layer_is_refused(storage: LinuxStorage) -> None:
+    with pytest.raises(PortError) as refused:
+        await storage.rootfs.prepare(CONTAINER, [ChainID(digest(b"nothing"))], volatile=False)
+    assert refused.value.fault is Fault.NOT_FOUND
+
+
+async def test_a_layer_of_another_boot_is_made_again_unless_durable(storage: LinuxStorage) -> None:
+    chain = await unpacked(storage, layer_of({"f": b"x"}), layer_of({"g": b"y"}))
+    meta = Path(storage.places.layer(chain[0]), "meta.json")
+    current = await storage.layers.meta(chain[0])
+    assert current is not None
+    meta.write_text(meta.read_text().replace(current.boot, "another-boot"))
+    harmed = Path(storage.layers.lowers(chain)[1], "f")
+    harmed.write_bytes(b"")
+    assert await storage.layers.doubtful() == (chain[0],)
+    assert await storage.layers.repair() == ()
+    assert harmed.read_bytes() == b"x"
+    await storage.layers.settle()
+    meta.write_text(meta.read_text().replace(current.boot, "another-boot"))
+    assert await storage.layers.doubtful() == ()
