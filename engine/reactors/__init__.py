@@ -1,0 +1,1 @@
+"""Reactors make the world follow the log: `plan` is pure, `perform` calls ports, facts come back as report commands."""

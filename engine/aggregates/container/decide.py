@@ -132,7 +132,8 @@ def _stop(state: ContainerState, command: c.StopContainer) -> Events:
         raise Rejected(Reason.NOT_MODIFIED, "")
     if state.stop is not None and not state.stop.restart and 0 < state.stop.deadline <= command.deadline:
         return ()  # An earlier stop is due sooner: this one waits for the same exit.
-    return (e.ContainerStopRequested(at=command.at, signal=command.signal, deadline=command.deadline),)
+    request = e.ContainerStopRequested(at=command.at, signal=command.signal, deadline=command.deadline)
+    return (request, *_thawed(state, command.at))
 
 
 def _restart(state: ContainerState, command: c.RestartContainer) -> Events:
@@ -140,9 +141,15 @@ def _restart(state: ContainerState, command: c.RestartContainer) -> Events:
         return (e.ContainerStartRequested(run=state.run + 1, at=command.at),)
     if state.status not in ALIVE:
         _conflict(f"container {state.container_id} cannot be restarted while it is {state.status.value}")
-    return (
-        e.ContainerStopRequested(at=command.at, signal=command.signal, deadline=command.deadline, restart=True),
+    request = e.ContainerStopRequested(
+        at=command.at, signal=command.signal, deadline=command.deadline, restart=True
     )
+    return (request, *_thawed(state, command.at))
+
+
+def _thawed(state: ContainerState, at: int) -> Events:
+    """A frozen process can not act on a signal: whatever sends one thaws it first, as moby does."""
+    return (e.ContainerUnpauseRequested(at=at),) if state.status is Status.PAUSED else ()
 
 
 def _kill(state: ContainerState, command: c.KillContainer) -> Events:
@@ -155,7 +162,7 @@ def _kill(state: ContainerState, command: c.KillContainer) -> Events:
         if not ends:
             _conflict(f"cannot kill container: {state.name}: container {state.container_id} is not running")
         return (request, e.ContainerStopped(at=command.at))
-    return (request,)
+    return (request, *_thawed(state, command.at))
 
 
 def _pause(state: ContainerState, command: c.PauseContainer) -> Events:
@@ -349,7 +356,8 @@ def _exited(state: ContainerState, command: c.ReportExited) -> Events:
     if state.stop is not None:
         stopped = e.ContainerStopped(at=command.at, restart=state.stop.restart)
         if state.stop.restart:
-            return (exited, stopped)
+            now = e.ContainerRestartScheduled(due_at=command.at, delay_ms=0, restart_count=0)
+            return (exited, stopped, now)
         return (exited, stopped, *_auto_remove(state, command.at))
     if not wants_restart(state.host.restart_policy, command.exit_code, state.restart_count, state.manually_stopped):
         return (exited, *_auto_remove(state, command.at))

@@ -1,0 +1,276 @@
+"""An image: known by the digest of its configuration, named by references, made of layers that others may share.
+
+The event holds what lists and decisions need; the configuration itself (env included) stays in its blob, which the
+digest pins. Which layers and blobs may be deleted is a fold over all images and containers, never a counter.
+Small aggregate in one module: commands, events, state, lifecycle, decide.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from typing import ClassVar, assert_never
+
+import msgspec
+from msgspec.structs import replace
+
+from engine.aggregates.decider import Command, Decider, Event, Reason, Rejected
+from engine.aggregates.values.descriptor import Descriptor
+from engine.aggregates.values.ids import ChainID, DiffID, Digest, ImageID
+from engine.aggregates.values.platform import Platform
+
+
+class ImageLayer(msgspec.Struct, frozen=True, kw_only=True):
+    """One layer: the blob as received and the unpacked tree it became. size: bytes unpacked."""
+
+    diff_id: DiffID
+    chain_id: ChainID
+    blob: Descriptor
+    size: int
+
+
+class ImageCommand(Command, frozen=True, kw_only=True):
+    image_id: ImageID
+
+    @property
+    def key(self) -> str:
+        return self.image_id
+
+
+class AddImage(ImageCommand, frozen=True, kw_only=True):
+    """Everything is in the store and verified. Adding what is there already changes nothing. created_at: the image's own
+    (ns, 0 unknown); at: when it came here; manifest: None when it was never in a registry's form."""
+
+    at: int
+    platform: Platform
+    created_at: int
+    layers: tuple[ImageLayer, ...]
+    config: Descriptor
+    manifest: Descriptor | None
+    labels: Mapping[str, str]
+    parent: ImageID = ImageID("")
+    origin: str = ""
+    """How it came: `pull`, `load`, `import`, `commit`, `build`."""
+
+
+class TagImage(ImageCommand, frozen=True, kw_only=True):
+    """reference: canonical, with a tag. The name ledger is moved in the same transaction."""
+
+    at: int
+    reference: str
+
+
+class UntagImage(ImageCommand, frozen=True, kw_only=True):
+    """reference: canonical, a tag or a repository digest."""
+
+    reference: str
+
+
+class RecordRepositoryDigest(ImageCommand, frozen=True, kw_only=True):
+    """`docker.io/library/alpine@sha256:...`: under this digest that repository had it."""
+
+    reference: str
+
+
+class RemoveImage(ImageCommand, frozen=True, kw_only=True):
+    at: int
+
+
+class ReportImageRemoved(ImageCommand, frozen=True, kw_only=True):
+    layers: tuple[ChainID, ...]
+    """The layers that ended with it (nobody else used them)."""
+
+
+class ImageAdded(Event, frozen=True, kw_only=True):
+    NAME: ClassVar[str] = "image.added"
+    at: int
+    platform: Platform
+    created_at: int
+    layers: tuple[ImageLayer, ...]
+    config: Descriptor
+    manifest: Descriptor | None = None
+    labels: Mapping[str, str] = {}
+    parent: ImageID = ImageID("")
+    origin: str = ""
+
+
+class ImageTagged(Event, frozen=True, kw_only=True):
+    NAME: ClassVar[str] = "image.tagged"
+    at: int
+    reference: str
+
+
+class ImageUntagged(Event, frozen=True, kw_only=True):
+    NAME: ClassVar[str] = "image.untagged"
+    reference: str
+
+
+class RepositoryDigestRecorded(Event, frozen=True, kw_only=True):
+    NAME: ClassVar[str] = "image.repository_digest_recorded"
+    reference: str
+
+
+class ImageRemoveRequested(Event, frozen=True, kw_only=True):
+    NAME: ClassVar[str] = "image.remove_requested"
+    at: int
+
+
+class ImageRemoved(Event, frozen=True, kw_only=True):
+    NAME: ClassVar[str] = "image.removed"
+    layers: tuple[ChainID, ...] = ()
+
+
+ImageEvent = ImageAdded | ImageTagged | ImageUntagged | RepositoryDigestRecorded | ImageRemoveRequested | ImageRemoved
+
+
+class ImageStatus(enum.Enum):
+    ABSENT = "absent"
+    READY = "ready"
+    REMOVING = "removing"
+
+
+TRANSITIONS: dict[tuple[ImageStatus, type[Event]], tuple[ImageStatus, str]] = {
+    (ImageStatus.ABSENT, ImageAdded): (ImageStatus.READY, "images reactor"),
+    (ImageStatus.READY, ImageTagged): (ImageStatus.READY, "user"),
+    (ImageStatus.READY, ImageUntagged): (ImageStatus.READY, "user"),
+    (ImageStatus.READY, RepositoryDigestRecorded): (ImageStatus.READY, "images reactor"),
+    (ImageStatus.READY, ImageRemoveRequested): (ImageStatus.REMOVING, "user"),
+    (ImageStatus.REMOVING, ImageRemoved): (ImageStatus.ABSENT, "images reactor"),
+}
+
+
+class ImageState(msgspec.Struct, frozen=True, kw_only=True):
+    """references: tags; repository_digests: `repo@digest`; both canonical. tagged_at: of the newest tag."""
+
+    image_id: ImageID
+    status: ImageStatus = ImageStatus.ABSENT
+    added_at: int = 0
+    created_at: int = 0
+    platform: Platform | None = None
+    layers: tuple[ImageLayer, ...] = ()
+    config: Descriptor | None = None
+    manifest: Descriptor | None = None
+    labels: Mapping[str, str] = {}
+    parent: ImageID = ImageID("")
+    references: frozenset[str] = frozenset()
+    repository_digests: frozenset[str] = frozenset()
+    tagged_at: int = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes of all layers unpacked."""
+        return sum(layer.size for layer in self.layers)
+
+    @property
+    def blobs(self) -> frozenset[Digest]:
+        """Everything of it in the blob store."""
+        own = [part.digest for part in (self.config, self.manifest) if part is not None]
+        return frozenset((*own, *(layer.blob.digest for layer in self.layers)))
+
+    @property
+    def chain(self) -> tuple[ChainID, ...]:
+        """The layers to stack, lowest first."""
+        return tuple(layer.chain_id for layer in self.layers)
+
+
+def initial(key: str) -> ImageState:
+    return ImageState(image_id=ImageID(key))
+
+
+def evolve(state: ImageState, event: ImageEvent) -> ImageState:
+    row = TRANSITIONS.get((state.status, type(event)))
+    assert row is not None, f"no transition from {state.status.value} by {event.NAME}"
+    status = row[0]
+    match event:
+        case ImageAdded():
+            return replace(
+                state,
+                status=status,
+                added_at=event.at,
+                created_at=event.created_at,
+                platform=event.platform,
+                layers=event.layers,
+                config=event.config,
+                manifest=event.manifest,
+                labels=event.labels,
+                parent=event.parent,
+            )
+        case ImageTagged():
+            return replace(state, references=state.references | {event.reference}, tagged_at=event.at)
+        case ImageUntagged():
+            return replace(
+                state,
+                references=state.references - {event.reference},
+                repository_digests=state.repository_digests - {event.reference},
+            )
+        case RepositoryDigestRecorded():
+            return replace(state, repository_digests=state.repository_digests | {event.reference})
+        case ImageRemoveRequested():
+            return replace(state, status=status)
+        case ImageRemoved():
+            return ImageState(image_id=state.image_id)
+        case _:
+            assert_never(event)
+
+
+ImageCommands = AddImage | TagImage | UntagImage | RecordRepositoryDigest | RemoveImage | ReportImageRemoved
+
+
+def decide(state: ImageState, command: ImageCommands) -> tuple[Event, ...]:
+    if state.status is ImageStatus.ABSENT and not isinstance(command, AddImage | ReportImageRemoved):
+        raise Rejected(Reason.NOT_FOUND, f"No such image: {state.image_id}")
+    match command:
+        case AddImage():
+            return _add(state, command)
+        case TagImage():
+            if state.status is ImageStatus.REMOVING:
+                raise Rejected(Reason.CONFLICT, f"image {state.image_id} is being removed")
+            known = command.reference in state.references
+            return () if known else (ImageTagged(at=command.at, reference=command.reference),)
+        case UntagImage():
+            known = command.reference in state.references | state.repository_digests
+            return (ImageUntagged(reference=command.reference),) if known else ()
+        case RecordRepositoryDigest():
+            known = command.reference in state.repository_digests
+            return () if known else (RepositoryDigestRecorded(reference=command.reference),)
+        case RemoveImage():
+            if state.status is ImageStatus.REMOVING:
+                raise Rejected(Reason.CONFLICT, f"image {state.image_id} is being removed")
+            names = sorted(state.references | state.repository_digests)
+            return (*(ImageUntagged(reference=name) for name in names), ImageRemoveRequested(at=command.at))
+        case ReportImageRemoved():
+            removing = state.status is ImageStatus.REMOVING
+            return (ImageRemoved(layers=command.layers),) if removing else ()
+        case _:
+            assert_never(command)
+
+
+def _add(state: ImageState, command: AddImage) -> tuple[Event, ...]:
+    if state.status is ImageStatus.REMOVING:
+        raise Rejected(Reason.CONFLICT, f"image {state.image_id} is being removed")
+    if state.status is ImageStatus.READY:
+        return ()
+    return (
+        ImageAdded(
+            at=command.at,
+            platform=command.platform,
+            created_at=command.created_at,
+            layers=command.layers,
+            config=command.config,
+            manifest=command.manifest,
+            labels=command.labels,
+            parent=command.parent,
+            origin=command.origin,
+        ),
+    )
+
+
+DECIDER: Decider[ImageState] = Decider(
+    name="image",
+    initial=initial,
+    decide=decide,
+    evolve=evolve,
+    terminal=lambda state: state.status is ImageStatus.ABSENT,
+    commands=ImageCommands.__args__,
+    events=ImageEvent.__args__,
+)

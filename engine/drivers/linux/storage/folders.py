@@ -1,0 +1,49 @@
+"""Containers' folders: small generated files that are bind-mounted into them, and their logs.
+
+Files are rewritten in place and never replaced: a bind mount holds the inode it was made from.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import trio
+
+from engine.aggregates.values.ids import ContainerID
+from engine.drivers.linux.storage.places import DIRECTORY_MODE, Places
+
+FILE_MODE = 0o644
+
+
+class LinuxContainerFolders:
+    """The ContainerFolders port."""
+
+    def __init__(self, places: Places) -> None:
+        self._places = places
+        self._root = f"{places.data_root}/containers"
+
+    def path(self, container_id: ContainerID) -> str:
+        return f"{self._root}/{container_id}"
+
+    async def write(self, container_id: ContainerID, files: Mapping[str, str]) -> str:
+        # A few hundred bytes into the page cache: a thread would cost more than the writes.
+        folder = self.path(container_id)
+        os.makedirs(folder, DIRECTORY_MODE, exist_ok=True)
+        for name, content in files.items():
+            fd = os.open(f"{folder}/{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, FILE_MODE)
+            try:
+                os.write(fd, content.encode())
+            finally:
+                os.close(fd)
+        return folder
+
+    async def discard(self, container_id: ContainerID) -> None:
+        self._places.discard(self.path(container_id))
+
+    async def list_folders(self) -> tuple[ContainerID, ...]:
+        try:
+            names = await trio.to_thread.run_sync(os.listdir, self._root)
+        except FileNotFoundError:
+            return ()
+        return tuple(ContainerID(name) for name in names)

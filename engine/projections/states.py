@@ -1,0 +1,78 @@
+"""The states of one aggregate's living members, kept in memory: the base of the container, image, network views.
+
+Owns: folding a decider's streams and forgetting the ended ones.
+Refuses to know: what the states mean; subclasses add their indexes by overriding `changed`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+import msgspec
+
+from engine.aggregates.decider import Decider, Reason, Recorded, Rejected
+
+S = TypeVar("S")
+
+PREFIX_LENGTH_MIN = 1
+
+
+class States(Generic[S]):
+    """A projection (base.Projection) of key -> state. Ended members are dropped after `changed` has seen them."""
+
+    def __init__(self, decider: Decider[S], state_type: type[S]) -> None:
+        self._decider = decider
+        self._decoder = msgspec.msgpack.Decoder(list[tuple[str, state_type]])  # type: ignore[valid-type]  # a runtime type
+        self._states: dict[str, S] = {}
+
+    @property
+    def name(self) -> str:
+        return f"{self._decider.name}s"
+
+    def apply(self, recorded: Recorded) -> None:
+        if recorded.kind != self._decider.name:
+            return
+        key = recorded.key
+        before = self._states.get(key)
+        after = self._decider.evolve(before if before is not None else self._decider.initial(key), recorded.event)
+        if self._decider.terminal(after):
+            self._states.pop(key, None)
+            self.changed(key, before, None)
+        else:
+            self._states[key] = after
+            self.changed(key, before, after)
+
+    def dump(self) -> object:
+        return list(self._states.items())
+
+    def restore(self, dumped: bytes) -> None:
+        self.reset()
+        for key, state in self._decoder.decode(dumped):
+            self._states[key] = state
+            self.changed(key, None, state)
+
+    def reset(self) -> None:
+        self._states.clear()
+
+    def changed(self, key: str, before: S | None, after: S | None) -> None:
+        """Hook for indexes: called once for every event of a member, after None when it ended."""
+
+    def get(self, key: str) -> S | None:
+        return self._states.get(key)
+
+    def __iter__(self) -> Iterator[S]:
+        """All living members, oldest first."""
+        return iter(list(self._states.values()))
+
+    def __len__(self) -> int:
+        return len(self._states)
+
+    def by_prefix(self, prefix: str) -> S | None:
+        """The one member whose key begins so. Raises Rejected(INVALID) when several do."""
+        if len(prefix) < PREFIX_LENGTH_MIN:
+            return None
+        found = [key for key in self._states if key.startswith(prefix)]
+        if len(found) > 1:
+            raise Rejected(Reason.INVALID, f"multiple IDs found with provided prefix: {prefix}")
+        return self._states[found[0]] if found else None

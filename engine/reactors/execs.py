@@ -1,0 +1,104 @@
+"""Execs: starting further processes in running containers, and sweeping those that have ended.
+
+An exec whose start a crash cut off is reported as ended with 126: the client that waited for it is gone, and running a
+command a second time is worse than not running it.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import msgspec
+import trio
+
+from engine.aggregates.container.lifecycle import Status
+from engine.aggregates.container.state import ContainerState
+from engine.aggregates.exec import ExecState, ExecStatus, RemoveExec, ReportExecExited, ReportExecStarted
+from engine.drivers.ports.runtime import ExecLaunch, Runtime, Stdio
+from engine.errors import PortError
+from engine.reactors.base import Hands, Works
+from engine.reactors.processes import Processes
+
+NAME = "execs"
+SWEEP_INTERVAL_S = 300.0
+"""Source: moby's execCommandGC; an exec can be inspected for at least this long after its end."""
+NOT_EXECUTABLE = 126
+
+
+class ExecSecret(msgspec.Struct, frozen=True, kw_only=True):
+    """What an exec's sealed bytes hold (JSON)."""
+
+    cmd: tuple[str, ...]
+    env: tuple[str, ...] = ()
+
+
+class ExecReactor:
+    """Run inside the root nursery, after reconciliation."""
+
+    def __init__(self, hands: Hands, runtime: Runtime, processes: Processes) -> None:
+        self._hands = hands
+        self._runtime = runtime
+        self._processes = processes
+
+    async def run(self, after: int, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Start what is asked for from now on, and sweep."""
+        async with trio.open_nursery() as nursery:
+            works = Works(nursery)
+            nursery.start_soon(self._sweep_forever, name="exec sweep")
+            task_status.started()
+            async for recorded in self._hands.pump.subscribe(after=after):
+                if recorded.kind != "exec":
+                    continue
+                state = self._hands.application.state("exec", recorded.key)
+                if state.status is ExecStatus.STARTING:
+                    correlation = recorded.cause.correlation
+                    works.begin(("start", state.exec_id), partial(self._start, state, correlation))
+
+    async def _start(self, state: ExecState, correlation: str) -> None:
+        container = self._hands.container(state.container_id)
+        try:
+            launch = await self._launch(state, container)
+            pid = await self._runtime.execute(launch)
+        except PortError as error:
+            failed = ReportExecExited(
+                exec_id=state.exec_id,
+                at=self._hands.clock.now_ns(),
+                exit_code=error.exit_code or NOT_EXECUTABLE,
+                error=error.message,
+            )
+            await self._hands.report(NAME, correlation, failed)
+            return
+        started = ReportExecStarted(exec_id=state.exec_id, at=self._hands.clock.now_ns(), pid=pid)
+        await self._hands.report(NAME, correlation, started)
+
+    async def _launch(self, state: ExecState, container: ContainerState) -> ExecLaunch:
+        if container.status is not Status.RUNNING:
+            raise PortError("exec", f"container {container.container_id} is not running")
+        assert state.secret is not None, "a created exec has its command line"
+        secret = msgspec.json.decode(self._hands.vault.open(state.secret), type=ExecSecret)
+        process = await self._processes.of_exec(container, state.spec, secret.cmd, secret.env)
+        spec = state.spec
+        return ExecLaunch(
+            exec_id=state.exec_id,
+            container_id=state.container_id,
+            process=process,
+            stdio=Stdio(
+                tty=spec.tty,
+                open_stdin=spec.attach_stdin and not state.detach,
+                stdin_once=True,
+                height=state.height or spec.height,
+                width=state.width or spec.width,
+            ),
+        )
+
+    async def _sweep_forever(self) -> None:
+        while True:
+            await trio.sleep(SWEEP_INTERVAL_S)
+            await self._sweep()
+
+    async def _sweep(self) -> None:
+        horizon = self._hands.clock.now_ns() - int(SWEEP_INTERVAL_S * 1e9)
+        for state in self._hands.views.execs:
+            if state.status is ExecStatus.EXITED and state.finished_at < horizon:
+                await self._hands.report(NAME, "sweep", RemoveExec(exec_id=state.exec_id))
+                await self._hands.vault.erase(f"exec:{state.exec_id}")

@@ -1,0 +1,123 @@
+"""Ends of containers: signals that ask for them, deadlines that enforce them, and exits that report them.
+
+Owns: stop and kill, and the way of an exit from the supervisor's journal into the log. An exit is forgotten by the
+supervisor only after it is in the log, so no crash between the two loses one.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import trio
+
+from engine import transactions
+from engine.aggregates.container import commands as c
+from engine.aggregates.container import events as e
+from engine.aggregates.container.lifecycle import Status
+from engine.aggregates.container.state import ContainerState
+from engine.aggregates.decider import Recorded
+from engine.aggregates.exec import ReportExecExited
+from engine.aggregates.values.ids import ContainerID, ExecID
+from engine.drivers.ports.network import Resolver, Sandboxes
+from engine.drivers.ports.runtime import Exit, Runtime, Streams
+from engine.reactors.base import Hands, Works
+from engine.reactors.lifecycle import plan as effects
+from engine.reactors.lifecycle.sandbox import joins_of
+
+NAME = "lifecycle"
+SIGKILL = 9
+DRAIN_S = 2.0
+"""How long an exit waits for the last output (a grandchild may hold the pipe for ever). Source: moby monitor.go."""
+KILL_AGAIN_S = 10.0
+"""How long a killed process has before it is killed once more. Source: moby kill.go."""
+
+
+class Ends:
+    def __init__(
+        self, hands: Hands, runtime: Runtime, streams: Streams, sandboxes: Sandboxes, resolver: Resolver
+    ) -> None:
+        self._hands = hands
+        self._runtime = runtime
+        self._streams = streams
+        self._sandboxes = sandboxes
+        self._resolver = resolver
+
+    async def signal_once(self, recorded: Recorded) -> None:
+        """Send a plain signal (`docker kill -s HUP`)."""
+        event = recorded.event
+        assert isinstance(event, e.ContainerKillRequested)
+        await self._runtime.signal(recorded.key, event.signal)
+
+    async def end(self, effect: effects.End) -> None:
+        """Signal, wait, kill. A later stop with a sooner deadline is another effect and wins by being first."""
+        await self._runtime.signal(effect.container_id, effect.signal)
+        deadline = trio.CancelScope()
+        if effect.deadline:
+            left_s = (effect.deadline - self._hands.clock.now_ns()) / 1e9
+            deadline = trio.move_on_after(max(0.0, left_s))
+        with deadline:
+            await self._ended(effect.container_id, effect.run)
+        if deadline.cancelled_caught:
+            await self._kill_until_ended(effect.container_id, effect.run, SIGKILL)
+
+    async def kill(self, effect: effects.Kill) -> None:
+        await self._kill_until_ended(effect.container_id, effect.run, effect.signal)
+
+    async def _kill_until_ended(self, container_id: ContainerID, run: int, signal: int) -> None:
+        while True:
+            await self._runtime.signal(container_id, signal)
+            if signal == SIGKILL and self._hands.container(container_id).status in (Status.PAUSED, Status.REMOVING):
+                await self._runtime.thaw(container_id)  # A frozen process can not die either (cgroup v1).
+            with trio.move_on_after(KILL_AGAIN_S):
+                await self._ended(container_id, run)
+                return
+            if signal != SIGKILL:
+                return  # The process chose to live on: that is its right with any signal but one.
+
+    async def _ended(self, container_id: ContainerID, run: int) -> None:
+        def over(state: ContainerState) -> bool:
+            return state.run != run or not state.alive
+
+        await self._hands.pump.until(f"container:{container_id}", over)
+
+    async def follow_exits(self, works: Works) -> None:
+        """Take every exit of the supervisor into the log, each in a task of its own."""
+        async for exited in self._runtime.exits():
+            key = ("exit", exited.container_id, exited.run, exited.exec_id)
+            work = self._exec_exited if exited.exec_id else self._exited
+            works.begin(key, partial(work, exited))
+
+    async def _exited(self, exited: Exit) -> None:
+        """One transaction: the exit, and everything the container held. Repeats change nothing."""
+        container_id = ContainerID(exited.container_id)
+
+        def known(state: ContainerState) -> bool:
+            return state.settled_runs >= exited.run or not state.starting
+
+        # A short-lived process can be gone before its start is in the log: the start's outcome comes first.
+        state = await self._hands.pump.until(f"container:{container_id}", known)
+        with trio.move_on_after(DRAIN_S):
+            await self._streams.drained(container_id, exited.run)
+        if state.alive and state.run == exited.run:
+            await self._resolver.stop_serving(container_id)
+            joins = joins_of(state, self._hands.views.networks)
+            await self._sandboxes.leave(container_id, joins, sandbox_gone=True)
+            report = c.ReportExited(
+                container_id=container_id,
+                run=exited.run,
+                at=exited.finished_at_ns,
+                exit_code=exited.exit_code,
+                oom_killed=exited.oom_killed,
+            )
+            await self._hands.report(
+                NAME, f"exit:{container_id}:{exited.run}", report, *transactions.release(state)
+            )
+        await self._runtime.forget(container_id, exited.run)
+
+    async def _exec_exited(self, exited: Exit) -> None:
+        exec_id = ExecID(exited.exec_id)
+        if self._hands.views.execs.get(exec_id) is not None:
+            await self._hands.pump.until(f"exec:{exec_id}", lambda state: state.settled)
+            report = ReportExecExited(exec_id=exec_id, at=exited.finished_at_ns, exit_code=exited.exit_code)
+            await self._hands.report(NAME, f"exit:{exec_id}", report)
+        await self._runtime.forget(exited.container_id, exited.run, exec_id=exec_id)

@@ -1,0 +1,38 @@
+"""Pause and unpause: the freezer follows the log, and a refusal is told."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from engine.aggregates.container import commands as c
+from engine.aggregates.decider import Command
+from engine.drivers.ports.runtime import Runtime
+from engine.errors import PortError
+from engine.reactors.base import Hands
+from engine.reactors.lifecycle import plan as effects
+
+NAME = "lifecycle"
+
+
+class Freezes:
+    def __init__(self, hands: Hands, runtime: Runtime) -> None:
+        self._hands = hands
+        self._runtime = runtime
+
+    async def freeze(self, effect: effects.Freeze, correlation: str) -> None:
+        done = c.ReportPaused(container_id=effect.container_id, at=self._hands.clock.now_ns())
+        await self._turn(self._runtime.freeze, effect, correlation, done)
+
+    async def thaw(self, effect: effects.Thaw, correlation: str) -> None:
+        done = c.ReportUnpaused(container_id=effect.container_id, at=self._hands.clock.now_ns())
+        await self._turn(self._runtime.thaw, effect, correlation, done)
+
+    async def _turn(
+        self, verb: Callable[[str], Awaitable[None]], effect: effects.Effect, correlation: str, done: Command
+    ) -> None:
+        report = done
+        try:
+            await verb(effect.container_id)
+        except PortError as error:
+            report = c.ReportFreezeFailed(container_id=effect.container_id, error=error.message)
+        await self._hands.report(NAME, correlation, report)

@@ -1,0 +1,111 @@
+"""Connecting a running container to a network, and taking it off again.
+
+The address is allocated in the log first; the kernel follows; a refusal gives the address back.
+"""
+
+from __future__ import annotations
+
+import os
+
+import trio
+from msgspec.structs import replace
+
+from engine import transactions
+from engine.aggregates.container import commands as c
+from engine.aggregates.decider import Rejected
+from engine.aggregates.network import NetworkState, ReleaseEndpoint
+from engine.aggregates.values.endpoints import Endpoint
+from engine.aggregates.values.ids import EndpointID, NetworkID
+from engine.drivers.ports.network import Join, Sandboxes
+from engine.errors import PortError
+from engine.reactors.base import Hands
+from engine.reactors.lifecycle import plan as effects
+from engine.reactors.lifecycle.names import Names
+from engine.reactors.lifecycle.sandbox import joins, joins_of
+
+NAME = "lifecycle"
+
+
+class Links:
+    def __init__(self, hands: Hands, sandboxes: Sandboxes, names: Names) -> None:
+        self._hands = hands
+        self._sandboxes = sandboxes
+        self._names = names
+
+    async def join(self, effect: effects.JoinNetwork, correlation: str) -> None:
+        """Allocate, join, report. Idempotent: an address that is held already is used."""
+        network_id = NetworkID(effect.attachment.network_id)
+        state = self._hands.container(effect.container_id)
+        try:
+            allocation = transactions.allocate(
+                state,
+                effect.attachment,
+                network_id,
+                EndpointID(self._hands.entropy.hex_id()),
+                self._hands.entropy.token(6),
+            )
+            await self._hands.report(NAME, correlation, allocation)
+            endpoint = self._endpoint(effect)
+            await self._make(effect, endpoint)
+        except (Rejected, PortError) as error:
+            await self._hands.report(
+                NAME,
+                correlation,
+                c.ReportConnectFailed(
+                    container_id=effect.container_id, network_id=network_id, error=error.message
+                ),
+                ReleaseEndpoint(network_id=network_id, container_id=effect.container_id),
+            )
+            return
+        await self._hands.report(
+            NAME,
+            correlation,
+            c.ReportConnected(container_id=effect.container_id, network_id=network_id, endpoint=endpoint),
+        )
+        await self._names.serve_running(self._hands.container(effect.container_id))
+
+    def _endpoint(self, effect: effects.JoinNetwork) -> Endpoint:
+        network = self._hands.application.state("network", effect.attachment.network_id)
+        assert isinstance(network, NetworkState)
+        return network.endpoints[effect.container_id]
+
+    async def _make(self, effect: effects.JoinNetwork, endpoint: Endpoint) -> None:
+        state = self._hands.container(effect.container_id)
+        planned = joins(
+            (*state.endpoints, endpoint), (*state.networks, effect.attachment), state.ports, self._hands.views.networks
+        )
+        mine = next((join for join in planned if join.endpoint.endpoint_id == endpoint.endpoint_id), None)
+        if mine is None:
+            return
+        # The ports stay where the start put them: only a new start moves them to another gateway (as in moby).
+        mine = replace(mine, ports=(), interface=f"eth{_free_index(state.endpoints)}")
+        await self._in_namespace(state.pid, effect.container_id, mine)
+
+    async def _in_namespace(self, pid: int, container_id: str, join: Join) -> None:
+        netns_fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            await self._sandboxes.join(effects.ContainerID(container_id), netns_fd, (join,))
+        finally:
+            os.close(netns_fd)
+
+    async def leave(self, effect: effects.LeaveNetwork, correlation: str) -> None:
+        state = self._hands.container(effect.container_id)
+        leaving = [
+            join
+            for join in joins_of(state, self._hands.views.networks)
+            if join.endpoint.network_id == effect.network_id
+        ]
+        await self._sandboxes.leave(effect.container_id, leaving, sandbox_gone=False)
+        with trio.CancelScope(shield=True):
+            await self._hands.report(
+                NAME,
+                correlation,
+                c.ReportDisconnected(container_id=effect.container_id, network_id=effect.network_id),
+                ReleaseEndpoint(network_id=NetworkID(effect.network_id), container_id=effect.container_id),
+            )
+        await self._names.serve_running(self._hands.container(effect.container_id))
+
+
+def _free_index(endpoints: tuple[Endpoint, ...]) -> int:
+    """Interfaces are numbered by joining; a gap left by a disconnect is not filled while others follow it."""
+    return len(endpoints)

@@ -1,0 +1,62 @@
+"""Names on networks: the zones the resolver answers from, and which container is served which.
+
+Owns: republishing a network's zone when its endpoints or their names change, and serving user-defined networks.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from engine.aggregates.container.state import ContainerState
+from engine.aggregates.network import NetworkState
+from engine.aggregates.values.ids import NetworkID
+from engine.drivers.ports.network import Resolver
+from engine.reactors.base import Hands
+from engine.reactors.lifecycle.sandbox import name_records
+
+
+class Names:
+    def __init__(self, hands: Hands, resolver: Resolver, upstreams: Sequence[str]) -> None:
+        self._hands = hands
+        self._resolver = resolver
+        self._upstreams = tuple(upstreams)
+
+    async def follow(self, after: int) -> None:
+        """Keep every zone up to date."""
+        for network in self._hands.views.networks:
+            self.publish(network)
+        async for recorded in self._hands.pump.subscribe(after=after):
+            if recorded.kind == "network":
+                network = self._hands.application.state("network", recorded.key)
+                assert isinstance(network, NetworkState)
+                self.publish(network)
+
+    def publish(self, network: NetworkState) -> None:
+        if network.user_defined:
+            containers = self._hands.views.containers
+            names = {state.container_id: state.name for state in containers if state.container_id in network.endpoints}
+            self._resolver.publish(network.network_id, name_records(network, dict(names)))
+
+    def resolving(self, state: ContainerState) -> tuple[NetworkID, ...]:
+        """The user-defined networks a container is on: with none, it has no resolver of ours."""
+        networks = [self._hands.views.networks.get(endpoint.network_id) for endpoint in state.endpoints]
+        return tuple(
+            network.network_id
+            for network in networks
+            if network is not None and network.user_defined and network.settings.driver == "bridge"
+        )
+
+    def upstreams(self, state: ContainerState) -> tuple[str, ...]:
+        return tuple(state.host.dns or ()) or self._upstreams
+
+    async def serve_running(self, state: ContainerState) -> None:
+        """Serve a running container by what it is on now."""
+        networks = self.resolving(state)
+        if not state.pid or not networks:
+            return
+        netns_fd = os.open(f"/proc/{state.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            await self._resolver.serve(state.container_id, netns_fd, networks, self.upstreams(state))
+        finally:
+            os.close(netns_fd)

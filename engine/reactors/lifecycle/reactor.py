@@ -1,0 +1,85 @@
+"""The lifecycle reactor: follows every container's state and performs what it asks for.
+
+Owns: dispatching effects (plan.py) to their performers, and following exits.
+How it works: after each event of a container its plan is made anew; effects under way are left alone. Plain signals
+are the one thing that is not state: they are sent when their event is seen, and lost with a crash, like the signal of
+a killed `kill`.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import trio
+
+from engine.aggregates.container import events as e
+from engine.aggregates.container.state import ContainerState
+from engine.aggregates.decider import Recorded
+from engine.reactors.base import Hands, Works
+from engine.reactors.lifecycle import plan as effects
+from engine.reactors.lifecycle.ends import Ends
+from engine.reactors.lifecycle.freezes import Freezes
+from engine.reactors.lifecycle.links import Links
+from engine.reactors.lifecycle.removes import Removes
+from engine.reactors.lifecycle.starts import Starts
+
+NAME = "lifecycle"
+
+
+class Lifecycle:
+    """Run inside the root nursery, after reconciliation."""
+
+    def __init__(
+        self, hands: Hands, starts: Starts, ends: Ends, freezes: Freezes, links: Links, removes: Removes
+    ) -> None:
+        self._hands = hands
+        self._starts = starts
+        self._ends = ends
+        self._freezes = freezes
+        self._links = links
+        self._removes = removes
+
+    async def run(self, after: int, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Perform what every state asks for now, then follow the log from `after`."""
+        async with trio.open_nursery() as nursery:
+            works = Works(nursery)
+            for state in self._hands.views.containers:
+                self._dispatch(works, state)
+            nursery.start_soon(self._ends.follow_exits, works, name="container exits")
+            task_status.started()
+            async for recorded in self._hands.pump.subscribe(after=after):
+                if recorded.kind != "container":
+                    continue
+                if isinstance(recorded.event, e.ContainerKillRequested) and not recorded.event.ends:
+                    works.begin(("signal", recorded.position), partial(self._ends.signal_once, recorded))
+                state = self._hands.application.state("container", recorded.key)
+                self._dispatch(works, state, recorded)
+
+    def _dispatch(self, works: Works, state: ContainerState, recorded: Recorded | None = None) -> None:
+        correlation = recorded.cause.correlation if recorded is not None else "start-up"
+        for effect in effects.plan(state):
+            works.begin(effect, partial(self._perform, effect, correlation))
+
+    async def _perform(self, effect: effects.Effect, correlation: str) -> None:
+        match effect:
+            case effects.Start():
+                await self._starts.start(effect, correlation)
+            case effects.StartAgain():
+                await self._starts.start_again(effect)
+            case effects.End():
+                await self._ends.end(effect)
+            case effects.Kill():
+                await self._ends.kill(effect)
+            case effects.Freeze():
+                await self._freezes.freeze(effect, correlation)
+            case effects.Thaw():
+                await self._freezes.thaw(effect, correlation)
+            case effects.JoinNetwork():
+                await self._links.join(effect, correlation)
+            case effects.LeaveNetwork():
+                await self._links.leave(effect, correlation)
+            case effects.Remove():
+                await self._removes.remove(effect, correlation)
+            case _:
+                raise AssertionError(f"no performer for {effect}")
+

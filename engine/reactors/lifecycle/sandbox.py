@@ -1,0 +1,84 @@
+"""From a container's state to what its sandbox should look like: pure, shared by start, exit, connect and recovery."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from engine.aggregates.container.state import ContainerState
+from engine.aggregates.network import NetworkState
+from engine.aggregates.values.endpoints import Endpoint, NetworkAttachment, PublishedPort
+from engine.drivers.ports.network import Join, NameRecord, NetworkSpec
+from engine.projections.networks import Networks
+
+
+def spec_of(state: NetworkState) -> NetworkSpec:
+    """A network as its driver wants it."""
+    settings = state.settings
+    return NetworkSpec(
+        network_id=state.network_id,
+        name=settings.name,
+        driver=settings.driver,
+        internal=settings.internal,
+        subnets=tuple(pool.subnet for pool in settings.pools),
+        gateways=tuple(pool.gateway for pool in settings.pools),
+        options=settings.options,
+    )
+
+
+def joins_of(state: ContainerState, networks: Networks) -> tuple[Join, ...]:
+    """The joins that a running container has."""
+    return joins(state.endpoints, state.networks, state.ports, networks)
+
+
+def joins(
+    endpoints: Iterable[Endpoint],
+    attachments: Iterable[NetworkAttachment],
+    ports: tuple[PublishedPort, ...],
+    networks: Networks,
+) -> tuple[Join, ...]:
+    """One join per endpoint on a bridge, in the order of the endpoints; the default route goes by priority, then name
+    (NET-22), never through an internal network. The endpoint with the default route carries the published ports."""
+    wishes = {attachment.network_id or attachment.name: attachment for attachment in attachments}
+    found: list[tuple[Endpoint, NetworkState]] = []
+    for endpoint in endpoints:
+        network = networks.get(endpoint.network_id)
+        if network is not None and network.settings.driver not in ("host", "null"):
+            found.append((endpoint, network))
+    gateway = _gateway(found, wishes)
+    return tuple(
+        Join(
+            network=spec_of(network),
+            endpoint=endpoint,
+            interface=f"eth{index}",
+            default_route=endpoint.endpoint_id == gateway,
+            ports=ports if endpoint.endpoint_id == gateway else (),
+        )
+        for index, (endpoint, network) in enumerate(found)
+    )
+
+
+def _gateway(found: list[tuple[Endpoint, NetworkState]], wishes: Mapping[str, NetworkAttachment]) -> str:
+    """The endpoint id that carries the default route, or "" when every network is internal."""
+    ranked = sorted(
+        (
+            (-(wishes[network.network_id].config.gw_priority if network.network_id in wishes else 0), network.settings.name, endpoint)
+            for endpoint, network in found
+            if not network.settings.internal
+        ),
+        key=lambda entry: entry[:2],
+    )
+    return ranked[0][2].endpoint_id if ranked else ""
+
+
+def name_records(network: NetworkState, names: Mapping[str, str]) -> tuple[NameRecord, ...]:
+    """The zone of a network: every name of every endpoint on it. names: container id -> container name."""
+    return tuple(
+        NameRecord(
+            name=name,
+            ipv4_address=endpoint.ipv4_address,
+            ipv6_address=endpoint.ipv6_address,
+            container_name=names.get(container_id, ""),
+        )
+        for container_id, endpoint in network.endpoints.items()
+        for name in endpoint.dns_names
+    )

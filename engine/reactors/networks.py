@@ -1,0 +1,71 @@
+"""Networks: bridges follow the log."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import trio
+
+from engine.aggregates.network import (
+    NetworkState,
+    NetworkStatus,
+    ReportNetworkFailed,
+    ReportNetworkReady,
+    ReportNetworkRemoved,
+)
+from engine.aggregates.names import NameKind, ReleaseName
+from engine.drivers.ports.network import Networks
+from engine.errors import PortError
+from engine.reactors.base import Hands, Works
+from engine.reactors.lifecycle.sandbox import spec_of
+
+NAME = "networks"
+
+
+class NetworkReactor:
+    """Run inside the root nursery, after reconciliation."""
+
+    def __init__(self, hands: Hands, networks: Networks) -> None:
+        self._hands = hands
+        self._networks = networks
+
+    async def run(self, after: int, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Perform what every network asks for now, then follow the log from `after`."""
+        async with trio.open_nursery() as nursery:
+            works = Works(nursery)
+            for state in self._hands.views.networks:
+                self._dispatch(works, state, "start-up")
+            task_status.started()
+            async for recorded in self._hands.pump.subscribe(after=after):
+                if recorded.kind == "network":
+                    state = self._hands.application.state("network", recorded.key)
+                    self._dispatch(works, state, recorded.cause.correlation)
+
+    def _dispatch(self, works: Works, state: NetworkState, correlation: str) -> None:
+        match state.status:
+            case NetworkStatus.CREATING:
+                works.begin(("create", state.network_id), partial(self._create, state, correlation))
+            case NetworkStatus.REMOVING:
+                works.begin(("remove", state.network_id), partial(self._remove, state, correlation))
+
+    async def _create(self, state: NetworkState, correlation: str) -> None:
+        try:
+            await self._networks.create(spec_of(state))
+        except PortError as error:
+            await self._hands.report(
+                NAME,
+                correlation,
+                ReportNetworkFailed(network_id=state.network_id, error=error.message),
+                ReleaseName(kind=NameKind.NETWORK, name=state.settings.name, owner=state.network_id),
+            )
+            return
+        await self._hands.report(NAME, correlation, ReportNetworkReady(network_id=state.network_id))
+
+    async def _remove(self, state: NetworkState, correlation: str) -> None:
+        await self._networks.remove(spec_of(state))
+        await self._hands.report(
+            NAME,
+            correlation,
+            ReportNetworkRemoved(network_id=state.network_id),
+            ReleaseName(kind=NameKind.NETWORK, name=state.settings.name, owner=state.network_id),
+        )

@@ -1,0 +1,56 @@
+"""Volumes: directories follow the log. Creation is repeated at every use, so only removal needs a hand."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import trio
+
+from engine.aggregates.values.ids import VolumeName
+from engine.aggregates.volume import ReportVolumeRemoved, ReportVolumeRemoveFailed, VolumeState, VolumeStatus
+from engine.drivers.ports.volume import Volumes
+from engine.errors import PortError
+from engine.reactors.base import Hands, Works
+
+NAME = "volumes"
+
+
+class VolumeReactor:
+    """Run inside the root nursery, after reconciliation."""
+
+    def __init__(self, hands: Hands, volumes: Volumes) -> None:
+        self._hands = hands
+        self._volumes = volumes
+
+    async def run(self, after: int, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Perform what every volume asks for now, then follow the log from `after`."""
+        async with trio.open_nursery() as nursery:
+            works = Works(nursery)
+            for state in self._hands.views.volumes:
+                self._dispatch(works, state, "start-up")
+            task_status.started()
+            async for recorded in self._hands.pump.subscribe(after=after):
+                if recorded.kind == "volume":
+                    state = self._hands.application.state("volume", recorded.key)
+                    self._dispatch(works, state, recorded.cause.correlation)
+
+    def _dispatch(self, works: Works, state: VolumeState, correlation: str) -> None:
+        match state.status:
+            case VolumeStatus.READY if not state.references:
+                works.begin(("make", state.name, state.created_at), partial(self._make, state))
+            case VolumeStatus.REMOVING:
+                works.begin(("remove", state.name), partial(self._remove, state, correlation))
+
+    async def _make(self, state: VolumeState) -> None:
+        await self._volumes.create(state.name, state.options)
+
+    async def _remove(self, state: VolumeState, correlation: str) -> None:
+        name = VolumeName(state.name)
+        try:
+            await self._volumes.unmount(name, state.options)
+            await self._volumes.remove(name)
+        except PortError as error:
+            failed = ReportVolumeRemoveFailed(name=name, error=error.message)
+            await self._hands.report(NAME, correlation, failed)
+            return
+        await self._hands.report(NAME, correlation, ReportVolumeRemoved(name=name))

@@ -1,0 +1,157 @@
+"""What several aggregates must do together: pure functions that compose commands of one transaction.
+
+A start takes a container's intent, an address on each of its networks and its host ports, or none of them; an exit
+gives all of that back. The API and the reactors hand the result to `application.execute(*commands)`.
+Refuses to know: I/O, clocks, identifiers (they come in).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import msgspec
+
+from engine.aggregates.container import commands as c
+from engine.aggregates.container.state import ContainerState
+from engine.aggregates.decider import Command, Reason, Rejected
+from engine.aggregates.image import TagImage, UntagImage
+from engine.aggregates.names import MoveName, NameKind, ReleaseName, ReserveName
+from engine.aggregates.network import AllocateEndpoint, NetworkState, ReleaseEndpoint
+from engine.aggregates.ports import ReleasePorts, ReservePorts
+from engine.aggregates.values.endpoints import NetworkAttachment, PortWish
+from engine.aggregates.values.ids import EndpointID, ImageID, NetworkID, VolumeName, short
+from engine.aggregates.values.mounts import MountPoint
+from engine.aggregates.values.ports import port_wishes
+from engine.aggregates.volume import ReferenceVolume, ReleaseVolume
+
+FindNetwork = Callable[[str], NetworkState | None]
+"""By id, name or prefix."""
+
+
+class EphemeralRange(msgspec.Struct, frozen=True, kw_only=True):
+    """The host's ephemeral ports (net.ipv4.ip_local_port_range), and those known to be taken by other programs."""
+
+    first: int = 32768
+    last: int = 60999
+    avoid: frozenset[int] = frozenset()
+
+
+def start(
+    state: ContainerState,
+    intent: Command,
+    *,
+    find_network: FindNetwork,
+    endpoint_ids: Callable[[], str],
+    seed: Callable[[int], bytes],
+    ephemeral: EphemeralRange,
+) -> tuple[Command, ...]:
+    """A start (or restart) with everything it needs to hold. Raises Rejected(NOT_FOUND) for a network that is gone."""
+    commands: list[Command] = [intent]
+    publishes = False
+    for attachment in state.networks:
+        network = find_network(attachment.network_id or attachment.name)
+        if network is None:
+            raise Rejected(Reason.NOT_FOUND, f"network {attachment.name} not found")
+        publishes = publishes or network.settings.driver == "bridge"
+        commands.append(allocate(state, attachment, network.network_id, EndpointID(endpoint_ids()), seed(6)))
+    if publishes:
+        wishes: tuple[PortWish, ...] = port_wishes(
+            state.config.exposed_ports or {}, state.host.port_bindings or {}, state.host.publish_all_ports
+        )
+        commands.append(
+            ReservePorts(
+                container_id=state.container_id,
+                wishes=wishes,
+                ephemeral_first=ephemeral.first,
+                ephemeral_last=ephemeral.last,
+                avoid=ephemeral.avoid,
+            )
+        )
+    return tuple(commands)
+
+
+def allocate(
+    state: ContainerState, attachment: NetworkAttachment, network_id: NetworkID, endpoint_id: EndpointID, seed: bytes
+) -> AllocateEndpoint:
+    """A container's place on one network, with the names it has there."""
+    config = attachment.config
+    wanted = config.ipam_config
+    aliases = tuple(config.aliases or ())
+    hostname = (state.config.hostname,) if state.config.hostname else ()
+    names = dict.fromkeys((state.name, *aliases, short(state.container_id), *hostname))
+    return AllocateEndpoint(
+        network_id=network_id,
+        endpoint_id=endpoint_id,
+        container_id=state.container_id,
+        address=wanted.ipv4_address if wanted is not None else "",
+        ipv6_address=wanted.ipv6_address if wanted is not None else "",
+        mac_address=config.mac_address or state.config.mac_address,
+        dns_names=tuple(names),
+        seed=seed,
+    )
+
+
+def release(state: ContainerState) -> tuple[Command, ...]:
+    """Give back every address and port of a container that does not run."""
+    networks = [ReleaseEndpoint(network_id=network_id, container_id=state.container_id) for network_id in held(state)]
+    return (*networks, ReleasePorts(container_id=state.container_id))
+
+
+def held(state: ContainerState) -> tuple[NetworkID, ...]:
+    """The networks a container may have an endpoint on: joined, wished for, or on the way."""
+    ids = [endpoint.network_id for endpoint in state.endpoints]
+    ids += [attachment.network_id for attachment in (*state.networks, *state.connecting)]
+    return tuple(NetworkID(network_id) for network_id in dict.fromkeys(ids) if network_id)
+
+
+def create(command: c.CreateContainer) -> tuple[Command, ...]:
+    """A container with its name and its hold on named volumes (which are created before)."""
+    volumes = [
+        ReferenceVolume(name=name, container_id=command.container_id) for name in volume_names(command.mounts)
+    ]
+    reserve = ReserveName(kind=NameKind.CONTAINER, name=command.name, owner=command.container_id)
+    return (reserve, *volumes, command)
+
+
+def removed(state: ContainerState, at: int) -> tuple[Command, ...]:
+    """The end of a container: its name and its references go with it."""
+    volumes = [ReleaseVolume(name=name, container_id=state.container_id) for name in volume_names(state.mounts)]
+    return (
+        c.ReportRemoved(container_id=state.container_id, at=at),
+        ReleaseName(kind=NameKind.CONTAINER, name=state.name, owner=state.container_id),
+        *volumes,
+        *release(state),
+    )
+
+
+def rename(state: ContainerState, name: str) -> tuple[Command, ...]:
+    """A new name for a container, the old one free again."""
+    return (
+        c.RenameContainer(container_id=state.container_id, name=name),
+        ReserveName(kind=NameKind.CONTAINER, name=name, owner=state.container_id),
+        ReleaseName(kind=NameKind.CONTAINER, name=state.name, owner=state.container_id),
+    )
+
+
+def tag(image_id: ImageID, reference: str, owner: str, at: int) -> tuple[Command, ...]:
+    """Give an image a canonical reference, taking it from `owner` (an image id, or "")."""
+    taken = (UntagImage(image_id=ImageID(owner), reference=reference),) if owner and owner != image_id else ()
+    return (
+        *taken,
+        TagImage(image_id=image_id, at=at, reference=reference),
+        MoveName(kind=NameKind.IMAGE, name=reference, owner=image_id),
+    )
+
+
+def untag(image_id: ImageID, references: Iterable[str]) -> tuple[Command, ...]:
+    """Take references from an image."""
+    commands: list[Command] = []
+    for reference in references:
+        commands.append(UntagImage(image_id=image_id, reference=reference))
+        commands.append(ReleaseName(kind=NameKind.IMAGE, name=reference, owner=image_id))
+    return tuple(commands)
+
+
+def volume_names(mounts: Sequence[MountPoint]) -> tuple[VolumeName, ...]:
+    """The volumes among mount points, each once."""
+    return tuple(dict.fromkeys(VolumeName(mount.name) for mount in mounts if mount.type == "volume"))
