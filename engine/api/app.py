@@ -1,0 +1,146 @@
+"""The quart application: from a request to a route and back, in Docker's manner.
+
+Owns the pipeline of one request (version, route, errors, headers) and the flow of its body. Refuses to know what any
+route does. Quart's hooks, sessions and signals are left out: one method below shows all that happens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+import trio
+from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, HTTPScope
+from quart.wrappers import Request
+from quart_trio import QuartTrio
+from quart_trio.asgi import TrioASGIHTTPConnection
+from quart_trio.wrappers.request import TrioBody, TrioRequest
+
+from engine.aggregates.decider import Reason, Rejected
+from engine.api import errors, versions
+from engine.api.context import ApiContext
+from engine.api.responses import empty
+from engine.api.server import correlation_of
+
+BODY_UNREAD_BYTES_MAX = 1 << 20
+
+
+class FlowingBody(TrioBody):
+    """A request's body that holds its sender back while the route has more than 1 MiB unread."""
+
+    def __init__(self, expected_content_length: int | None, max_content_length: int | None) -> None:
+        super().__init__(expected_content_length, max_content_length)
+        self._drained = trio.Event()
+        self._collecting = False
+
+    async def room(self) -> None:
+        """Wait until the route has read what there is, if that is much."""
+        while len(self._data) > BODY_UNREAD_BYTES_MAX and not self._collecting:
+            self._drained = trio.Event()
+            await self._drained.wait()
+
+    async def __anext__(self) -> bytes:
+        data = await super().__anext__()
+        self._drained.set()
+        return data
+
+    def __await__(self) -> Any:
+        self._collecting = True  # the route wants the whole body at once: let it come
+        self._drained.set()
+        return super().__await__()
+
+
+class EngineRequest(TrioRequest):
+    """A request with what the engine adds: `api_version`, and the `nursery` its work runs in."""
+
+    body_class = FlowingBody
+    nursery: trio.Nursery
+
+    @property
+    def api_version(self) -> versions.ApiVersion:
+        return cast(versions.ApiVersion, self.scope["state"]["api_version"])
+
+    @property
+    def correlation(self) -> str:
+        return cast(str, self.scope["state"]["correlation"])
+
+
+class EngineConnection(TrioASGIHTTPConnection):
+    """One request: its messages and its route side by side in a nursery that ends with either."""
+
+    async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        request = cast(EngineRequest, self._create_request_from_scope(send))
+        async with trio.open_nursery() as nursery:
+            request.nursery = nursery
+            nursery.start_soon(self.handle_messages, nursery, request, receive)
+            nursery.start_soon(self.handle_request, nursery, request, send)
+
+    async def handle_messages(  # type: ignore[override]  # quart-trio adds the nursery in front
+        self, nursery: trio.Nursery, request: Request, receive: ASGIReceiveCallable
+    ) -> None:
+        body = cast(FlowingBody, request.body)
+        while (message := await receive())["type"] == "http.request":
+            body.append(cast(dict[str, Any], message).get("body", b""))
+            if not cast(dict[str, Any], message).get("more_body", False):
+                body.set_complete()
+            else:
+                await body.room()
+        nursery.cancel_scope.cancel()
+
+
+class EngineApp(QuartTrio):
+    """See the module. `create_app` makes it."""
+
+    asgi_http_class = EngineConnection
+    request_class = EngineRequest
+
+    async def asgi_app(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] in ("http", "websocket"):
+            text, path = versions.split(scope["path"])
+            scope["path"] = path
+            scope["state"] = {
+                **scope.get("state", {}),
+                "version": text,
+                "api_version": versions.API_VERSION_MAX,
+                "correlation": correlation_of(scope["headers"]),
+            }
+        await super().asgi_app(scope, receive, send)
+
+    async def handle_request(self, request: Request) -> Any:
+        """The whole pipeline. Cancelled passes through: the client has gone, nobody is there to be answered."""
+        async with self.request_context(request) as context:
+            try:
+                state = cast(HTTPScope, request.scope)["state"]
+                state["api_version"] = versions.check(cast(str, state["version"]))
+                response = await self.make_response(await self.dispatch_request(context))
+            except Exception as error:
+                response = errors.render(error)
+            for name, value in versions.COMMON_HEADERS.items():
+                response.headers.setdefault(name, value)
+            return response
+
+    async def dispatch_request(self, request_context: Any = None) -> Any:
+        request = request_context.request
+        if request.method == "OPTIONS":
+            return empty(200)  # any path (API-16)
+        if request.routing_exception is not None:
+            raise request.routing_exception
+        view = cast(Callable[..., Awaitable[Any]], self.view_functions[request.url_rule.endpoint])
+        return await view(**request.view_args)
+
+
+def create_app(context: ApiContext) -> EngineApp:
+    """The application with the routes of this package; others add theirs with their own `register(app, context)`."""
+    from engine.api.routes import absent, system  # here: routes import this module's types
+
+    app = EngineApp("engine", static_folder=None)
+    app.config.update(MAX_CONTENT_LENGTH=None, BODY_TIMEOUT=None, RESPONSE_TIMEOUT=None)
+    app.url_map.merge_slashes = False  # a redirect is nothing a Docker client follows
+    system.register(app, context)
+    absent.register(app)
+    return app
+
+
+def not_implemented(what: str) -> Rejected:
+    """What a route raises for a part of the API that is not there."""
+    return Rejected(Reason.NOT_IMPLEMENTED, f"{what} is not implemented")

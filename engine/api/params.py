@@ -1,0 +1,123 @@
+"""What a request says beside its body: query parameters, who asks, and registry credentials.
+
+Source: moby daemon/server/httputils/form.go, api/pkg/authconfig.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import TYPE_CHECKING, cast
+
+import msgspec
+from werkzeug.datastructures import MultiDict
+
+from engine.aggregates.decider import Cause, Reason, Rejected
+from engine.api import filters, moments
+from engine.api.server import Peer
+from engine.drivers.ports.registry import Credentials
+
+if TYPE_CHECKING:
+    from quart import Request
+
+_FALSE_WORDS = frozenset({"", "0", "no", "false", "none"})
+
+
+class Query:
+    """The query string, read by Docker's rules. Unknown keys are ignored, as dockerd does (API-08)."""
+
+    def __init__(self, values: MultiDict[str, str]) -> None:
+        self._values = values
+
+    @classmethod
+    def of(cls, request: Request) -> Query:
+        return cls(request.args)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._values
+
+    def text(self, key: str, default: str = "") -> str:
+        """The first value."""
+        return self._values.get(key, default)
+
+    def all(self, key: str) -> tuple[str, ...]:
+        """Every value of a repeated key, in order."""
+        return tuple(self._values.getlist(key))
+
+    def flag(self, key: str, *, default: bool = False) -> bool:
+        """False for "", 0, no, false and none in any case, true for everything else; the default when absent."""
+        if key not in self._values:
+            return default
+        return self._values[key].strip().lower() not in _FALSE_WORDS
+
+    def integer(self, key: str, default: int | None = None) -> int | None:
+        """A decimal number; the default when absent or empty. Raises Rejected(INVALID) in strconv's words."""
+        text = self.text(key)
+        if not text:
+            return default
+        try:
+            return int(text)
+        except ValueError as error:
+            raise Rejected(Reason.INVALID, f'strconv.ParseInt: parsing "{text}": invalid syntax') from error
+
+    def moment(self, key: str, *, now_ns: int) -> int | None:
+        """A time in UTC nanoseconds (API-18); None when absent or empty."""
+        text = self.text(key)
+        return moments.moment_ns(text, now_ns=now_ns) if text else None
+
+    def filters(self) -> filters.Filters:
+        return filters.parse(self.text("filters"))
+
+
+def cause_of(request: Request) -> Cause:
+    """Who and why, for the events this request leads to."""
+    state = request.scope.get("state", {})
+    peer = cast("Peer | None", state.get("peer"))
+    return Cause(
+        actor=peer.actor if peer else "api",
+        correlation=cast(str, state.get("correlation", "")),
+        causation=f"{request.method} {request.path}",
+    )
+
+
+def credentials_of(request: Request) -> Credentials | None:
+    """X-Registry-Auth, base64url of Docker's AuthConfig JSON; None when absent or empty. Raises Rejected(INVALID)."""
+    return decode_credentials(request.headers.get("X-Registry-Auth", ""))
+
+
+def decode_credentials(encoded: str) -> Credentials | None:
+    """Standard base64 is read too, and missing padding forgiven: old clients send both."""
+    if not encoded:
+        return None
+    urlsafe = encoded.replace("+", "-").replace("/", "_").rstrip("=")
+    try:
+        plain = base64.b64decode(urlsafe + "=" * (-len(urlsafe) % 4), altchars=b"-_", validate=True)
+        auth = msgspec.json.decode(plain, type=_AuthConfig | None) or _AuthConfig()
+    except (binascii.Error, msgspec.MsgspecError, ValueError) as error:
+        raise Rejected(Reason.INVALID, "invalid X-Registry-Auth header: not base64url of JSON") from error
+    if auth == _AuthConfig(serveraddress=auth.serveraddress):
+        return None  # `{}` is how the CLI says: anonymous
+    return auth.credentials()
+
+
+class _AuthConfig(msgspec.Struct, frozen=True, kw_only=True):
+    username: str | None = None
+    password: str | None = None
+    auth: str | None = None
+    serveraddress: str | None = None
+    identitytoken: str | None = None
+    registrytoken: str | None = None
+
+    def __repr__(self) -> str:
+        return "AuthConfig(***)"
+
+    def credentials(self) -> Credentials:
+        username, password = self.username or "", self.password or ""
+        if self.auth and not username:
+            username, _, password = base64.b64decode(self.auth).decode().partition(":")
+        return Credentials(
+            username=username,
+            password=password,
+            identity_token=self.identitytoken or "",
+            registry_token=self.registrytoken or "",
+        )

@@ -1,0 +1,52 @@
+"""What Docker's API has and this engine has not: 501 with the name of the missing part, never a silent success.
+
+The table is the record. Whoever builds one of these removes its row; a test sees to it that no route is in both places.
+The words `not supported` matter: `docker inspect` tries plugins last and goes on to "no such object" on reading them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from engine.aggregates.decider import Reason, Rejected
+from engine.api.app import EngineApp
+
+ALL_METHODS = ("GET", "POST", "PUT", "DELETE")
+
+ABSENT: tuple[tuple[str, str], ...] = (
+    ("/swarm", "swarm mode"),
+    ("/swarm/<path:rest>", "swarm mode"),
+    ("/nodes", "swarm mode"),
+    ("/nodes/<path:rest>", "swarm mode"),
+    ("/services", "swarm mode"),
+    ("/services/<path:rest>", "swarm mode"),
+    ("/tasks", "swarm mode"),
+    ("/tasks/<path:rest>", "swarm mode"),
+    ("/secrets", "swarm mode"),
+    ("/secrets/<path:rest>", "swarm mode"),
+    ("/configs", "swarm mode"),
+    ("/configs/<path:rest>", "swarm mode"),
+    ("/plugins", "managed plugins"),
+    ("/plugins/<path:rest>", "managed plugins"),
+    ("/session", "BuildKit sessions"),
+    ("/grpc", "BuildKit over gRPC"),
+    ("/build", "building images"),
+    ("/build/prune", "the build cache"),
+    ("/build/cancel", "building images"),
+    ("/images/search", "searching a registry"),
+    ("/containers/<path:rest>/checkpoints", "checkpoints"),
+    ("/containers/<path:rest>/attach/ws", "attaching over a websocket"),
+)
+
+
+def register(app: EngineApp) -> None:
+    for number, (path, what) in enumerate(ABSENT):
+        app.add_url_rule(path, f"absent-{number}", _refusal(what), methods=list(ALL_METHODS))
+
+
+def _refusal(what: str) -> Callable[..., Awaitable[Any]]:
+    async def refuse(**_path: str) -> None:
+        raise Rejected(Reason.NOT_IMPLEMENTED, f"{what}: not supported by this engine (not implemented)")
+
+    return refuse

@@ -1,0 +1,48 @@
+"""`/_ping`, `/version`, `/info`, `/auth`, `/events`: the engine about itself."""
+
+from __future__ import annotations
+
+from quart import Response, request
+
+from engine.api import versions
+from engine.api.app import EngineApp, not_implemented
+from engine.api.context import ApiContext
+from engine.api.responses import json_response
+from engine.api.shapes import system as shapes
+from engine.api.streams import current_request
+
+NO_CACHE = {"Cache-Control": "no-cache, no-store, must-revalidate", "Pragma": "no-cache"}
+PING_HEADERS = {
+    **versions.COMMON_HEADERS,
+    **NO_CACHE,
+    "Builder-Version": "1",  # 2 would make the CLI build through BuildKit, which is not there
+    "Docker-Experimental": "false",
+    "Swarm": "inactive",
+}
+
+
+def register(app: EngineApp, context: ApiContext) -> None:
+    @app.route("/_ping", methods=["GET", "HEAD"])
+    async def ping() -> Response:
+        body = b"" if request.method == "HEAD" else b"OK"
+        return Response(body, headers=PING_HEADERS, content_type="text/plain; charset=utf-8")
+
+    @app.route("/version", methods=["GET"])
+    async def version() -> Response:
+        return json_response(shapes.version(context.host.facts()))
+
+    @app.route("/info", methods=["GET"])
+    async def info() -> Response:
+        facts = shapes.InfoFacts(
+            host=context.host.facts(),
+            config=context.config,
+            engine_id=context.engine_id,
+            now_ns=context.clock.now_ns(),
+            containers=context.counts.container_states(),
+            images=context.counts.images(),
+        )
+        return json_response(shapes.info(facts, current_request().api_version))
+
+    @app.route("/auth", methods=["POST"])
+    async def auth() -> Response:
+        raise not_implemented("checking registry credentials")

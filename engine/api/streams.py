@@ -1,0 +1,135 @@
+"""Answers that take time: progress and events as JSON messages, frames of output, archives.
+
+Every yielded piece leaves as one chunk, at once. The work behind an answer runs in the request's own nursery: when the
+client goes away it is cancelled. What must be finished regardless says so with `unaborted`.
+"""
+
+from __future__ import annotations
+
+import logging
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractContextManager, aclosing
+from typing import TYPE_CHECKING, Any, cast
+
+import msgspec
+import trio
+from quart import Response, request
+
+from engine.api.errors import is_bug, status_and_message
+from engine.api.responses import JSON
+
+if TYPE_CHECKING:
+    from engine.api.app import EngineRequest
+
+log = logging.getLogger(__name__)
+
+JSON_LINES = "application/jsonl"
+NDJSON = "application/x-ndjson"
+JSON_SEQUENCE = "application/json-seq"
+RECORD_SEPARATOR = b"\x1e"
+
+STDIN, STDOUT, STDERR = 0, 1, 2
+
+_FRAME_HEAD = struct.Struct(">BxxxL")
+
+Emit = Callable[[object], Awaitable[None]]
+"""Sends one message; waits while the client is slow."""
+
+
+def frame(stream: int, data: bytes) -> bytes:
+    """One frame of a multiplexed stream (EXE-02): stream number, three zeros, big-endian length, data."""
+    return _FRAME_HEAD.pack(stream, len(data)) + data
+
+
+def raw_response(chunks: AsyncIterator[bytes], content_type: str) -> Response:
+    """Bytes as they come (archives, frames). An error behind the first chunk breaks the connection off, so that no
+    client takes half an archive for a whole one."""
+    return Response(chunks, content_type=content_type)
+
+
+async def eager_raw_response(chunks: AsyncIterator[bytes], content_type: str) -> Response:
+    """As `raw_response`, but an error before the first chunk is still an HTTP error."""
+    first = await anext(chunks, None)
+
+    async def all_chunks() -> AsyncIterator[bytes]:
+        if first is not None:
+            yield first
+            async with aclosing(cast(Any, chunks)) as rest:
+                async for chunk in rest:
+                    yield chunk
+
+    return raw_response(all_chunks(), content_type)
+
+
+def json_stream(messages: AsyncIterator[object], content_type: str = JSON) -> Response:
+    """One JSON document per line (per record for json-seq). The head is sent before the first message."""
+    prefix = RECORD_SEPARATOR if content_type == JSON_SEQUENCE else b""
+
+    async def lines() -> AsyncIterator[bytes]:
+        encode = msgspec.json.Encoder().encode
+        async with aclosing(cast(Any, messages)) as source:
+            async for message in source:
+                yield prefix + encode(message) + b"\n"
+
+    return Response(lines(), content_type=content_type)
+
+
+async def progress_stream(produce: Callable[[Emit], Awaitable[None]], content_type: str = JSON) -> Response:
+    """What pull, push, load and build answer with: `produce(emit)` runs in the request's nursery.
+
+    An exception before the first message is raised here, and so becomes a status; a later one becomes Docker's last
+    line `{"errorDetail":{"message":...},"error":...}` (the status has left already)."""
+    outgoing, incoming = trio.open_memory_channel[object](0)
+    failure: list[Exception] = []
+
+    async def run() -> None:
+        async with outgoing:
+            try:
+                await produce(outgoing.send)
+            except trio.BrokenResourceError:
+                raise  # the response is over; its nursery cancels us anyway
+            except Exception as error:
+                failure.append(error)
+
+    current_request().nursery.start_soon(run, name="progress")
+    first = await _next(incoming)
+    if first is None and failure:
+        raise failure[0]
+
+    async def messages() -> AsyncIterator[object]:
+        async with incoming:
+            if first is not None:
+                yield first
+                async for message in incoming:
+                    yield message
+        if failure:
+            yield error_line(failure[0])
+
+    return json_stream(messages(), content_type)
+
+
+def error_line(error: Exception) -> dict[str, object]:
+    """The message of a failure in the middle of a JSON stream."""
+    message = status_and_message(error)[1]
+    if is_bug(error):
+        log.error("a stream failed unexpectedly: %s", message, exc_info=error)
+    return {"errorDetail": {"message": message}, "error": message}
+
+
+def unaborted() -> AbstractContextManager[object]:
+    """For work that goes on when its client leaves (stop, kill, restart, wait-safe verbs). Bound it with a deadline: it
+    holds the engine's shutdown up, too."""
+    return trio.CancelScope(shield=True)
+
+
+def current_request() -> EngineRequest:
+    """quart's request of this task, as the type it is."""
+    return cast("EngineRequest", request._get_current_object())  # type: ignore[attr-defined]  # werkzeug's LocalProxy
+
+
+async def _next(incoming: trio.MemoryReceiveChannel[object]) -> object | None:
+    try:
+        return await incoming.receive()
+    except trio.EndOfChannel:
+        return None

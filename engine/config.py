@@ -1,0 +1,199 @@
+"""The daemon's configuration: dockerd's flags and daemon.json, merged into one frozen DaemonConfig.
+
+Owns the values, their validation and the rules of merging. The flags themselves are the table in engine/options.py.
+Words of refusal are moby's (daemon/config/config.go), because installers and users search for them. An option that
+dockerd has and this engine has not is refused at start-up unless it asks for what is the case anyway: an engine that
+ignores a setting lies about what it runs.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import urllib.parse
+from collections.abc import Mapping
+
+import msgspec
+
+from engine.aggregates.values.config import Ulimit
+
+DEFAULT_HOST = "unix:///var/run/docker.sock"
+DEFAULT_CONFIG_FILE = "/etc/ishmael/daemon.json"
+LOG_LEVELS = frozenset({"panic", "fatal", "error", "warn", "info", "debug", "trace"})
+
+
+class ConfigError(Exception):
+    """The configuration can not be used; the text is for whoever wrote it."""
+
+
+class AddressPool(msgspec.Struct, frozen=True, kw_only=True):
+    """Where new networks get their subnets: `base` (CIDR) cut into networks of prefix length `size`."""
+
+    base: str
+    size: int
+
+
+class RuntimeConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """A foreign OCI runtime: the binary and arguments put before its verbs."""
+
+    path: str
+    runtime_args: tuple[str, ...] = ()
+
+
+DEFAULT_ADDRESS_POOLS = (
+    *(AddressPool(base=f"172.{second}.0.0/16", size=16) for second in range(17, 20)),
+    AddressPool(base="172.20.0.0/14", size=16),
+    AddressPool(base="172.24.0.0/14", size=16),
+    AddressPool(base="172.28.0.0/14", size=16),
+    AddressPool(base="192.168.0.0/16", size=20),
+)
+"""As dockerd's; addresses in IPv4 only."""
+
+
+class DaemonConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that can be configured, with its default. Sizes in bytes, times in seconds, paths absolute.
+
+    hosts: `unix://path`, `tcp://host:port`, `fd://`. group: of unix sockets, a name or a number. bip: the default
+    bridge's address with prefix, "" for the first free pool. shutdown_timeout_s: -1 waits for ever. seccomp_profile:
+    `builtin`, `unconfined` or a path. default_shm_size_bytes: of a private /dev/shm."""
+
+    hosts: tuple[str, ...] = (DEFAULT_HOST,)
+    data_root: str = "/var/lib/ishmael"
+    exec_root: str = "/var/run/ishmael"
+    pidfile: str = "/var/run/ishmael.pid"
+    group: str = "docker"
+    debug: bool = False
+    log_level: str = "info"
+    live_restore: bool = True
+    shutdown_timeout_s: int = 15
+    labels: tuple[str, ...] = ()
+
+    registry_mirrors: tuple[str, ...] = ()
+    insecure_registries: tuple[str, ...] = ()
+    max_concurrent_downloads: int = 3
+    max_concurrent_uploads: int = 5
+    max_download_attempts: int = 5
+
+    default_runtime: str = "native"
+    runtimes: Mapping[str, RuntimeConfig] = {}
+    cgroup_driver: str = "cgroupfs"
+    cgroup_parent: str = ""
+    default_ulimits: tuple[Ulimit, ...] = ()
+    default_shm_size_bytes: int = 64 << 20
+    init: bool = False
+    init_path: str = ""
+    no_new_privileges: bool = False
+    seccomp_profile: str = "builtin"
+    storage_driver: str = "overlay2"
+    log_driver: str = "json-file"
+    log_opts: Mapping[str, str] = {}
+
+    bip: str = ""
+    default_address_pools: tuple[AddressPool, ...] = DEFAULT_ADDRESS_POOLS
+    iptables: bool = True
+    ip_forward: bool = True
+    ip_masq: bool = True
+    icc: bool = True
+    userland_proxy: bool = True
+    dns: tuple[str, ...] = ()
+    dns_opts: tuple[str, ...] = ()
+    dns_search: tuple[str, ...] = ()
+
+
+def validate(config: DaemonConfig) -> DaemonConfig:
+    """Itself, when the values make sense together. Raises ConfigError."""
+    if config.log_level.lower() not in LOG_LEVELS:
+        raise ConfigError(f"invalid logging level: {config.log_level}")
+    for name in ("max_concurrent_downloads", "max_concurrent_uploads", "max_download_attempts"):
+        if getattr(config, name) < 0:
+            raise ConfigError(f"invalid {name.replace('_', ' ')}: {getattr(config, name)}")
+    if config.storage_driver != "overlay2":
+        raise ConfigError(f"storage-driver {config.storage_driver}: not implemented, overlay2 is the only one")
+    if config.default_runtime != "native" and config.default_runtime not in config.runtimes:
+        raise ConfigError(f"specified default runtime '{config.default_runtime}' does not exist")
+    for path in (config.data_root, config.exec_root):
+        if not path.startswith("/"):
+            raise ConfigError(f"not an absolute path: {path}")
+    _validate_labels(config.labels)
+    for host in config.hosts:
+        split_host(host)
+    for mirror in config.registry_mirrors:
+        _validate_mirror(mirror)
+    for address in config.dns:
+        if not _is_address(address):
+            raise ConfigError(f"{address} is not an ip address")
+    _validate_networks(config)
+    return config
+
+
+def split_host(host: str) -> tuple[str, str]:
+    """`unix:///run/x.sock` as ("unix", "/run/x.sock"). Raises ConfigError for what can not be listened on."""
+    scheme, separator, address = host.partition("://")
+    if not separator:
+        scheme, address = ("unix", host) if host.startswith("/") else ("tcp", host)
+    if scheme == "tcp":
+        name, _, port = address.rpartition(":")
+        if not port.isdigit() or int(port) > 65535:
+            raise ConfigError(f"invalid bind address ({host}): a port is needed")
+        return scheme, f"{name}:{port}"
+    if scheme == "unix":
+        return scheme, address or DEFAULT_HOST.removeprefix("unix://")
+    if scheme == "fd":
+        return scheme, address
+    raise ConfigError(f"invalid bind address ({host}): unsupported proto")
+
+
+def _validate_labels(labels: tuple[str, ...]) -> None:
+    seen: dict[str, str] = {}
+    for label in labels:
+        key, separator, value = label.partition("=")
+        if not separator:
+            raise ConfigError(f"bad attribute format: {label}")
+        if seen.setdefault(key, value) != value:
+            raise ConfigError(f"conflict labels for {key}={value} and {key}={seen[key]}")
+
+
+def _validate_mirror(mirror: str) -> None:
+    url = urllib.parse.urlsplit(mirror)
+    if url.scheme not in ("http", "https"):
+        raise ConfigError(
+            f"invalid mirror: no scheme specified for \"{mirror}\": must use either 'https://' or 'http://'"
+        )
+    if url.query or url.fragment or url.username:
+        raise ConfigError(f'invalid mirror: "{mirror}" must not have a user, a query or a fragment')
+
+
+def _validate_networks(config: DaemonConfig) -> None:
+    if config.bip:
+        try:
+            bridge = ipaddress.IPv4Interface(config.bip)
+        except ValueError as error:
+            raise ConfigError(f"invalid bip: {config.bip}: {error}") from error
+        if bridge.ip == bridge.network.network_address or "/" not in config.bip:
+            raise ConfigError(f"invalid bip: {config.bip} must be an address of a host, with its prefix length")
+    for pool in config.default_address_pools:
+        try:
+            network = ipaddress.ip_network(pool.base)
+        except ValueError as error:
+            raise ConfigError(f"invalid default address pool: {error}") from error
+        if not network.prefixlen <= pool.size <= network.max_prefixlen:
+            raise ConfigError(f"invalid default address pool: {pool.base} cannot be cut into /{pool.size}")
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+_SIZE = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?) ?(?P<unit>[kmgtp]?)i?b?", re.IGNORECASE)
+
+
+def size_bytes(text: str) -> int:
+    """`64M`, `1.5g`, `1048576`: binary units (go-units RAMInBytes). Raises ConfigError."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ConfigError(f"invalid size: '{text}'")
+    return int(float(match["number"]) * 1024 ** " kmgtp".index(match["unit"].lower() or " "))
