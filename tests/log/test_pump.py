@@ -1,0 +1,128 @@
+"""Following the log: cursors that never skip, waiters that see every state."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from engine.pump import Pump
+from tests.support.counter import CAUSE, Add, CounterState, End, counters
+
+
+async def test_a_subscriber_sees_the_past_and_then_the_future_without_a_gap(tmp_path: Path) -> None:
+    async with counters(tmp_path).running() as application:
+        await application.execute(Add(name="a", amount=5), cause=CAUSE)
+        seen: list[int] = []
+
+        async def follow() -> None:
+            async for recorded in application.pump.subscribe(after=2):
+                seen.append(recorded.position)
+                if recorded.position == 300:
+                    return
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(follow)
+            for _ in range(59):
+                await application.execute(Add(name="a", amount=5), cause=CAUSE)
+        assert seen == list(range(3, 301))
+
+
+async def test_a_subscriber_that_lags_behind_the_ring_reads_the_log_and_skips_nothing(tmp_path: Path) -> None:
+    application = counters(tmp_path)
+    application.pump = Pump(
+        read=application.read,
+        fold=application._folds.get,
+        ended=application._folds.ended,
+        limiter=trio.CapacityLimiter(1),
+        ring_events=16,
+    )
+    async with application.running():
+        seen: list[int] = []
+
+        async def follow_slowly() -> None:
+            async with contextlib.aclosing(application.pump.subscribe(after=0)) as events:
+                async for recorded in events:
+                    seen.append(recorded.position)
+                    if recorded.position % 7 == 0:
+                        # Hundreds of events pass while this one thinks.
+                        await application.execute(Add(name="noise", amount=40), cause=CAUSE)
+                    if recorded.position >= 1500:
+                        return
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(follow_slowly)
+            await application.execute(Add(name="a", amount=100), cause=CAUSE)
+        assert seen == list(range(1, len(seen) + 1))
+        assert len(seen) >= 1500
+
+
+async def test_a_subscriber_after_the_head_waits_for_what_comes(tmp_path: Path) -> None:
+    async with counters(tmp_path).running() as application:
+        events = application.pump.subscribe(after=0)
+        with trio.move_on_after(0.02):
+            await anext(events)
+            pytest.fail("there was nothing to see")
+
+
+async def test_until_answers_at_once_when_the_state_is_there_already(tmp_path: Path) -> None:
+    async with counters(tmp_path).running() as application:
+        await application.execute(Add(name="a", amount=3), cause=CAUSE)
+        state = await application.pump.until("counter:a", lambda state: state.total == 3)
+        assert state.total == 3
+
+
+async def test_until_sees_states_in_the_middle_of_a_transaction(tmp_path: Path) -> None:
+    async with counters(tmp_path).running() as application:
+        answers: list[int] = []
+
+        async def wait() -> None:
+            answers.append((await application.pump.until("counter:a", lambda state: state.total == 4)).total)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await trio.testing.wait_all_tasks_blocked()
+            await application.execute(Add(name="a", amount=9), cause=CAUSE)
+        assert answers == [4]
+        assert application.pump._waiters == {}
+
+
+async def test_until_returns_when_the_stream_ends_without_what_was_waited_for(tmp_path: Path) -> None:
+    async with counters(tmp_path).running() as application:
+        answers: list[CounterState] = []
+
+        async def wait() -> None:
+            answers.append(await application.pump.until("counter:a", lambda state: state.total == 1000))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await trio.testing.wait_all_tasks_blocked()
+            await application.execute(Add(name="a"), End(name="a"), cause=CAUSE)
+        assert answers[0].ended
+        assert (await application.pump.until("counter:a", lambda state: False)).ended
+
+
+async def test_a_cancelled_waiter_leaves_nothing_behind(tmp_path: Path) -> None:
+    async with counters(tmp_path).running() as application:
+        with trio.move_on_after(0.01):
+            await application.pump.until("counter:a", lambda state: state.total == 1)
+        assert application.pump._waiters == {}
+        await application.execute(Add(name="a"), cause=CAUSE)
+
+
+async def test_a_predicate_that_fails_fails_its_own_caller(tmp_path: Path) -> None:
+    async with counters(tmp_path).running() as application:
+        with pytest.raises(ZeroDivisionError):
+            await application.pump.until("counter:a", lambda state: 1 // 0)
+
+        async def wait() -> None:
+            with pytest.raises(ZeroDivisionError):
+                await application.pump.until("counter:a", lambda state: state.total and 1 // 0)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await trio.testing.wait_all_tasks_blocked()
+            await application.execute(Add(name="a"), cause=CAUSE)

@@ -1,0 +1,95 @@
+"""Sealed values: opened with the key, gone with the key, and the key never in the log."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+import pytest
+import trio
+
+from engine.aggregates.values.sealed import Sealed
+from engine.entropy import SystemEntropy
+from engine.errors import Fault, PortError
+from engine.vault import Vault
+
+OWNER = "container:4f5e"
+
+
+def vault(tmp_path: Path) -> Vault:
+    return Vault(tmp_path / "keys.db", SystemEntropy())
+
+
+async def test_a_sealed_value_opens_again_also_after_a_restart(tmp_path: Path) -> None:
+    async with vault(tmp_path).running() as keys:
+        sealed = await keys.seal(OWNER, b"PASSWORD=hunter2")
+        assert b"hunter2" not in sealed.box
+        assert keys.open(sealed) == b"PASSWORD=hunter2"
+        again = await keys.seal(OWNER, b"PASSWORD=hunter2")
+        assert again.box != sealed.box
+    async with vault(tmp_path).running() as keys:
+        assert keys.open(sealed) == b"PASSWORD=hunter2"
+
+
+async def test_erasing_a_key_erases_its_values_and_no_others_and_leaves_no_key_in_any_file(tmp_path: Path) -> None:
+    async with vault(tmp_path).running() as keys:
+        sealed = await keys.seal(OWNER, b"one")
+        other = await keys.seal("container:77", b"two")
+        key = keys._keys[OWNER]
+        assert any(key in path.read_bytes() for path in tmp_path.iterdir())
+        await keys.erase(OWNER)
+        await keys.erase(OWNER)
+        with pytest.raises(PortError) as caught:
+            keys.open(sealed)
+        assert caught.value.fault is Fault.NOT_FOUND
+        assert keys.open(other) == b"two"
+        assert not any(key in path.read_bytes() for path in tmp_path.iterdir())
+        fresh = await keys.seal(OWNER, b"three")
+        assert keys.open(fresh) == b"three"
+        with pytest.raises(PortError):
+            keys.open(sealed)
+    async with vault(tmp_path).running() as keys:
+        with pytest.raises(PortError):
+            keys.open(sealed)
+
+
+async def test_a_value_does_not_open_for_another_owner_or_when_a_byte_changed(tmp_path: Path) -> None:
+    async with vault(tmp_path).running() as keys:
+        sealed = await keys.seal(OWNER, b"one")
+        other = await keys.seal("container:77", b"two")
+        for box in (other.box, sealed.box[:-1] + bytes([sealed.box[-1] ^ 1]), b"", b"short"):
+            with pytest.raises(PortError):
+                keys.open(Sealed(owner=OWNER, box=box))
+        with pytest.raises(PortError):
+            keys.open(msgspec.structs.replace(sealed, owner="container:77"))
+
+
+async def test_many_sealers_at_once_share_a_write(tmp_path: Path) -> None:
+    async with vault(tmp_path).running() as keys:
+        writes = 0
+        save = keys._save_new_keys
+
+        def counted() -> None:
+            nonlocal writes
+            writes += 1
+            save()
+
+        keys._save_new_keys = counted  # type: ignore[method-assign]  # counting, nothing else
+        results: dict[str, Sealed] = {}
+
+        async def seal(owner: str) -> None:
+            results[owner] = await keys.seal(owner, owner.encode())
+
+        async with trio.open_nursery() as nursery:
+            for number in range(50):
+                nursery.start_soon(seal, f"container:{number}")
+        assert writes < 10
+        assert all(keys.open(sealed) == owner.encode() for owner, sealed in results.items())
+
+
+async def test_keys_are_private_to_their_owner(tmp_path: Path) -> None:
+    async with vault(tmp_path).running() as keys:
+        await keys.seal(OWNER, b"one")
+        for path in tmp_path.iterdir():
+            assert os.stat(path).st_mode & 0o077 == 0
