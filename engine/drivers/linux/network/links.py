@@ -28,9 +28,10 @@ _NEWLINK, _DELLINK, _GETLINK, _NEWADDR, _DELADDR, _GETADDR, _NEWROUTE, _DELROUTE
     26,
 )
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO = 1, 3, 4, 10, 18
-_IFLA_IFALIAS, _IFLA_NET_NS_FD, _IFLA_PROTINFO = 20, 28, 12
+_IFLA_IFALIAS, _IFLA_NET_NS_FD = 20, 28
 _INFO_KIND, _INFO_DATA, _VETH_INFO_PEER = 1, 2, 1
-_IFLA_BRPORT_ISOLATED = 33
+_INFO_SLAVE_KIND, _INFO_SLAVE_DATA = 4, 5
+_BRPORT_MODE, _BRPORT_ISOLATED = 4, 33
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST, _IFA_FLAGS = 1, 2, 4, 8
 _IFA_F_NODAD = 0x02
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_TABLE = 1, 4, 5, 15
@@ -85,11 +86,13 @@ def new_veth(name: str, peer: str, netns_fd: int, *, master: int, mac_address: s
     return Request(_NEWLINK, REQUEST | ACK | CREATE | EXCLUSIVE, outside + info)
 
 
-def isolate_port(index: int) -> Request:
-    """Keep a bridge port from talking to other isolated ports of the bridge (enable_icc=false)."""
-    body = _head(index, family=socket.AF_BRIDGE)
-    body += netlink.nested(_IFLA_PROTINFO, netlink.attribute(_IFLA_BRPORT_ISOLATED, b"\x01"))
-    return Request(_NEWLINK, REQUEST | ACK, body)
+def set_bridge_port(name: str, *, hairpin: bool, isolated: bool) -> Request:
+    """hairpin: frames may leave by the port they came from. isolated: none go to other isolated ports of the bridge."""
+    flags = netlink.attribute(_BRPORT_MODE, bytes([hairpin])) + netlink.attribute(_BRPORT_ISOLATED, bytes([isolated]))
+    info = netlink.nested(
+        _IFLA_LINKINFO, netlink.text(_INFO_SLAVE_KIND, "bridge"), netlink.nested(_INFO_SLAVE_DATA, flags)
+    )
+    return Request(_NEWLINK, REQUEST | ACK, _head() + netlink.text(_IFLA_IFNAME, name) + info)
 
 
 def set_link(index: int, *, alias: str | None = None, mac_address: str = "", mtu: int = 0, up: bool = False) -> Request:

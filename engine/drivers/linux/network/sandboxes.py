@@ -167,12 +167,19 @@ class LinuxSandboxes:
             mac_address=endpoint.mac_address,
             mtu=networks.mtu_of(join.network),
         )
-        netlink.transact(self._kernel.route, [pair])
+        requests = [pair]
+        isolated = not networks.icc_of(join.network)
+        if isolated or join.ports:
+            # Where br_netfilter is loaded, a container that asks for its own published port is answered on the bridge,
+            # by the port it asked from: the packet never reaches the IP layer.
+            requests.append(links.set_bridge_port(name, hairpin=bool(join.ports), isolated=isolated))
+        try:
+            netlink.transact(self._kernel.route, requests)
+        except netlink.Refused as refused:
+            if refused.index > 0:
+                made.append(name)
+            raise
         made.append(name)
-        if not networks.icc_of(join.network):
-            outside = links.find(self._kernel.route, name)
-            assert outside is not None, "a veth just made is there"
-            netlink.transact(self._kernel.route, [links.isolate_port(outside.index)])
         if endpoint.ipv6_address:
             _allow_ipv6(netns_fd, join.interface)
         peer = links.find(inside, join.interface)

@@ -1,0 +1,412 @@
+"""Networks, sandboxes and published ports, as somebody with a socket notices them. Kernel of the machine, own namespaces."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import socket
+from collections.abc import AsyncIterator, Iterator
+
+import msgspec
+import pytest
+import trio
+
+from engine.aggregates.values.endpoints import PublishedPort
+from engine.aggregates.values.ids import ContainerID
+from engine.drivers.linux.network.driver import LinuxNetworking
+from engine.drivers.ports.network import Networks, NetworkSpec, Sandboxes
+from engine.errors import PortError
+from tests.support.netns import HOST_ADDRESS, World, link_names, open_world, own_network_namespace, running
+
+pytestmark = pytest.mark.root
+HOST = -1
+
+
+@pytest.fixture
+def namespace() -> Iterator[None]:
+    with own_network_namespace():
+        yield
+
+
+@pytest.fixture
+async def world(namespace: None) -> AsyncIterator[World]:
+    async with open_world() as opened:
+        yield opened
+
+
+def published(host_port: int, container_port: int = 80, protocol: str = "tcp", host_ip: str = "0.0.0.0") -> PublishedPort:
+    return PublishedPort(host_ip=host_ip, host_port=host_port, container_port=container_port, protocol=protocol)
+
+
+async def test_the_driver_has_the_shape_of_the_ports() -> None:
+    networking = LinuxNetworking()
+    networks: Networks = networking.networks
+    sandboxes: Sandboxes = networking.sandboxes
+    assert networks is not None
+    assert sandboxes is not None
+
+
+async def test_containers_of_a_network_reach_each_other_and_their_host(world: World) -> None:
+    spec = await world.network(18)
+    one = await world.container(spec, 2)
+    two = await world.container(spec, 3)
+    await world.serve_tcp(two.netns_fd, 80)
+    await world.serve_tcp(HOST, 9000)
+    assert await world.ask_tcp(one.netns_fd, two.address, 80) == f"80 {one.address}"
+    assert await world.ask_tcp(one.netns_fd, "172.18.0.1", 9000) == f"9000 {one.address}"
+    assert await world.ask_tcp(HOST, two.address, 80) == "80 172.18.0.1"
+
+
+async def test_a_container_has_loopback_its_own_address_and_nothing_of_ipv6_on_eth0(world: World) -> None:
+    spec = await world.network(18)
+    one = await world.container(spec, 2)
+    await world.serve_tcp(one.netns_fd, 80, address="127.0.0.1")
+    assert await world.ask_tcp(one.netns_fd, "127.0.0.1", 80) == "80 127.0.0.1"
+    addresses = await world.inside(one.netns_fd, lambda: open("/proc/thread-self/net/if_inet6").read())
+    assert "eth0" not in addresses
+
+
+async def test_a_container_leaves_under_the_address_of_the_host(world: World) -> None:
+    spec = await world.network(18)
+    one = await world.container(spec, 2)
+    await world.serve_tcp(world.outside_fd, 7000)
+    assert await world.ask_tcp(one.netns_fd, "10.99.0.2", 7000) == f"7000 {HOST_ADDRESS}"
+
+
+async def test_without_masquerade_a_container_leaves_under_its_own_address(world: World) -> None:
+    spec = await world.network(18, options={"com.docker.network.bridge.enable_ip_masquerade": "false"})
+    one = await world.container(spec, 2)
+    await world.serve_tcp(world.outside_fd, 7000)
+    assert await world.ask_tcp(one.netns_fd, "10.99.0.2", 7000) == "7000 172.18.0.2"
+
+
+@pytest.mark.parametrize("host_address", [HOST_ADDRESS, "127.0.0.1", "172.18.0.1"])
+async def test_a_published_port_answers_at_every_address_of_the_host(world: World, host_address: str) -> None:
+    spec = await world.network(18)
+    one = await world.container(spec, 2, published(8080))
+    await world.serve_tcp(one.netns_fd, 80)
+    assert (await world.ask_tcp(HOST, host_address, 8080)).startswith("80 ")
+
+
+async def test_a_published_port_answers_another_host_and_shows_its_address(world: World) -> None:
+    spec = await world.network(18)
+    one = await world.container(spec, 2, published(8080))
+    await world.serve_tcp(one.netns_fd, 80)
+    assert await world.ask_tcp(world.outside_fd, HOST_ADDRESS, 8080) == "80 10.99.0.2"
+
+
+@pytest.mark.parametrize("host_address", [HOST_ADDRESS, "172.18.0.1"])
+async def test_a_published_port_answers_siblings_and_the_container_itself(world: World, host_address: str) -> None:
+    spec = await world.network(18)
+    one = await world.container(spec, 2, published(8080))
+    two = await world.container(spec, 3)
+    await world.serve_tcp(one.netns_fd, 80)
+    assert (await world.ask_tcp(two.netns_fd, host_address, 8080)).startswith("80 ")
+    assert (await world.ask_tcp(one.netns_fd, host_address, 8080)).startswith("80 ")
+
+
+async def test_a_published_port_answers_a_container_of_another_network(world: World) -> None:
+    one = await world.container(await world.network(18), 2, published(8080))
+    two = await world.container(await world.network(19), 2)
+    await world.serve_tcp(one.netns_fd, 80)
+    assert (await world.ask_tcp(two.netns_fd, HOST_ADDRESS, 8080)).startswith("80 ")
+    assert (await world.ask_tcp(two.netns_fd, "172.19.0.1", 8080)).startswith("80 ")
+
+
+async def test_a_published_udp_port_answers(world: World) -> None:
+    spec = await world.network(18)
+    one = await world.container(spec, 2, published(5353, 53, "udp"))
+    await world.serve_udp(one.netns_fd, 53)
+    assert await world.ask_udp(HOST, "127.0.0.1", 5353) == "53 hello"
+    assert await world.ask_udp(world.outside_fd, HOST_ADDRESS, 5353) == "53 hello"
+    assert await world.ask_udp(one.netns_fd, HOST_ADDRESS, 5353) == "53 hello"
+
+
+async def test_a_port_published_at_one_address_answers_only_there(world: World) -> None:
+    spec = await world.network(18)
+    one = await world.container(spec, 2, published(8080, host_ip="127.0.0.1"))
+    await world.serve_tcp(one.netns_fd, 80)
+    assert (await world.ask_tcp(HOST, "127.0.0.1", 8080)).startswith("80 ")
+    assert not await world.reaches(world.outside_fd, HOST_ADDRESS, 8080)
+    assert not await world.reaches(HOST, HOST_ADDRESS, 8080)
+
+
+async def test_networks_are_isolated_from_each_other(world: World) -> None:
+    one = await world.container(await world.network(18), 2)
+    two = await world.container(await world.network(19), 2, published(8080))
+    await world.serve_tcp(two.netns_fd, 80)
+    assert not await world.reaches(one.netns_fd, two.address, 80)
+
+
+async def test_an_unpublished_port_is_not_reached_from_another_host(world: World) -> None:
+    one = await world.container(await world.network(18), 2, published(8080))
+    await world.serve_tcp(one.netns_fd, 80)
+    await world.serve_tcp(one.netns_fd, 81)
+    assert not await world.reaches(world.outside_fd, one.address, 81)
+    assert not await world.reaches(world.outside_fd, one.address, 80)
+
+
+async def test_gateway_mode_nat_unprotected_lets_other_hosts_reach_unpublished_ports(world: World) -> None:
+    spec = await world.network(18, options={"com.docker.network.bridge.gateway_mode_ipv4": "nat-unprotected"})
+    one = await world.container(spec, 2)
+    await world.serve_tcp(one.netns_fd, 81)
+    assert await world.ask_tcp(world.outside_fd, one.address, 81) == "81 10.99.0.2"
+
+
+async def test_an_internal_network_reaches_its_own_and_nothing_else(world: World) -> None:
+    spec = await world.network(18, internal=True)
+    one = await world.container(spec, 2, published(8080))
+    two = await world.container(spec, 3)
+    await world.serve_tcp(two.netns_fd, 80)
+    await world.serve_tcp(world.outside_fd, 7000)
+    assert await world.ask_tcp(one.netns_fd, two.address, 80) == f"80 {one.address}"
+    assert not await world.reaches(one.netns_fd, "10.99.0.2", 7000)
+    assert not await world.reaches(world.outside_fd, two.address, 80)
+    assert not await world.reaches(world.outside_fd, HOST_ADDRESS, 8080)
+
+
+async def test_with_icc_off_containers_reach_the_host_but_not_each_other(world: World) -> None:
+    spec = await world.network(18, options={"com.docker.network.bridge.enable_icc": "false"})
+    one = await world.container(spec, 2)
+    two = await world.container(spec, 3, published(8080))
+    await world.serve_tcp(two.netns_fd, 80)
+    await world.serve_tcp(HOST, 9000)
+    assert not await world.reaches(one.netns_fd, two.address, 80)
+    assert (await world.ask_tcp(one.netns_fd, "172.18.0.1", 9000)).startswith("9000")
+    assert (await world.ask_tcp(world.outside_fd, HOST_ADDRESS, 8080)).startswith("80")
+
+
+async def test_containers_can_not_reach_what_listens_on_the_hosts_loopback(world: World) -> None:
+    spec = await world.network(18)
+    one = await world.container(spec, 2)
+    await world.serve_tcp(HOST, 9000, address="127.0.0.1")
+
+    def to_host_loopback() -> None:
+        # A container with CAP_NET_ADMIN can send to 127.0.0.1 by way of the bridge.
+        os.system("ip addr del 127.0.0.1/8 dev lo; sysctl -qw net.ipv4.conf.eth0.route_localnet=1; ip route del local 127.0.0.0/8 table local 2>/dev/null; ip route add 127.0.0.1 via 172.18.0.1")
+
+    await world.inside(one.netns_fd, to_host_loopback)
+    assert not await world.reaches(one.netns_fd, "127.0.0.1", 9000)
+
+
+async def test_a_port_a_foreign_process_listens_on_is_refused_in_dockers_words_and_nothing_leaks(world: World) -> None:
+    spec = await world.network(18)
+    await world.serve_tcp(HOST, 8080)
+    before = link_names()
+    with pytest.raises(PortError) as refused:
+        await world.container(spec, 2, published(8081), published(8080))
+    assert refused.value.errno == errno.EADDRINUSE
+    assert refused.value.message.startswith("driver failed programming external connectivity on endpoint web (")
+    assert refused.value.message.endswith(
+        "failed to bind host port for 0.0.0.0:8080:172.18.0.2:80/tcp: address already in use"
+    )
+    assert link_names() == before
+    assert (await world.networking.networks.inventory()).ports == ()
+    await world.container(spec, 2, published(8081))
+
+
+async def test_a_published_port_can_not_be_taken_by_a_foreign_process(world: World) -> None:
+    await world.container(await world.network(18), 2, published(8080), published(5353, 53, "udp"))
+    for kind, port in ((socket.SOCK_STREAM, 8080), (socket.SOCK_DGRAM, 5353)):
+        with socket.socket(socket.AF_INET, kind) as foreign, pytest.raises(OSError, match="in use"):
+            foreign.bind(("0.0.0.0", port))
+
+
+async def test_after_leave_and_the_end_of_its_processes_nothing_of_a_container_is_left(world: World) -> None:
+    spec = await world.network(18)
+    before = link_names()
+    one = await world.container(spec, 2, published(8080), published(5353, 53, "udp"))
+    assert link_names() != before
+    world.end(one)
+    await world.networking.sandboxes.leave(one.container_id, one.joins, sandbox_gone=True)
+    inventory = await world.networking.networks.inventory()
+    assert inventory.ports == ()
+    with trio.fail_after(10):
+        while link_names() != before:
+            await trio.sleep(0.01)  # the kernel destroys a namespace in the background and tells nobody
+    again = await world.container(spec, 2, published(8080), published(5353, 53, "udp"))
+    await world.serve_tcp(again.netns_fd, 80)
+    assert (await world.ask_tcp(HOST, "127.0.0.1", 8080)).startswith("80")
+
+
+async def test_leave_of_a_living_sandbox_takes_the_interface_away_and_may_be_repeated(world: World) -> None:
+    first, second = await world.network(18), await world.network(19)
+    one = await world.container(first, 2)
+    extra = world.plan_join(second, one.container_id, 7, published(8080), interface="eth1")
+    await world.networking.sandboxes.join(one.container_id, one.netns_fd, [extra])
+    assert await world.inside(one.netns_fd, link_names) == ["lo", "eth0", "eth1"]
+    await world.networking.sandboxes.leave(one.container_id, [extra], sandbox_gone=False)
+    await world.networking.sandboxes.leave(one.container_id, [extra], sandbox_gone=False)
+    assert await world.inside(one.netns_fd, link_names) == ["lo", "eth0"]
+    assert (await world.networking.networks.inventory()).ports == ()
+
+
+async def test_several_endpoints_are_joined_at_once_and_one_carries_the_default_route(world: World) -> None:
+    first, second = await world.network(18), await world.network(19)
+    container_id = ContainerID(secrets.token_hex(32))
+    netns_fd = await world.networking.sandboxes.open(container_id, {})
+    joins = [
+        world.plan_join(first, container_id, 2, interface="eth0"),
+        world.plan_join(second, container_id, 2, interface="eth1"),
+    ]
+    await world.networking.sandboxes.join(container_id, netns_fd, joins)
+    routes = await world.inside(netns_fd, lambda: os.popen("ip route show default").read())
+    assert routes.split()[:5] == ["default", "via", "172.18.0.1", "dev", "eth0"]
+    os.close(netns_fd)
+
+
+async def test_sysctls_are_written_in_the_sandbox_and_a_wrong_one_is_named(world: World) -> None:
+    container_id = ContainerID(secrets.token_hex(32))
+    before = open("/proc/sys/net/ipv4/ip_unprivileged_port_start").read()
+    netns_fd = await world.networking.sandboxes.open(container_id, {"net.ipv4.ip_unprivileged_port_start": "0"})
+    read = await world.inside(netns_fd, lambda: open("/proc/sys/net/ipv4/ip_unprivileged_port_start").read())
+    assert read == "0\n"
+    assert open("/proc/sys/net/ipv4/ip_unprivileged_port_start").read() == before
+    os.close(netns_fd)
+    await world.networking.sandboxes.leave(container_id, [], sandbox_gone=True)
+    with pytest.raises(PortError, match=r"/proc/sys/net/no/such"):
+        await world.networking.sandboxes.open(container_id, {"net.no.such": "1"})
+
+
+async def test_mac_address_and_mtu_are_as_asked(world: World) -> None:
+    spec = await world.network(18, options={"com.docker.network.driver.mtu": "1400"})
+    one = await world.container(spec, 9)
+    shown = await world.inside(one.netns_fd, lambda: os.popen("ip -o link show eth0").read())
+    assert "mtu 1400" in shown
+    assert "02:42:ac:00:00:09" in shown
+
+
+async def test_create_is_idempotent_and_remove_leaves_nothing(world: World) -> None:
+    before = link_names()
+    spec = await world.network(18)
+    await world.networking.networks.create(spec)
+    bridge = f"br-{spec.network_id[:12]}"
+    assert bridge in link_names()
+    assert (await world.networking.networks.inventory()).bridges == (spec.network_id[:12],)
+    await world.networking.networks.remove(spec)
+    await world.networking.networks.remove(spec)
+    assert link_names() == before
+    assert bridge not in os.popen("nft list ruleset").read()
+
+
+async def test_the_default_network_is_docker0_and_host_and_null_need_nothing(world: World) -> None:
+    before = link_names()
+    await world.network(17, name="bridge")
+    assert set(link_names()) - set(before) == {"docker0"}
+    for driver in ("host", "null"):
+        await world.network(20, name=driver, driver=driver, subnets=(), gateways=())
+    assert set(link_names()) - set(before) == {"docker0"}
+
+
+async def test_a_bridge_that_the_user_made_is_used_and_never_deleted(world: World) -> None:
+    os.system("ip link add mine type bridge")
+    spec = await world.network(18, options={"com.docker.network.bridge.name": "mine"})
+    one = await world.container(spec, 2)
+    await world.serve_tcp(one.netns_fd, 80)
+    assert (await world.ask_tcp(HOST, one.address, 80)).startswith("80")
+    await world.networking.networks.remove(spec)
+    assert "mine" in link_names()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"com.docker.network.bridge.gateway_mode_ipv4": "routed"}, "not implemented"),
+        ({"com.docker.network.host_ipv4": "10.99.0.1"}, "not implemented"),
+        ({"com.docker.network.driver.mtu": "much"}, "failed to parse mtu"),
+        ({"com.docker.network.bridge.enable_icc": "maybe"}, "failed to parse com.docker.network.bridge.enable_icc"),
+    ],
+)
+async def test_options_that_can_not_be_honoured_are_refused(world: World, options: dict[str, str], words: str) -> None:
+    before = link_names()
+    with pytest.raises(PortError, match=words):
+        await world.network(18, options=options)
+    assert link_names() == before
+
+
+async def test_orphans_are_listed_by_their_owners_and_removed_and_foreign_things_stay(world: World) -> None:
+    os.system("ip link add br-foreign type bridge; nft add table ip foreign")
+    spec = await world.network(18)
+    one = await world.container(spec, 2, published(8080), published(8081, host_ip="127.0.0.1"))
+    inventory = await world.networking.networks.inventory()
+    assert inventory.bridges == (spec.network_id[:12],)
+    assert inventory.veths == (one.joins[0].endpoint.endpoint_id[:7],)
+    assert [(port.host_ip, port.host_port) for port in inventory.ports] == [("0.0.0.0", 8080), ("127.0.0.1", 8081)]
+    await world.networking.networks.remove_orphans(inventory)
+    await world.networking.networks.remove_orphans(inventory)
+    empty = await world.networking.networks.inventory()
+    assert (empty.bridges, empty.veths, empty.ports) == ((), (), ())
+    assert "br-foreign" in link_names()
+    rules = os.popen("nft list ruleset").read()
+    assert "foreign" in rules
+    assert spec.network_id[:12] not in rules
+
+
+async def test_published_ports_survive_the_engine_and_are_adopted(namespace: None) -> None:
+    async with open_world() as world:
+        spec: NetworkSpec = await world.network(18)
+        one = await world.container(spec, 2, published(8080))
+        await world.serve_tcp(one.netns_fd, 80)
+        # A second driver takes over while the first has given up its sockets: the order of an engine's restart.
+        for held in list(world.networking.sandboxes._held.values()):
+            for reservation in held.reservations:
+                reservation.close()
+        assert (await world.ask_tcp(world.outside_fd, HOST_ADDRESS, 8080)).startswith("80")
+        second = LinuxNetworking(pool_size=1)
+        async with running(second):
+            assert (await world.ask_tcp(world.outside_fd, HOST_ADDRESS, 8080)).startswith("80")
+            await second.networks.create(spec)
+            await second.sandboxes.adopt(one.container_id, os.getpid(), one.joins)
+            with socket.socket() as foreign, pytest.raises(OSError, match="in use"):
+                foreign.bind(("0.0.0.0", 8080))
+            assert (await world.ask_tcp(HOST, "127.0.0.1", 8080)).startswith("80")
+
+
+async def test_forwarding_turned_on_by_the_driver_does_not_make_the_host_a_router_for_strangers(world: World) -> None:
+    assert open("/proc/sys/net/ipv4/ip_forward").read() == "1\n"
+    assert "policy drop" in os.popen("nft list chain ip ishmael forward").read()
+
+
+async def test_ipv6_works_beside_ipv4(world: World) -> None:
+    spec = await world.network(18, ipv6=True)
+    one = await world.container(spec, 2, published(8080, host_ip="::"), published(8080))
+    two = await world.container(spec, 3)
+    await world.serve_tcp(one.netns_fd, 80, address="::")
+    assert await world.ask_tcp(two.netns_fd, one.address6, 80) == f"80 {two.address6}"
+    assert (await world.ask_tcp(world.outside_fd, "fd99::1", 8080)) == "80 fd99::2"
+    assert (await world.ask_tcp(HOST, "fd99::1", 8080)).startswith("80 ")
+    assert (await world.ask_tcp(HOST, "::1", 8080)).startswith("80 ")
+    assert (await world.ask_tcp(two.netns_fd, "fd99::1", 8080)).startswith("80 ")
+    assert not await world.reaches(world.outside_fd, one.address6, 80)
+
+
+async def test_an_ipv6_host_address_leads_to_a_container_without_ipv6(world: World) -> None:
+    spec = await world.network(18)
+    one = await world.container(
+        spec, 2, published(8080), published(8080, host_ip="::"), published(5353, 53, "udp", host_ip="::")
+    )
+    await world.serve_tcp(one.netns_fd, 80)
+    await world.serve_udp(one.netns_fd, 53)
+    assert await world.ask_tcp(HOST, "::1", 8080) == "80 172.18.0.1"
+    assert await world.ask_tcp(world.outside_fd, "fd99::1", 8080) == "80 172.18.0.1"
+    assert await world.ask_udp(HOST, "::1", 5353) == "53 hello"
+    await world.networking.sandboxes.leave(one.container_id, one.joins, sandbox_gone=False)
+    assert not await world.reaches(HOST, "::1", 8080)
+
+
+async def test_a_failed_join_of_several_undoes_the_first(world: World) -> None:
+    spec = await world.network(18)
+    container_id = ContainerID(secrets.token_hex(32))
+    before = link_names()
+    netns_fd = await world.networking.sandboxes.open(container_id, {})
+    good = world.plan_join(spec, container_id, 2, published(8080))
+    lost = msgspec.structs.replace(spec, network_id="f" * 64)
+    bad = world.plan_join(lost, container_id, 3, interface="eth1")
+    with pytest.raises(PortError, match="has no bridge"):
+        await world.networking.sandboxes.join(container_id, netns_fd, [good, bad])
+    os.close(netns_fd)
+    assert link_names() == before
+    assert (await world.networking.networks.inventory()).ports == ()
+    with socket.socket() as free:
+        free.bind(("0.0.0.0", 8080))
