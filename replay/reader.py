@@ -1,0 +1,140 @@
+"""Reading a log file: no engine, no root, no keys, and never a byte written beside it.
+
+Owns: opening `events.db` read-only wherever it lies, and turning rows into `Recorded`.
+Refuses to know: what events mean.
+
+A log of a living engine is read through its write-ahead log; a copied file, or one in a directory where nothing may be
+made, is opened as immutable; a copied pair of file and write-ahead log is read from a private copy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar
+from urllib.parse import quote
+
+from engine.aggregates.decider import Event, Recorded
+from engine.codec import EventCodec, LogError, UnknownEventError, split_topic
+
+SELECT = "SELECT rowid, originator_id, originator_version, topic, state FROM stored_events"
+
+
+class UnknownEvent(Event, frozen=True, kw_only=True):
+    """An event this version has no class for: shown as it was stored, never folded."""
+
+    NAME: ClassVar[str] = "unknown"
+    stored_name: str
+    schema: int
+    payload: dict[str, Any]
+
+
+def name_of(event: Event) -> str:
+    """The stored name."""
+    return event.stored_name if isinstance(event, UnknownEvent) else event.NAME
+
+
+class LogReader:
+    """A log file open for reading; a context manager. Raises LogError when it is no log."""
+
+    def __init__(self, path: Path, codec: EventCodec) -> None:
+        self.path = path
+        self._codec = codec
+        self._stack = contextlib.ExitStack()
+        self._connection: sqlite3.Connection | None = None
+
+    def __enter__(self) -> LogReader:
+        try:
+            self._connection = self._stack.enter_context(contextlib.closing(open_read_only(self.path, self._stack)))
+            self._connection.execute(f"{SELECT} LIMIT 1").fetchall()
+        except (sqlite3.Error, OSError) as error:
+            self._stack.close()
+            raise LogError(f"{self.path} can not be read as a log: {error}") from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+        self._connection = None
+
+    @property
+    def head(self) -> int:
+        """The last position; 0 for an empty log."""
+        return int(next(self._query("SELECT MAX(rowid) FROM stored_events"))[0] or 0)
+
+    def events(self, *, after: int = 0, upto: int | None = None) -> Iterator[Recorded]:
+        """Events past a position, in order, up to and with another one."""
+        last = upto if upto is not None else self.head
+        yield from self._recorded(f"{SELECT} WHERE rowid>? AND rowid<=? ORDER BY rowid", after, last)
+
+    def newest_first(self, *, upto: int) -> Iterator[Recorded]:
+        yield from self._recorded(f"{SELECT} WHERE rowid<=? ORDER BY rowid DESC", upto)
+
+    def history(self, stream: str, *, upto: int | None = None) -> Iterator[Recorded]:
+        """One stream's events, in order."""
+        last = upto if upto is not None else self.head
+        yield from self._recorded(
+            f"{SELECT} WHERE originator_id=? AND rowid<=? ORDER BY originator_version", stream, last
+        )
+
+    def event(self, position: int) -> Recorded | None:
+        return next(self._recorded(f"{SELECT} WHERE rowid=?", position), None)
+
+    def position_at(self, time_ns: int) -> int:
+        """The last position recorded at or before a time; 0 when none was."""
+        low, high = 0, self.head
+        while low < high:
+            middle = (low + high + 1) // 2
+            found = self.event(middle)
+            if found is None or found.time_ns <= time_ns:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+    def _recorded(self, statement: str, *parameters: object) -> Iterator[Recorded]:
+        for position, stream, version, topic, state in self._query(statement, *parameters):
+            try:
+                time_ns, cause, event = self._codec.decode(topic, state)
+            except UnknownEventError:
+                name, schema = split_topic(topic)
+                time_ns, cause, payload = self._codec.decode_plain(topic, state)
+                event = UnknownEvent(stored_name=name, schema=schema, payload=payload)
+            except LogError as error:
+                raise LogError(f"position {position}: {error} (see `replay verify`)") from error
+            yield Recorded(position=position, stream=stream, version=version, time_ns=time_ns, cause=cause, event=event)
+
+    def _query(self, statement: str, *parameters: object) -> Iterator[Any]:
+        assert self._connection is not None, "the reader is not open"
+        try:
+            yield from self._connection.execute(statement, parameters)
+        except sqlite3.Error as error:
+            raise LogError(f"{self.path} can not be read: {error} (see `replay verify`)") from error
+
+
+def open_read_only(path: Path, stack: contextlib.ExitStack) -> sqlite3.Connection:
+    """A connection that changes nothing beside the file. `stack` owns a private copy, where one is needed."""
+    with path.open("rb"):
+        pass  # an honest error for what is missing or forbidden
+    journal = Path(f"{path}-wal")
+    if not journal.exists() or journal.stat().st_size == 0:
+        # Nothing to replay; plain `mode=ro` would leave -wal and -shm files beside a copied log.
+        return sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro&immutable=1", uri=True)
+    if Path(f"{path}-shm").exists():
+        connection = sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True)
+        try:
+            connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchall()
+        except sqlite3.OperationalError:
+            connection.close()
+        else:
+            return connection
+    copy = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="replay-"))) / path.name
+    shutil.copyfile(path, copy)
+    shutil.copyfile(journal, f"{copy}-wal")
+    return sqlite3.connect(copy)
