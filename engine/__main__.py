@@ -1,0 +1,72 @@
+"""The command `ishmaeld`: flags and file to a DaemonConfig, then the engine under trio.
+
+Everything behind `run` is bootstrap.py's. This module prints what a person reads when the start fails.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+
+from engine import options
+from engine.api.versions import ENGINE_VERSION
+from engine.config import ConfigError, DaemonConfig
+from engine.pidfile import pidfile
+
+LEVELS = {
+    "panic": logging.CRITICAL,
+    "fatal": logging.CRITICAL,
+    "error": logging.ERROR,
+    "warn": logging.WARNING,
+    "info": logging.INFO,
+    "debug": logging.DEBUG,
+    "trace": logging.DEBUG,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit status: 0, or 1 with the reason on standard error."""
+    given = options.parser().parse_args(arguments)
+    if given.version:
+        print(f"Ishmael version {ENGINE_VERSION}")
+        return 0
+    try:
+        config = options.load(given)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 1
+    if given.validate:
+        print("configuration OK")
+        return 0
+    configure_logging(config)
+    try:
+        with pidfile(config.pidfile):
+            return start(config)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+def configure_logging(config: DaemonConfig) -> None:
+    """One line per record on standard error, where a service manager expects it."""
+    level = logging.DEBUG if config.debug else LEVELS[config.log_level.lower()]
+    logging.basicConfig(
+        level=level,
+        stream=sys.stderr,
+        format='time="%(asctime)s" level=%(levelname)s logger=%(name)s msg="%(message)s"',
+    )
+
+
+def start(config: DaemonConfig) -> int:
+    """Run the engine until it is told to stop."""
+    import trio  # here: --version and --validate need neither trio nor the engine
+
+    from engine import bootstrap
+
+    trio.run(bootstrap.run, config)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
