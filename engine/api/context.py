@@ -7,11 +7,17 @@ route with behaviour of their own. bootstrap.py puts the real things together.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 from engine.aggregates.decider import Cause, Command, Recorded
+from engine.aggregates.image import ImageState
+from engine.aggregates.values.ids import ImageID
+from engine.aggregates.values.manifest import ImageConfig
+from engine.aggregates.values.platform import Platform
+from engine.aggregates.values.reference import Reference
 from engine.config import DaemonConfig
+from engine.drivers.ports.registry import Credentials
 
 
 class Application(Protocol):
@@ -26,6 +32,8 @@ class Pump(Protocol):
     """The log as it grows (engine/pump.py)."""
 
     def subscribe(self, after: int) -> AsyncIterator[Recorded]: ...
+
+    async def until(self, stream: str, predicate: Callable[[Any], object]) -> Any: ...
 
 
 class Clock(Protocol):
@@ -44,6 +52,46 @@ class Counts(Protocol):
     def images(self) -> int: ...
 
 
+EmitMessage = Callable[[object], Awaitable[None]]
+"""Sends one progress message to the client."""
+
+
+class ImageService(Protocol):
+    """What moves images in and out (engine/reactors/images). Each verb runs in the request's task: a client that leaves
+    cancels it. Messages are Docker's progress messages."""
+
+    async def config_of(self, image: ImageState) -> ImageConfig:
+        """What a container inherits, from the image's configuration blob."""
+        ...
+
+    async def pull(
+        self,
+        reference: Reference,
+        platform: Platform | None,
+        credentials: Credentials | None,
+        emit: EmitMessage,
+        cause: Cause,
+        *,
+        all_tags: bool = False,
+    ) -> ImageID: ...
+
+    async def load(self, archive: AsyncIterator[bytes], emit: EmitMessage, cause: Cause) -> tuple[ImageID, ...]: ...
+
+    async def import_image(
+        self,
+        archive: AsyncIterator[bytes],
+        reference: Reference | None,
+        platform: Platform,
+        message: str,
+        changes: Sequence[str],
+        cause: Cause,
+    ) -> ImageID: ...
+
+    def save(self, names: Sequence[str]) -> AsyncIterator[bytes]:
+        """A tar of the named images. Raises Rejected(NOT_FOUND) before the first chunk."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ApiContext:
     """What a route may use. `views` are the projections by name (`views.containers`, `views.events`); `ports` the
@@ -60,5 +108,8 @@ class ApiContext:
     host: Any
     engine_id: str
     counts: Counts
+    images: ImageService
+    host_routes: Callable[[], Sequence[str]] = tuple
+    """Destinations the host reaches already: new networks stay away from them."""
     ready: Callable[[], bool] = lambda: True
     """False while the start-up recovers: everything but `_ping` and `version` answers 503 then."""

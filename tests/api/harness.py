@@ -43,6 +43,7 @@ def context(**changes: Any) -> ApiContext:
         "host": LinuxHost(),
         "engine_id": "b3c1f3a2-0000-4000-8000-000000000000",
         "counts": NoContainers(),
+        "images": None,
     }
     return ApiContext(**{**fields, **changes})
 

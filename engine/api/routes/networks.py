@@ -1,0 +1,362 @@
+"""`/networks/...`: list, inspect, create, connect, disconnect, delete, prune.
+
+Subnets are chosen here, under one lock, because "overlaps no other network" is a rule over all networks and so no
+single stream's: choosing and appending are one step for this engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import trio
+from quart import Response, request
+
+from engine.aggregates.container.commands import ConnectContainer, DisconnectContainer
+from engine.aggregates.container.state import ContainerState
+from engine.aggregates.decider import Cause, Reason, Rejected
+from engine.aggregates.names import NameKind, ReserveName
+from engine.aggregates.network import (
+    CreateNetwork,
+    NetworkSettings,
+    NetworkState,
+    NetworkStatus,
+    ReleaseEndpoint,
+    RemoveNetwork,
+)
+from engine.aggregates.values.config import EndpointConfig
+from engine.aggregates.values.endpoints import NetworkAttachment
+from engine.aggregates.values.ids import ContainerID, NetworkID
+from engine.aggregates.values.subnet import AddressPool, parse_mac_address
+from engine.api import subnets
+from engine.api.app import EngineApp
+from engine.api.bodies import decode_body
+from engine.api.context import ApiContext
+from engine.api.filters import Filters
+from engine.api.params import Query, cause_of
+from engine.api.pruning import PRUNE_FILTERS, prune_label_match, prune_until
+from engine.api.responses import empty, json_response
+from engine.api.shapes import networks as shapes
+from engine.api.streams import current_request, unaborted
+from engine.errors import PortError
+
+PREDEFINED_NAMES = frozenset({"bridge", "host", "none", "default"})
+LIST_FILTERS = frozenset({"dangling", "driver", "id", "label", "name", "scope", "type"})
+SETTLE_DEADLINE_S = 60.0
+"""A bridge is made in milliseconds; what takes longer than this is stuck, and its client is told so."""
+
+
+def register(app: EngineApp, context: ApiContext) -> None:
+    routes = NetworkRoutes(context)
+
+    @app.route("/networks", methods=["GET"])
+    async def list_networks() -> Response:
+        version = current_request().api_version
+        found = routes.filtered(Query.of(request).filters())
+        if version < (1, 28):
+            return json_response([routes.inspected(state) for state in found])
+        return json_response([shapes.summary(state, version) for state in found])
+
+    @app.route("/networks/create", methods=["POST"])
+    async def create() -> Response:
+        body = await decode_body(request, shapes.CreateNetworkBody)
+        if current_request().api_version < (1, 48):
+            body = _without_ipv4_choice(body)
+        network_id = await routes.create(body, cause_of(request))
+        return json_response({"Id": network_id, "Warning": ""}, status=201)
+
+    @app.route("/networks/prune", methods=["POST"])
+    async def prune() -> Response:
+        filters = Query.of(request).filters().validate(PRUNE_FILTERS)
+        return json_response({"NetworksDeleted": await routes.prune(filters, cause_of(request)) or None})
+
+    @app.route("/networks/<path:name>/connect", methods=["POST"])
+    async def connect(name: str) -> Response:
+        body = await decode_body(request, shapes.ConnectBody)
+        await routes.connect(name, body, cause_of(request))
+        return empty(200)
+
+    @app.route("/networks/<path:name>/disconnect", methods=["POST"])
+    async def disconnect(name: str) -> Response:
+        body = await decode_body(request, shapes.DisconnectBody)
+        await routes.disconnect(name, body, cause_of(request))
+        return empty(200)
+
+    @app.route("/networks/<path:name>", methods=["GET"])
+    async def inspect(name: str) -> Response:
+        query = Query.of(request)
+        if query.text("verbose") and query.text("verbose") not in ("0", "1", "true", "false", "True", "False"):
+            raise Rejected(Reason.INVALID, f"invalid value for verbose: {query.text('verbose')}")
+        state = context.views.networks.find(name)
+        if query.text("scope", "local") not in ("", "local"):
+            raise Rejected(Reason.NOT_FOUND, f"network {name} not found")
+        return json_response(routes.inspected(state))
+
+    @app.route("/networks/<path:name>", methods=["DELETE"])
+    async def delete(name: str) -> Response:
+        await routes.remove(context.views.networks.find(name), cause_of(request))
+        return empty(204)
+
+
+def _without_ipv4_choice(body: shapes.CreateNetworkBody) -> shapes.CreateNetworkBody:
+    """EnableIPv4 came with 1.48; older clients that send it meant something else or nothing."""
+    fields = {name: getattr(body, name) for name in body.__struct_fields__}
+    return shapes.CreateNetworkBody(**{**fields, "enable_ipv4": None})
+
+
+class NetworkRoutes:
+    """What the routes do, with the lock that choosing subnets needs."""
+
+    def __init__(self, context: ApiContext) -> None:
+        self._context = context
+        self._choosing = trio.Lock()
+
+    # -- reading -------------------------------------------------------------------------------------------------------
+
+    def inspected(self, state: NetworkState) -> dict[str, object]:
+        containers = self._context.views.containers
+        names = {str(owner): held.name for owner in state.endpoints if (held := containers.get(owner)) is not None}
+        return shapes.inspect(state, names, current_request().api_version)
+
+    def filtered(self, filters: Filters) -> list[NetworkState]:
+        """NET-02. Names match as regular expressions anywhere, ids by their beginning."""
+        filters.validate(LIST_FILTERS)
+        for kind in filters.get("type"):
+            if kind not in ("custom", "builtin"):
+                raise Rejected(Reason.INVALID, f"invalid filter: 'type'='{kind}'")
+        dangling = filters.boolean("dangling", default=False) if "dangling" in filters else None
+        shown = (NetworkStatus.READY, NetworkStatus.REMOVING)
+        return [
+            state
+            for state in self._context.views.networks
+            if state.status in shown
+            and filters.exact("driver", state.settings.driver)
+            and filters.prefix("id", state.network_id)
+            and filters.match("name", state.settings.name)
+            and filters.exact("scope", "local")
+            and filters.exact("type", "builtin" if state.predefined else "custom")
+            and filters.labels("label", state.settings.labels)
+            and (dangling is None or dangling == self._dangling(state))
+        ]
+
+    def _dangling(self, state: NetworkState) -> bool:
+        """Made by a user, and no container is or wishes to be on it."""
+        return not state.predefined and not state.endpoints and state.network_id not in self._wished()
+
+    def _wished(self) -> set[str]:
+        return {
+            attachment.network_id
+            for container in self._context.views.containers
+            for attachment in (*container.networks, *container.connecting)
+        }
+
+    # -- create --------------------------------------------------------------------------------------------------------
+
+    async def create(self, body: shapes.CreateNetworkBody, cause: Cause) -> NetworkID:
+        """NET-01, NET-09 to NET-12: the new network's id, when its bridge is there."""
+        self._check(body)
+        network_id = NetworkID(self._context.entropy.hex_id())
+        async with self._choosing:
+            settings = self._settings(body)
+            with unaborted():  # the next choice must see this one, also when its client has left
+                await self._context.application.execute(
+                    ReserveName(kind=NameKind.NETWORK, name=settings.name, owner=network_id),
+                    CreateNetwork(network_id=network_id, at=self._context.clock.now_ns(), settings=settings),
+                    cause=cause,
+                )
+        state = await self._settled(network_id, lambda state: state.settled, f"network {settings.name}")
+        if state.status is NetworkStatus.FAILED:
+            raise PortError("create network", state.error)
+        return network_id
+
+    def _check(self, body: shapes.CreateNetworkBody) -> None:
+        if not body.name.strip():
+            raise Rejected(Reason.INVALID, "invalid network name: name is empty")
+        if body.name in PREDEFINED_NAMES:
+            raise Rejected(Reason.FORBIDDEN, f"operation is not permitted on predefined {body.name} network ")
+        if self._context.views.networks.named(body.name) is not None:
+            raise Rejected(Reason.CONFLICT, f"network with name {body.name} already exists")
+        for asked, what in (
+            (body.config_only or (body.config_from is not None and body.config_from.network), "config-only networks"),
+            (body.ingress or body.scope == "swarm", "swarm networks"),
+        ):
+            if asked:
+                raise Rejected(Reason.NOT_IMPLEMENTED, f"{what}: not supported by this engine (not implemented)")
+        subnets.check_drivers(body)
+
+    def _settings(self, body: shapes.CreateNetworkBody) -> NetworkSettings:
+        driver = body.driver or "bridge"
+        options = dict(body.options or {})
+        enable_ipv4, enable_ipv6 = subnets.families(body, options)
+        configured = self._context.config.default_address_pools
+        pools = (
+            ()
+            if driver != "bridge"
+            else subnets.choose_pools(
+                body.ipam or shapes.IPAMBody(),
+                enable_ipv4=enable_ipv4,
+                enable_ipv6=enable_ipv6,
+                space=subnets.AddressSpace(
+                    networks=tuple(self._taken()),
+                    host_routes=tuple(self._context.host_routes()),
+                    pools=tuple(AddressPool(base=pool.base, size=pool.size) for pool in configured),
+                    host_id=self._context.engine_id,
+                ),
+            )
+        )
+        ipam = body.ipam
+        return NetworkSettings(
+            name=body.name,
+            driver=driver,
+            pools=pools,
+            internal=body.internal,
+            attachable=body.attachable,
+            enable_ipv4=enable_ipv4,
+            enable_ipv6=enable_ipv6,
+            ipam_driver=(ipam.driver if ipam is not None else "") or "default",
+            ipam_options=None if ipam is None or ipam.options is None else dict(ipam.options),
+            options=options,
+            labels=dict(body.labels or {}),
+        )
+
+    def _taken(self) -> Iterable[str]:
+        for state in self._context.views.networks:
+            for pool in state.settings.pools:
+                yield pool.subnet
+
+    async def _settled(self, network_id: NetworkID, predicate: Callable[[Any], object], what: str) -> NetworkState:
+        with trio.move_on_after(SETTLE_DEADLINE_S):
+            state = await self._context.pump.until(f"network:{network_id}", predicate)
+            assert isinstance(state, NetworkState)
+            return state
+        raise PortError("network", f"{what}: the kernel has not followed within {SETTLE_DEADLINE_S:.0f} s")
+
+    # -- connect, disconnect -------------------------------------------------------------------------------------------
+
+    async def connect(self, name: str, body: shapes.ConnectBody, cause: Cause) -> None:
+        """NET-05. Returns when the endpoint is there (running container) or noted (any other)."""
+        container = self._container(body.container)
+        network = self._context.views.networks.find(name)
+        config = body.endpoint_config
+        self._check_connect(network, body)
+        attachment = NetworkAttachment(
+            name=network.settings.name, network_id=network.network_id, config=config or EndpointConfig()
+        )
+        await self._context.application.execute(
+            ConnectContainer(
+                container_id=container.container_id, at=self._context.clock.now_ns(), attachment=attachment
+            ),
+            cause=cause,
+        )
+        state = await self._container_settled(
+            container.container_id,
+            lambda state: all(wish.network_id != network.network_id for wish in state.connecting),
+        )
+        error = dict(state.connect_errors).get(network.network_id)
+        if error is not None and all(joined.network_id != network.network_id for joined in state.networks):
+            raise _connect_refused(error)
+
+    def _check_connect(self, network: NetworkState, body: shapes.ConnectBody) -> None:
+        if network.settings.driver == "host":
+            raise Rejected(
+                Reason.INVALID, "container cannot be disconnected from host network or connected to host network"
+            )
+        wanted = body.endpoint_config
+        if wanted is None:
+            return
+        if wanted.mac_address:
+            parse_mac_address(wanted.mac_address)
+        addresses = wanted.ipam_config
+        if addresses is not None and (addresses.ipv4_address or addresses.ipv6_address):
+            subnets.check_wanted_addresses(network, addresses)
+        if network.predefined and wanted.aliases:
+            raise Rejected(
+                Reason.INVALID, "network-scoped alias is supported only for containers in user defined networks"
+            )
+
+    async def disconnect(self, name: str, body: shapes.DisconnectBody, cause: Cause) -> None:
+        """NET-05. force also takes the endpoint of a container that is gone."""
+        network = self._context.views.networks.find(name)
+        try:
+            container = self._container(body.container)
+        except Rejected as error:
+            if body.force and error.reason is Reason.NOT_FOUND:
+                await self._force_release(network, body.container, cause)
+                return
+            raise
+        await self._context.application.execute(
+            DisconnectContainer(
+                container_id=container.container_id, at=self._context.clock.now_ns(), network_id=network.network_id
+            ),
+            cause=cause,
+        )
+        await self._container_settled(
+            container.container_id, lambda state: network.network_id not in state.disconnecting
+        )
+
+    async def _force_release(self, network: NetworkState, owner: str, cause: Cause) -> None:
+        held = [container_id for container_id in network.endpoints if owner and container_id.startswith(owner)]
+        if len(held) != 1:
+            raise Rejected(Reason.NOT_FOUND, f"unable to find endpoint for {owner} in network {network.settings.name}")
+        await self._context.application.execute(
+            ReleaseEndpoint(network_id=network.network_id, container_id=ContainerID(held[0])), cause=cause
+        )
+
+    def _container(self, reference: str) -> ContainerState:
+        if not reference:
+            raise Rejected(Reason.INVALID, "invalid container name or ID: value is empty")
+        state = self._context.views.containers.find(reference)
+        assert isinstance(state, ContainerState)
+        return state
+
+    async def _container_settled(self, container_id: ContainerID, predicate: Callable[[Any], object]) -> ContainerState:
+        with trio.move_on_after(SETTLE_DEADLINE_S):
+            state = await self._context.pump.until(f"container:{container_id}", predicate)
+            assert isinstance(state, ContainerState)
+            return state
+        raise PortError("network", f"container {container_id}: the kernel has not followed")
+
+    # -- remove --------------------------------------------------------------------------------------------------------
+
+    async def remove(self, state: NetworkState, cause: Cause) -> None:
+        """NET-04. Returns when the bridge is gone."""
+        await self._context.application.execute(
+            RemoveNetwork(network_id=state.network_id, at=self._context.clock.now_ns()), cause=cause
+        )
+        await self._settled(
+            state.network_id,
+            lambda state: state.status is not NetworkStatus.REMOVING,
+            f"error while removing network: network {state.settings.name}",
+        )
+
+    async def prune(self, filters: Filters, cause: Cause) -> list[str]:
+        """NET-06: the names of those that went."""
+        until = prune_until(filters, self._context.clock.now_ns())
+        deleted = []
+        for state in self._context.views.networks:
+            fits = state.status is NetworkStatus.READY and self._dangling(state)
+            if not fits or (until is not None and state.created_at > until):
+                continue
+            if not prune_label_match(filters, state.settings.labels):
+                continue
+            try:
+                await self.remove(state, cause)
+            except Rejected:
+                continue  # somebody was quicker: it is used, or gone
+            deleted.append(state.settings.name)
+        return deleted
+
+
+def _connect_refused(error: str) -> Exception:
+    """The reactor keeps the words of a refusal; its kind is told by them (NET-11)."""
+    kinds = {
+        "Address already in use": Reason.FORBIDDEN,
+        "requested address is out of range": Reason.INVALID,
+        "no available addresses": Reason.UNAVAILABLE,
+        "user specified IP address": Reason.INVALID,
+        "not found": Reason.NOT_FOUND,
+    }
+    for words, reason in kinds.items():
+        if words in error:
+            return Rejected(reason, error)
+    return PortError("connect", error)
