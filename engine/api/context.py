@@ -17,6 +17,7 @@ from engine.aggregates.values.manifest import ImageConfig
 from engine.aggregates.values.platform import Platform
 from engine.aggregates.values.reference import Reference
 from engine.config import DaemonConfig
+from engine.drivers.ports.host import Host
 from engine.drivers.ports.registry import Credentials
 
 
@@ -105,7 +106,7 @@ class ApiContext:
     config: DaemonConfig
     clock: Clock
     entropy: Any
-    host: Any
+    host: Host
     engine_id: str
     counts: Counts
     images: ImageService

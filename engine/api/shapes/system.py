@@ -16,7 +16,7 @@ import msgspec
 from engine.api import versions
 from engine.api.shapes.times import rfc3339_nano
 from engine.config import DaemonConfig
-from engine.drivers.linux.host import HostFacts
+from engine.drivers.ports.host import HostFacts
 
 INDEX_SERVER = "https://index.docker.io/v1/"
 LOG_DRIVERS = ("json-file", "none")

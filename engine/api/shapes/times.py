@@ -22,12 +22,6 @@ def rfc3339_nano(time_ns: int) -> str:
     return f"{text}.{fraction:09d}".rstrip("0") + "Z" if fraction else text + "Z"
 
 
-def rfc3339_nano_fixed(time_ns: int) -> str:
-    """With all nine digits, as `docker logs --timestamps` prints them, so that lines stay aligned."""
-    seconds, fraction = divmod(time_ns, NS)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{fraction:09d}Z"
-
-
 def human_duration(duration_ns: int) -> str:
     """`Less than a second`, `About a minute`, `3 weeks`."""
     seconds = max(duration_ns, 0) // NS

@@ -6,30 +6,10 @@ import os
 import platform
 from pathlib import Path
 
-import msgspec
+from engine.drivers.ports.host import HostFacts
 
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "ppc64le": "ppc64le", "s390x": "s390x"}
 """The kernel's word to Go's."""
-
-
-class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """Memory in bytes. cgroup_version: `1` or `2`. A controller is in `controllers` when containers can be limited by
-    it. security: what the kernel offers (`seccomp`, `apparmor`, `cgroupns`)."""
-
-    name: str
-    kernel_version: str
-    operating_system: str
-    os_version: str
-    architecture: str
-    machine: str
-    cpus: int
-    memory_bytes: int
-    cgroup_version: str
-    controllers: frozenset[str]
-    limits: frozenset[str]
-    security: frozenset[str]
-    ip_forwarding: bool
-    open_files: int
 
 
 class LinuxHost:

@@ -1,0 +1,344 @@
+"""`/containers`: create, list, inspect, and the verbs that move one container along.
+
+A verb appends the wish, then waits until the log shows what became of it. Whoever leaves earlier cancels the waiting,
+never the wish.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from quart import Response
+
+from engine import transactions
+from engine.aggregates.container import commands as c
+from engine.aggregates.container.lifecycle import STARTABLE, Status
+from engine.aggregates.container.rules import check_resources, check_restart_policy
+from engine.aggregates.container.state import ContainerState
+from engine.aggregates.decider import Cause, Reason, Rejected
+from engine.aggregates.values.config import Resources, RestartPolicy
+from engine.aggregates.values.ids import ContainerID
+from engine.aggregates.values.signals import SIGTERM, parse_signal
+from engine.api import moments
+from engine.api.app import EngineApp
+from engine.api.bodies import decode_body
+from engine.api.context import ApiContext
+from engine.api.creation import CreateBody, Creation, checked_name, env_of
+from engine.api.params import Query, cause_of
+from engine.api.shapes import containers as shapes
+from engine.api.shapes.container_filters import ContainerFilter, image_name
+from engine.api.streams import current_request, empty, json_response, unaborted
+
+STOP_TIMEOUT_S = 10
+SIGKILL = 9
+
+
+class UpdateBody(Resources, frozen=True, kw_only=True):
+    """The body of `POST /containers/{id}/update`."""
+
+    restart_policy: RestartPolicy | None = None
+
+
+def register(app: EngineApp, context: ApiContext) -> None:
+    verbs = Verbs(context)
+
+    @app.route("/containers/create", methods=["POST"])
+    async def create() -> Response:
+        request = current_request()
+        query = Query.of(request)
+        body = await decode_body(request, CreateBody)
+        creation = Creation(context, body, request.api_version)
+        created = await creation.run(query.text("name"), query.text("platform"), cause_of(request))
+        return json_response({"Id": created.id, "Warnings": list(created.warnings)}, 201)
+
+    @app.route("/containers/json", methods=["GET"])
+    async def listing() -> Response:
+        request = current_request()
+        return json_response(await verbs.listing(Query.of(request), request.api_version))
+
+    @app.route("/containers/<name>/json", methods=["GET"])
+    async def inspect(name: str) -> Response:
+        request = current_request()
+        return json_response(await verbs.inspect(name, Query.of(request), request.api_version))
+
+    @app.route("/containers/<name>/start", methods=["POST"])
+    async def start(name: str) -> Response:
+        request = current_request()
+        if (await request.get_data(cache=False)).strip() not in (b"", b"{}", b"null"):
+            raise Rejected(
+                Reason.INVALID,
+                "starting container with non-empty request body was deprecated since API v1.22 and removed in v1.24",
+            )
+        if Query.of(request).text("checkpoint"):
+            raise Rejected(Reason.NOT_IMPLEMENTED, "checkpoints are not implemented")
+        await verbs.start(context.views.containers.find(name), cause_of(request))
+        return empty(204)
+
+    @app.route("/containers/<name>/stop", methods=["POST"])
+    async def stop(name: str) -> Response:
+        request = current_request()
+        await verbs.stop(context.views.containers.find(name), Query.of(request), cause_of(request))
+        return empty(204)
+
+    @app.route("/containers/<name>/restart", methods=["POST"])
+    async def restart(name: str) -> Response:
+        request = current_request()
+        await verbs.restart(context.views.containers.find(name), Query.of(request), cause_of(request))
+        return empty(204)
+
+    @app.route("/containers/<name>/kill", methods=["POST"])
+    async def kill(name: str) -> Response:
+        request = current_request()
+        signal = parse_signal(Query.of(request).text("signal") or "KILL")
+        await verbs.kill(context.views.containers.find(name), signal, cause_of(request))
+        return empty(204)
+
+    @app.route("/containers/<name>/pause", methods=["POST"])
+    async def pause(name: str) -> Response:
+        await verbs.freeze(context.views.containers.find(name), c.PauseContainer, cause_of(current_request()))
+        return empty(204)
+
+    @app.route("/containers/<name>/unpause", methods=["POST"])
+    async def unpause(name: str) -> Response:
+        await verbs.freeze(context.views.containers.find(name), c.UnpauseContainer, cause_of(current_request()))
+        return empty(204)
+
+    @app.route("/containers/<name>/rename", methods=["POST"])
+    async def rename(name: str) -> Response:
+        request = current_request()
+        await verbs.rename(context.views.containers.find(name), Query.of(request).text("name"), cause_of(request))
+        return empty(204)
+
+    @app.route("/containers/<name>/update", methods=["POST"])
+    async def update(name: str) -> Response:
+        request = current_request()
+        body = await decode_body(request, UpdateBody)
+        await verbs.update(context.views.containers.find(name), body, cause_of(request))
+        return json_response({"Warnings": []})
+
+    @app.route("/containers/<name>", methods=["DELETE"])
+    async def remove(name: str) -> Response:
+        request = current_request()
+        query = Query.of(request)
+        if query.flag("link"):
+            raise Rejected(Reason.NOT_IMPLEMENTED, "legacy links are not implemented")
+        state = context.views.containers.find(name)
+        await verbs.remove(state, cause_of(request), force=query.flag("force"), volumes=query.flag("v"))
+        return empty(204)
+
+    @app.route("/containers/prune", methods=["POST"])
+    async def prune() -> Response:
+        request = current_request()
+        return json_response(await verbs.prune(Query.of(request), cause_of(request)))
+
+
+class Verbs:
+    """What the routes do, free of HTTP."""
+
+    def __init__(self, context: ApiContext) -> None:
+        self._context = context
+
+    async def listing(self, query: Query, api_version: tuple[int, int]) -> list[dict[str, Any]]:
+        """`docker ps`: newest first; `limit` counts containers of any state."""
+        views = self._context.views
+        limit = query.integer("limit") or 0
+        wanted = ContainerFilter(query.filters(), views)
+        everything = query.flag("all") or limit > 0 or wanted.names_states
+        now_ns = self._context.clock.now_ns()
+        rows: list[dict[str, Any]] = []
+        for state in views.containers.newest_first():
+            if not wanted.accepts(state) or not (everything or state.alive):
+                continue
+            row = shapes.summary(
+                state,
+                now_ns=now_ns,
+                image_name=image_name(state, views.images),
+                networks=views.networks,
+                api_version=api_version,
+            )
+            if query.flag("size"):
+                row |= await self._sizes(state)
+            rows.append(row)
+            if 0 < limit <= len(rows):
+                break
+        return rows
+
+    async def inspect(self, name: str, query: Query, api_version: tuple[int, int]) -> dict[str, Any]:
+        context = self._context
+        state = context.views.containers.find(name)
+        document = shapes.inspection(
+            state,
+            env=env_of(context, state),
+            networks=context.views.networks,
+            exec_ids=[exec_.exec_id for exec_ in context.views.execs.of(state.container_id) if exec_.pid],
+            folder=context.ports.folders.path(state.container_id),
+            graph=context.ports.rootfs.describe(state.container_id, state.layers),
+            default_runtime=context.config.default_runtime,
+            api_version=api_version,
+        )
+        if query.flag("size"):
+            document |= await self._sizes(state)
+        return document
+
+    async def _sizes(self, state: ContainerState) -> dict[str, int]:
+        image = self._context.views.images.get(state.image_id)
+        written = await self._context.ports.rootfs.usage(state.container_id)
+        return {"SizeRw": written, "SizeRootFs": written + (image.size if image is not None else 0)}
+
+    async def start(self, state: ContainerState, cause: Cause) -> None:
+        """Returns once the start has its outcome. Raises what it failed with: 400 for a bad command, else 500."""
+        context = self._context
+        intent = c.StartContainer(container_id=state.container_id, at=context.clock.now_ns())
+        if state.status in STARTABLE:
+            await self._execute(self._start_commands(state, intent), cause)
+        else:
+            await self._execute((intent,), cause)
+        await self._started(state.container_id)
+
+    def _start_commands(self, state: ContainerState, intent: c.StartContainer | c.RestartContainer) -> tuple[Any, ...]:
+        return transactions.start(
+            state,
+            intent,
+            find_network=self._context.views.networks.lookup,
+            endpoint_ids=self._context.entropy.hex_id,
+            seed=self._context.entropy.token,
+            ephemeral=self._context.ephemeral,
+        )
+
+    async def _started(self, container_id: ContainerID) -> None:
+        run = self._newest(container_id).run
+
+        def settled(state: ContainerState) -> bool:
+            return state.settled_runs >= run or state.run > run
+
+        after = await self._context.pump.until(f"container:{container_id}", settled)
+        if after.failed_run == run:
+            reason = Reason.INVALID if after.exit_code in (126, 127) else Reason.SYSTEM
+            raise Rejected(reason, after.error)
+
+    def _newest(self, container_id: ContainerID) -> ContainerState:
+        state = self._context.application.state("container", container_id)
+        assert isinstance(state, ContainerState)
+        return state
+
+    async def stop(self, state: ContainerState, query: Query, cause: Cause) -> None:
+        now_ns = self._context.clock.now_ns()
+        signal, deadline = self._ending(state, query, now_ns)
+        command = c.StopContainer(container_id=state.container_id, at=now_ns, signal=signal, deadline=deadline)
+        with unaborted():  # CTR-10: a client that leaves does not stop the stop.
+            await self._execute((command,), cause)
+        await self._ended(state)
+
+    async def restart(self, state: ContainerState, query: Query, cause: Cause) -> None:
+        now_ns = self._context.clock.now_ns()
+        signal, deadline = self._ending(state, query, now_ns)
+        command = c.RestartContainer(container_id=state.container_id, at=now_ns, signal=signal, deadline=deadline)
+        before = state.run
+        if state.status in STARTABLE:
+            await self._execute(self._start_commands(state, command), cause)
+        else:
+            await self._execute((command,), cause)
+        await self._context.pump.until(f"container:{state.container_id}", lambda now: now.run > before)
+        await self._started(state.container_id)
+
+    def _ending(self, state: ContainerState, query: Query, now_ns: int) -> tuple[int, int]:
+        """(signal, deadline): the request's, else the container's, else SIGTERM and 10 s; a negative timeout is none."""
+        name = query.text("signal") or state.config.stop_signal
+        signal = parse_signal(name) if name else SIGTERM
+        default = state.config.stop_timeout if state.config.stop_timeout is not None else STOP_TIMEOUT_S
+        timeout_s = query.integer("t", default)
+        assert timeout_s is not None, "there is a default"
+        return signal, 0 if timeout_s < 0 else now_ns + timeout_s * 1_000_000_000
+
+    async def _ended(self, state: ContainerState) -> None:
+        run = state.run
+
+        def over(now: ContainerState) -> bool:
+            return now.run != run or not now.alive
+
+        await self._context.pump.until(f"container:{state.container_id}", over)
+
+    async def kill(self, state: ContainerState, signal: int, cause: Cause) -> None:
+        command = c.KillContainer(container_id=state.container_id, at=self._context.clock.now_ns(), signal=signal)
+        await self._execute((command,), cause)
+        if signal == SIGKILL:
+            await self._ended(state)
+
+    async def freeze(
+        self, state: ContainerState, verb: type[c.PauseContainer | c.UnpauseContainer], cause: Cause
+    ) -> None:
+        failures = state.freeze_failures
+        await self._execute((verb(container_id=state.container_id, at=self._context.clock.now_ns()),), cause)
+
+        def settled(now: ContainerState) -> bool:
+            return now.status not in (Status.PAUSING, Status.UNPAUSING)
+
+        after = await self._context.pump.until(f"container:{state.container_id}", settled)
+        if after.freeze_failures > failures:
+            raise Rejected(Reason.SYSTEM, f"Cannot freeze or thaw container {state.container_id}: {after.freeze_error}")
+
+    async def rename(self, state: ContainerState, name: str, cause: Cause) -> None:
+        if not name:
+            raise Rejected(Reason.INVALID, "Neither old nor new names may be empty")
+        await self._execute(transactions.rename(state, checked_name(name)), cause)
+
+    async def update(self, state: ContainerState, body: UpdateBody, cause: Cause) -> None:
+        context = self._context
+        if body.restart_policy is not None:
+            check_restart_policy(body.restart_policy)
+        fields = {name: getattr(body, name) for name in Resources.__struct_fields__}
+        wanted = Resources(**fields)
+        resources = wanted if wanted != Resources() else None
+        if resources is not None:
+            merged = {
+                name: value if value != getattr(Resources(), name) else getattr(state.host, name)
+                for name, value in fields.items()
+            }
+            check_resources(Resources(**merged), context.facts)
+            if state.alive:
+                limits = context.resource_limits(Resources(**merged))
+                await context.ports.runtime.update(state.container_id, limits)
+        policy = body.restart_policy if body.restart_policy is not None and body.restart_policy.name else None
+        command = c.UpdateContainer(container_id=state.container_id, resources=resources, restart_policy=policy)
+        await self._execute((command,), cause)
+
+    async def remove(self, state: ContainerState, cause: Cause, *, force: bool, volumes: bool) -> None:
+        command = c.RemoveContainer(
+            container_id=state.container_id, at=self._context.clock.now_ns(), force=force, volumes=volumes
+        )
+        await self._execute((command,), cause)
+        await self.removed(state.container_id)
+
+    async def removed(self, container_id: ContainerID) -> None:
+        await self._context.pump.until(
+            f"container:{container_id}", lambda now: now.status in (Status.REMOVED, Status.ABSENT)
+        )
+
+    async def prune(self, query: Query, cause: Cause) -> dict[str, Any]:
+        """Every stopped container that the filters leave (CTR-35)."""
+        context = self._context
+        filters = query.filters().validate({"until", "label", "label!"})
+        horizon = None
+        if filters.get("until"):
+            horizon = moments.moment_ns(filters.get("until")[0], now_ns=context.clock.now_ns())
+        deleted: list[str] = []
+        reclaimed = 0
+        for state in context.views.containers.newest_first():
+            stopped = state.status in (Status.CREATED, Status.EXITED)
+            if not stopped or (horizon is not None and state.created_at > horizon):
+                continue
+            if not filters.labels("label", state.config.labels):
+                continue
+            if "label!" in filters and filters.labels("label!", state.config.labels):
+                continue
+            size = await context.ports.rootfs.usage(state.container_id)
+            try:
+                await self.remove(state, cause, force=False, volumes=False)
+            except Rejected:
+                continue  # It was started or removed meanwhile: not ours to prune.
+            deleted.append(state.container_id)
+            reclaimed += size
+        return {"ContainersDeleted": deleted or None, "SpaceReclaimed": reclaimed}
+
+    async def _execute(self, commands: tuple[Any, ...], cause: Cause) -> None:
+        await self._context.application.execute(*commands, cause=cause)

@@ -1,0 +1,117 @@
+"""`docker ps --filter`: which containers a filter accepts (CTR-21).
+
+Source: moby daemon/list.go. Unknown keys are refused; a name is a regular expression, health and status are exact.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from engine.aggregates.container.state import ContainerState
+from engine.aggregates.decider import Reason, Rejected
+from engine.aggregates.values.ids import short
+from engine.api.filters import Filters
+from engine.api.shapes.containers import status_of
+
+ACCEPTED = frozenset(
+    ["ancestor", "before", "exited", "expose", "health", "id", "is-task", "isolation", "label", "name", "network", "publish", "since", "status", "volume"]
+)
+STATUSES = frozenset(["created", "restarting", "running", "removing", "paused", "exited", "dead"])
+HEALTHS = frozenset(["none", "starting", "healthy", "unhealthy"])
+
+
+class ContainerFilter:
+    """A filter over the views at hand. Raises Rejected(INVALID) for unknown keys and values."""
+
+    def __init__(self, filters: Filters, views: Any) -> None:
+        self._filters = filters.validate(ACCEPTED)
+        self._views = views
+        for key, allowed in (("status", STATUSES), ("health", HEALTHS)):
+            if any(value not in allowed for value in filters.get(key)):
+                raise filters.invalid(key)
+        self._is_task = filters.boolean("is-task", default=False)
+        self._exited = tuple(self._number(value) for value in filters.get("exited"))
+        self._before = self._moment("before")
+        self._since = self._moment("since")
+        self._ancestors = self._images()
+        self._networks = self._network_ids()
+
+    @property
+    def names_states(self) -> bool:
+        """Whether the filter itself asks for containers that do not run."""
+        return "status" in self._filters or "exited" in self._filters
+
+    def accepts(self, state: ContainerState) -> bool:
+        filters = self._filters
+        return (
+            not self._is_task
+            and filters.labels("label", state.config.labels)
+            and self._named(state)
+            and filters.prefix("id", state.container_id)
+            and filters.exact("status", status_of(state))
+            and filters.exact("health", state.health.status.value)
+            and filters.exact("isolation", state.host.isolation or "default")
+            and (not self._exited or (status_of(state) == "exited" and state.exit_code in self._exited))
+            and (self._before is None or state.created_at < self._before)
+            and (self._since is None or state.created_at > self._since)
+            and (self._ancestors is None or state.image_id in self._ancestors)
+            and (self._networks is None or any(a.network_id in self._networks for a in state.networks))
+            and self._has_volume(state)
+            and self._has_port("expose", tuple(state.config.exposed_ports or ()))
+            and self._has_port("publish", tuple(f"{port.container_port}/{port.protocol}" for port in state.ports))
+        )
+
+    def _named(self, state: ContainerState) -> bool:
+        return self._filters.match("name", f"/{state.name}") or self._filters.match("name", state.name)
+
+    def _has_volume(self, state: ContainerState) -> bool:
+        wanted = self._filters.get("volume")
+        return not wanted or any(
+            value in (point.name, point.source, point.destination) for value in wanted for point in state.mounts
+        )
+
+    def _has_port(self, key: str, ports: tuple[str, ...]) -> bool:
+        wanted = self._filters.get(key)
+        return not wanted or any(port in _expanded(value) for value in wanted for port in ports)
+
+    def _number(self, value: str) -> int:
+        try:
+            return int(value)
+        except ValueError as error:
+            raise Rejected(Reason.INVALID, f"invalid filter 'exited=[{value}]'") from error
+
+    def _moment(self, key: str) -> int | None:
+        values = self._filters.get(key)
+        created: int | None = self._views.containers.find(values[0]).created_at if values else None
+        return created
+
+    def _images(self) -> frozenset[str] | None:
+        wanted = self._filters.get("ancestor")
+        if not wanted:
+            return None
+        found = (self._views.images.lookup(value) for value in wanted)
+        return frozenset(image.image_id for image in found if image is not None)
+
+    def _network_ids(self) -> frozenset[str] | None:
+        wanted = self._filters.get("network")
+        if not wanted:
+            return None
+        found = (self._views.networks.lookup(value) for value in wanted)
+        return frozenset(network.network_id for network in found if network is not None)
+
+
+def _expanded(value: str) -> frozenset[str]:
+    """`80`, `80/tcp` or `8000-8010/udp` as the ports it means."""
+    numbers, _, protocol = value.partition("/")
+    first, _, last = numbers.partition("-")
+    if not first.isdecimal() or (last and not last.isdecimal()):
+        raise Rejected(Reason.INVALID, f"invalid filter 'publish=[{value}]'")
+    return frozenset(f"{number}/{protocol or 'tcp'}" for number in range(int(first), int(last or first) + 1))
+
+
+def image_name(state: ContainerState, images: Any) -> str:
+    """The IMAGE column: the name it was made from while that still means the same image, else the short id."""
+    named = images.lookup(state.config.image)
+    if named is not None and named.image_id == state.image_id:
+        return state.config.image
+    return short(state.image_id)

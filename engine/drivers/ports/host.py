@@ -1,0 +1,35 @@
+"""Port: facts about the host, for `/info` and `/version`."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+
+
+class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """Memory in bytes. cgroup_version: `1` or `2`. A controller is in `controllers` when containers can be limited by
+    it. security: what the kernel offers (`seccomp`, `apparmor`, `cgroupns`)."""
+
+    name: str
+    kernel_version: str
+    operating_system: str
+    os_version: str
+    architecture: str
+    machine: str
+    cpus: int
+    memory_bytes: int
+    cgroup_version: str
+    controllers: frozenset[str]
+    limits: frozenset[str]
+    security: frozenset[str]
+    ip_forwarding: bool
+    open_files: int
+
+
+class Host(Protocol):
+    """The machine the engine runs on."""
+
+    def facts(self) -> HostFacts:
+        """As they are now. Quick enough for the event loop."""
+        ...
