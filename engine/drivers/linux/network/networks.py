@@ -146,7 +146,7 @@ class LinuxNetworks:
         netlink.transact(self._kernel.route, [links.new_bridge(name, mtu)])
         found = links.find(self._kernel.route, name)
         assert found is not None, "a bridge just made is there"
-        # An address of its own: else the bridge takes the lowest of its ports', and changes it as containers come and go.
+        # An address of its own: else the bridge takes the lowest of its ports', and another as containers come and go.
         mac_address = ":".join(("02", "42", *(spec.network_id[at : at + 2] for at in range(0, 8, 2))))
         owned = links.set_link(found.index, alias=_ALIAS + spec.network_id, mac_address=mac_address)
         netlink.transact(self._kernel.route, [owned])

@@ -32,9 +32,9 @@ class _Held:
 
     __slots__ = ("relays", "reservations")
 
-    def __init__(self, reservations: list[Reservation], relays: trio.CancelScope) -> None:
+    def __init__(self, reservations: list[Reservation]) -> None:
         self.reservations = reservations
-        self.relays = relays
+        self.relays: list[trio.CancelScope] = []
 
 
 class LinuxSandboxes:
@@ -115,19 +115,22 @@ class LinuxSandboxes:
         return made
 
     def _hold(self, container_id: ContainerID, join: Join, reservations: list[Reservation]) -> None:
-        held = _Held(reservations, trio.CancelScope())
+        held = _Held(reservations)
         self._held[container_id, join.endpoint.endpoint_id] = held
         nursery = self._kernel.nursery
         assert nursery is not None, "the driver is running"
         for reservation in reservations:
             if reservation.socket is not None and needs_relay(join, reservation.port):
                 target = (_target(join, reservation.port), reservation.port.container_port)
-                nursery.start_soon(relay, held.relays, reservation.socket, target, name="port-relay")
+                scope = trio.CancelScope()
+                held.relays.append(scope)
+                nursery.start_soon(relay, scope, reservation.socket, target, name="port-relay")
 
     def _let_go(self, container_id: ContainerID, join: Join) -> None:
         held = self._held.pop((container_id, join.endpoint.endpoint_id), None)
         if held is not None:
-            held.relays.cancel()
+            for scope in held.relays:
+                scope.cancel()
             hostports.release(held.reservations)
 
     def _forget_route(self, container_id: ContainerID) -> None:
