@@ -1,0 +1,288 @@
+"""The command line of `replay`: what can be asked, and where each question goes.
+
+Exit codes: 0 answered (for `verify`: the log is whole), 1 no (no such object, a damaged log), 2 the question or the log
+can not be read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from engine.aggregates.catalog import ALL_DECIDERS
+from engine.clock import Clock, SystemClock
+from engine.codec import EventCodec, LogError
+from replay import render, tables
+from replay.diff import compare, living_states
+from replay.moments import Moment, MomentError, moment
+from replay.plain import plain, record
+from replay.reader import LogReader
+from replay.timeline import Filter, timeline
+from replay.verify import verify
+from replay.why import why
+from replay.world import PEOPLE_KINDS, NotFoundError, World, world_at
+
+DEFAULT_LOG = Path("/var/lib/ishmael/events.db")
+FOLLOW_S = 0.25
+DIFF_KINDS = frozenset(PEOPLE_KINDS) - {"exec"}
+
+OK, NO, UNREADABLE = 0, 1, 2
+
+
+class Question:
+    """One run: the arguments, the open log, and where answers go."""
+
+    def __init__(self, arguments: argparse.Namespace, reader: LogReader, clock: Clock) -> None:
+        self.arguments = arguments
+        self.reader = reader
+        self.clock = clock
+        self.out = render.console()
+
+    def moment(self, text: str) -> Moment:
+        return moment(text, self.reader, self.clock)
+
+    def world(self, position: int | None = None) -> World:
+        return world_at(self.reader, ALL_DECIDERS, self.reader.head if position is None else position)
+
+    def print_json(self, value: Any) -> None:
+        json.dump(value, sys.stdout, indent=2, ensure_ascii=False)
+        sys.stdout.write("\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The console script; returns the exit code."""
+    arguments = parser().parse_args(argv)
+    path = Path(getattr(arguments, "log", DEFAULT_LOG))
+    if path.is_dir():
+        path = path / "events.db"
+    arguments.path = path
+    arguments.json = getattr(arguments, "json", False)
+    try:
+        return _answer(arguments, path)
+    except BrokenPipeError:
+        # `replay log | head` is no error; the interpreter's own flush at exit must not complain either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except KeyboardInterrupt:
+        return 130
+    except NotFoundError as error:
+        return _complain(str(error.args[0]), NO)
+    except (MomentError, LogError, OSError) as error:
+        return _complain(str(error), UNREADABLE)
+
+
+def _answer(arguments: argparse.Namespace, path: Path) -> int:
+    if arguments.verb == "verify":
+        # Not by way of the reader: a damaged log must not keep the question from being asked.
+        return _verify(arguments)
+    codec = EventCodec(event for decider in ALL_DECIDERS for event in decider.events)
+    with LogReader(path, codec) as reader:
+        answer: Callable[[Question], int] = arguments.question
+        code = answer(Question(arguments, reader, SystemClock()))
+        sys.stdout.flush()
+        return code
+
+
+def _complain(message: str, code: int) -> int:
+    sys.stderr.write(f"replay: {message}\n")
+    return code
+
+
+# -- questions ---------------------------------------------------------------------------------------------------------
+
+
+def _log(question: Question) -> int:
+    arguments, reader = question.arguments, question.reader
+    world = question.world()
+    wanted = Filter(
+        stream=world.find(arguments.object) if arguments.object else "",
+        actor=arguments.actor,
+        correlation=arguments.correlation,
+        name=arguments.name,
+        first=_first(question, arguments.since),
+        last=question.moment(arguments.until).position if arguments.until else reader.head,
+    )
+    if arguments.until or wanted.last:
+        for recorded in timeline(reader, wanted, limit=arguments.limit):
+            _tell(question, recorded, world)
+    if arguments.follow:
+        _follow(question, wanted, world)
+    return OK
+
+
+def _first(question: Question, since: str) -> int:
+    """The first position of `--since`: an event at that very moment belongs to it."""
+    if not since:
+        return 1
+    start = question.moment(since)
+    at_it = question.reader.event(start.position) if start.position else None
+    return start.position if at_it is not None and at_it.time_ns == start.time_ns else start.position + 1
+
+
+def _tell(question: Question, recorded: Any, world: World) -> None:
+    if question.arguments.json:
+        sys.stdout.write(json.dumps(record(recorded), ensure_ascii=False) + "\n")
+    else:
+        render.log_line(question.out, recorded, world)
+
+
+def _follow(question: Question, wanted: Filter, world: World) -> None:
+    """Print what is appended, until interrupted. The file is opened anew each time: the engine may come and go."""
+    position = world.position if wanted.last is None else wanted.last
+    codec = EventCodec(event for decider in ALL_DECIDERS for event in decider.events)
+    while True:
+        sys.stdout.flush()
+        time.sleep(FOLLOW_S)
+        with LogReader(question.reader.path, codec) as reader:
+            for recorded in reader.events(after=position):
+                world.advance([recorded])
+                position = recorded.position
+                if wanted.matches(recorded):
+                    _tell(question, recorded, world)
+
+
+def _show(question: Question) -> int:
+    world = question.world()
+    stream = world.find(question.arguments.object)
+    history = list(question.reader.history(stream))
+    state = plain(world.states[stream])
+    status = "ended" if world.ended(stream) else str(state.get("status", ""))
+    if question.arguments.json:
+        question.print_json(
+            {"stream": stream, "ended": world.ended(stream), "state": state, "events": [record(one) for one in history]}
+        )
+    else:
+        render.shown(question.out, world.label(stream), status, state, history)
+    return OK
+
+
+def _at(question: Question) -> int:
+    arguments = question.arguments
+    then = question.moment(arguments.moment)
+    world = question.world(then.position)
+    if arguments.view == "inspect":
+        if not arguments.object:
+            return _complain("inspect needs an object", UNREADABLE)
+        state = plain(world.states[world.find(arguments.object)])
+        question.print_json(state) if arguments.json else render.document(question.out, state)
+        return OK
+    kind = {"ps": "container"}.get(arguments.view, arguments.view.rstrip("s"))
+    if arguments.json:
+        states = [state for state in world.living(kind) if kind != "container" or arguments.all or state.alive]
+        question.print_json([plain(state) for state in states])
+        return OK
+    match arguments.view:
+        case "ps":
+            render.table(question.out, tables.containers(world, then.time_ns, all_=arguments.all))
+        case "images":
+            render.table(question.out, tables.images(world, then.time_ns))
+        case "networks":
+            render.table(question.out, tables.networks(world))
+        case _:
+            render.table(question.out, tables.volumes(world))
+    return OK
+
+
+def _diff(question: Question) -> int:
+    arguments, reader = question.arguments, question.reader
+    first, second = question.moment(arguments.before), question.moment(arguments.after)
+    if first.position > second.position:
+        return _complain(f"{arguments.before} comes after {arguments.after}", UNREADABLE)
+    kinds = None if arguments.all else DIFF_KINDS
+    world = question.world(first.position)
+    before = living_states(world, kinds)
+    world.advance(reader.events(after=first.position, upto=second.position))
+    found = compare(before, living_states(world, kinds), world)
+    question.print_json([plain(change) for change in found]) if arguments.json else render.changes(question.out, found)
+    return OK
+
+
+def _why(question: Question) -> int:
+    world = question.world()
+    told = why(question.reader, world, world.find(question.arguments.container, ("container",)))
+    if question.arguments.json:
+        steps = [
+            {"correlation": step.correlation, "asked_by": step.asked_by, "events": [record(one) for one in step.events]}
+            for step in told.steps
+        ]
+        question.print_json({"stream": told.stream, "steps": steps, "verdict": told.verdict})
+    else:
+        render.story(question.out, told, world)
+    return OK
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    path: Path = arguments.path
+    views = path.with_name("views.db")
+    result = verify(path, expect=arguments.expect, views=views if views.exists() else None)
+    if arguments.json:
+        json.dump({"whole": result.whole, **plain(result)}, sys.stdout, indent=2)
+        sys.stdout.write("\n")
+    else:
+        render.verification(render.console(), result, str(path))
+    return OK if result.whole else NO
+
+
+# -- the parser --------------------------------------------------------------------------------------------------------
+
+
+def parser() -> argparse.ArgumentParser:
+    # The common options may stand before or after the verb; SUPPRESS keeps the later one from undoing the earlier.
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--log", metavar="PATH", default=argparse.SUPPRESS, help=f"the log, or its directory ({DEFAULT_LOG})"
+    )
+    common.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="answer in JSON")
+    root = argparse.ArgumentParser(
+        prog="replay",
+        description="Ask the log what happened, what was, and why. Reads only; needs neither the engine nor root.",
+        parents=[common],
+    )
+    verbs = root.add_subparsers(required=True, metavar="VERB", dest="verb")
+    _add_log(verbs.add_parser("log", parents=[common], help="the events, in order"))
+    _add_verb(verbs, common, "show", _show, "one object: what it is, and what happened to it", ("object",))
+    at = _add_verb(verbs, common, "at", _at, "what Docker would have shown at a moment", ("moment",))
+    at.add_argument("view", choices=("ps", "images", "networks", "volumes", "inspect"))
+    at.add_argument("object", nargs="?", default="", help="of inspect: an id, a part of one, or a name")
+    at.add_argument("-a", "--all", action="store_true", help="of ps: also what did not run")
+    diff = _add_verb(verbs, common, "diff", _diff, "what changed between two moments", ("before", "after"))
+    diff.add_argument("-a", "--all", action="store_true", help="also execs, transfers and the ledgers")
+    _add_verb(verbs, common, "why", _why, "the story of a container, and why it ended", ("container",))
+    proof = _add_verb(verbs, common, "verify", None, "does the log prove itself?", ())
+    proof.add_argument("--expect", metavar="POSITION:SEAL", type=_head, help="a head that was noted earlier")
+    return root
+
+
+def _add_verb(
+    verbs: Any, common: argparse.ArgumentParser, name: str, question: Any, help_: str, positional: Sequence[str]
+) -> argparse.ArgumentParser:
+    verb: argparse.ArgumentParser = verbs.add_parser(name, parents=[common], help=help_, description=help_)
+    for argument in positional:
+        verb.add_argument(argument, metavar=argument.upper())
+    verb.set_defaults(question=question)
+    return verb
+
+
+def _add_log(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--object", default="", metavar="OBJECT", help="an id, a part of one, or a name")
+    verb.add_argument("--actor", default="", metavar="TEXT", help="part of who did it: uid=0, reactor:lifecycle")
+    verb.add_argument("--correlation", default="", metavar="ID", help="everything that one request led to")
+    verb.add_argument("--name", default="", metavar="PATTERN", help="the event's name: 'container.*'")
+    verb.add_argument("--since", default="", metavar="MOMENT", help="a time, a position, or '10m ago'")
+    verb.add_argument("--until", default="", metavar="MOMENT")
+    verb.add_argument("-n", "--limit", type=int, default=0, metavar="N", help="only the last N")
+    verb.add_argument("-f", "--follow", action="store_true", help="go on with what is appended")
+    verb.set_defaults(question=_log)
+
+
+def _head(text: str) -> tuple[int, str]:
+    position, _, seal = text.partition(":")
+    if not position.isdecimal() or len(seal) != 64:
+        raise argparse.ArgumentTypeError("a head looks like 412:4f5e..., as `replay verify` prints it")
+    return int(position), seal.lower()

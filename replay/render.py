@@ -1,0 +1,112 @@
+"""Printing for people, with rich. `--json` does not come here."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table as RichTable
+from rich.tree import Tree
+
+from engine.aggregates.decider import Recorded
+from replay import words
+from replay.diff import Change
+from replay.plain import clock_time, without_defaults
+from replay.tables import Table
+from replay.verify import Verification
+from replay.why import Story
+from replay.world import World
+
+_MARKS = {"added": "[green]+[/]", "removed": "[red]-[/]", "changed": "[yellow]~[/]"}
+PIPE_WIDTH = 240
+"""Columns when nobody looks: wide, so that nothing is cut off."""
+
+
+def console() -> Console:
+    """Standard output; without colours and without a narrow width when it is not a terminal."""
+    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+
+
+def log_line(out: Console, recorded: Recorded, world: World) -> None:
+    out.print(
+        f"[dim]{recorded.position:>7}  {clock_time(recorded.time_ns)}[/]  "
+        f"[cyan]{escape(world.label(recorded.stream))}[/]  {escape(words.sentence(recorded))}  "
+        f"[dim]{escape(words.actor(recorded.cause.actor))}[/]"
+    )
+
+
+def table(out: Console, content: Table) -> None:
+    grid = RichTable(box=None, pad_edge=False, header_style="bold", padding=(0, 3, 0, 0))
+    for column in content.columns:
+        grid.add_column(column, overflow="fold")
+    for row in content.rows:
+        grid.add_row(*map(escape, row))
+    out.print(grid, soft_wrap=False)
+
+
+def document(out: Console, value: Any) -> None:
+    out.print_json(json.dumps(value), indent=4, highlight=sys.stdout.isatty())
+
+
+def shown(out: Console, label: str, status: str, state: Any, history: Iterable[Recorded]) -> None:
+    """`replay show`: what it is, and what happened to it."""
+    out.print(f"[bold cyan]{escape(label)}[/]  {escape(status)}")
+    _values(out, without_defaults(state))
+    out.print("\n[bold]What happened[/]")
+    for recorded in history:
+        out.print(
+            f"[dim]{recorded.position:>7}  {clock_time(recorded.time_ns)}[/]  {escape(words.sentence(recorded))}  "
+            f"[dim]{escape(words.actor(recorded.cause.actor))}[/]"
+        )
+
+
+def _values(out: Console, values: dict[str, Any]) -> None:
+    for key, value in values.items():
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        out.print(f"  [dim]{escape(key):<18}[/] {escape(text)}")
+
+
+def changes(out: Console, found: Iterable[Change]) -> None:
+    nothing = True
+    for change in found:
+        nothing = False
+        out.print(f"{_MARKS[change.kind]} {escape(change.label)}")
+        for field in change.fields:
+            before, after = (json.dumps(value, ensure_ascii=False) for value in (field.before, field.after))
+            out.print(f"    [dim]{escape(field.path)}[/]  [red]{escape(before)}[/] → [green]{escape(after)}[/]")
+    if nothing:
+        out.print("[dim]nothing changed[/]")
+
+
+def story(out: Console, told: Story, world: World) -> None:
+    tree = Tree(f"[bold cyan]{escape(told.label)}[/]", guide_style="dim")
+    for step in told.steps:
+        first = step.events[0]
+        when = f"[dim]{clock_time(first.time_ns)}  {escape(step.correlation)}[/]"
+        branch = tree.add(f"[bold]{escape(words.actor(step.asked_by))}[/]  {when}")
+        for recorded in step.events:
+            other = "" if recorded.stream == told.stream else f"[cyan]{escape(world.label(recorded.stream))}[/]: "
+            by = (
+                ""
+                if recorded.cause.actor == step.asked_by
+                else f"  [dim]{escape(words.actor(recorded.cause.actor))}[/]"
+            )
+            due = f" [dim]because of {escape(recorded.cause.causation)}[/]" if recorded.cause.causation else ""
+            branch.add(f"[dim]@{recorded.position}[/] {other}{escape(words.sentence(recorded))}{by}{due}")
+    out.print(tree, soft_wrap=False)
+    out.print(f"\n{escape(told.verdict)}")
+
+
+def verification(out: Console, result: Verification, path: str) -> None:
+    if result.whole:
+        out.print(f"[green]whole[/]: {result.events} events in {result.commits} commits, {escape(path)}")
+        out.print(f"head: {result.position}:{result.seal}")
+        return
+    out.print(f"[red]damaged[/]: {len(result.findings)} findings in {escape(path)}")
+    for finding in result.findings:
+        where = f"@{finding.position}" if finding.position else "file"
+        out.print(f"  [bold]{where:>9}[/]  [red]{finding.kind}[/]  {escape(finding.message)}")
