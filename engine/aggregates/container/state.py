@@ -48,6 +48,8 @@ class ContainerState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 
     run: int = 0
     settled_runs: int = 0
+    failed_run: int = 0
+    """The last run whose start failed; `error` and `exit_code` tell why until the next start."""
     exits: int = 0
     pid: int = 0
     started_at: int = 0
@@ -124,6 +126,7 @@ def evolve(state: ContainerState, event: e.ContainerEvent) -> ContainerState:
                 state,
                 status=status,
                 settled_runs=event.run,
+                failed_run=event.run,
                 error=event.error,
                 exit_code=event.exit_code,
             )

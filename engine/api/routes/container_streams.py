@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any
 
+import trio
 from quart import Response
 
 from engine.aggregates.container.lifecycle import Status
@@ -14,8 +16,10 @@ from engine.api.context import ApiContext
 from engine.api.detach import detach_keys
 from engine.api.hijack import HIJACKED, hijack
 from engine.api.params import Query
-from engine.api.streams import current_request, empty, json_response
+from engine.api.streams import current_request, empty, json_response, json_stream
+from engine.drivers.ports.runtime import Sample
 
+SAMPLE_INTERVAL_S = 1.0
 CONDITIONS = frozenset({"", "not-running", "next-exit", "removed"})
 
 
@@ -25,8 +29,8 @@ def register(app: EngineApp, context: ApiContext) -> None:
         state = context.views.containers.find(name)
         condition = Query.of(current_request()).text("condition")
         if condition not in CONDITIONS:
-            raise Rejected(Reason.INVALID, f"invalid condition: {condition!r}".replace("'", '"'))
-        return early_response(waiting(context, state, condition))
+            raise Rejected(Reason.INVALID, f'invalid condition: "{condition}"')
+        return json_stream(waiting(context, state, condition))  # the head leaves at once (CTR-14)
 
     @app.route("/containers/<name>/resize", methods=["POST"])
     async def resize(name: str) -> Response:
@@ -51,7 +55,7 @@ def register(app: EngineApp, context: ApiContext) -> None:
         tty = state.config.tty
         async with hijack(request, multiplexed=not tty) as client:
             if query.flag("logs"):
-                async for batch in context.logs.backlog(state, multiplexed=not tty):
+                async for batch in backlog(context, state):
                     await client.send_all(batch)
             if not query.flag("stream"):
                 return HIJACKED
@@ -93,8 +97,8 @@ def register(app: EngineApp, context: ApiContext) -> None:
         return json_stream(samples)
 
 
-async def waiting(context: ApiContext, state: ContainerState, condition: str) -> dict[str, Any]:
-    """`docker wait`: registered by the time the head is sent, so no exit behind it is missed (CTR-14)."""
+async def waiting(context: ApiContext, state: ContainerState, condition: str) -> AsyncIterator[dict[str, Any]]:
+    """`docker wait`, as a stream of one. The exit waited for is counted from the request on, so none is missed."""
     container_id, exits = state.container_id, state.exits
     match condition:
         case "next-exit":
@@ -111,4 +115,42 @@ async def waiting(context: ApiContext, state: ContainerState, condition: str) ->
     answer: dict[str, Any] = {"StatusCode": after.exit_code}
     if after.error:
         answer["Error"] = {"Message": after.error}
-    return answer
+    yield answer
+
+
+def dimension(query: Query, key: str) -> int:
+    """Height or width of a terminal. Raises Rejected(INVALID)."""
+    value = query.integer(key)
+    if value is None:
+        raise Rejected(Reason.INVALID, 'strconv.ParseUint: parsing "": invalid syntax')
+    if value < 0 or value > 0xFFFF:
+        raise Rejected(Reason.INVALID, f'strconv.ParseUint: parsing "{value}": value out of range')
+    return value
+
+
+async def sampling(
+    context: ApiContext, state: ContainerState, *, stream: bool, one_shot: bool
+) -> AsyncIterator[dict[str, Any]]:
+    """One document a second; `precpu` is the sample before (CTR-26). A container that does not run has an empty one."""
+    container_id = state.container_id
+    before: Sample | None = None
+    while True:
+        now = context.views.containers.get(container_id)
+        if now is None:
+            return
+        if not now.alive:
+            yield stats_document(now, None, None, system_ns=(0, 0), cpus=0)
+            return
+        sample = await context.ports.meter.sample(container_id)
+        system_ns = context.host.cpu_time_ns()
+        if before is None and not one_shot:
+            # Two readings make a rate: the first answer comes with the second, as in moby.
+            before, before_system_ns = sample, system_ns
+            await trio.sleep(SAMPLE_INTERVAL_S)
+            continue
+        previous = (system_ns, before_system_ns if before is not None else 0)
+        yield stats_document(now, sample, before, system_ns=previous, cpus=len(context.facts.cpus))
+        if not stream:
+            return
+        before, before_system_ns = sample, system_ns
+        await trio.sleep(SAMPLE_INTERVAL_S)

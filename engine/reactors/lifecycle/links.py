@@ -15,7 +15,7 @@ from engine.aggregates.container import commands as c
 from engine.aggregates.decider import Rejected
 from engine.aggregates.network import NetworkState, ReleaseEndpoint
 from engine.aggregates.values.endpoints import Endpoint
-from engine.aggregates.values.ids import EndpointID, NetworkID
+from engine.aggregates.values.ids import ContainerID, EndpointID, NetworkID
 from engine.drivers.ports.network import Join, Sandboxes
 from engine.errors import PortError
 from engine.reactors.base import Hands
@@ -81,10 +81,10 @@ class Links:
         mine = replace(mine, ports=(), interface=f"eth{_free_index(state.endpoints)}")
         await self._in_namespace(state.pid, effect.container_id, mine)
 
-    async def _in_namespace(self, pid: int, container_id: str, join: Join) -> None:
+    async def _in_namespace(self, pid: int, container_id: ContainerID, join: Join) -> None:
         netns_fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            await self._sandboxes.join(effects.ContainerID(container_id), netns_fd, (join,))
+            await self._sandboxes.join(container_id, netns_fd, (join,))
         finally:
             os.close(netns_fd)
 

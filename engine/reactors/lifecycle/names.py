@@ -35,8 +35,10 @@ class Names:
     def publish(self, network: NetworkState) -> None:
         if network.user_defined:
             containers = self._hands.views.containers
-            names = {state.container_id: state.name for state in containers if state.container_id in network.endpoints}
-            self._resolver.publish(network.network_id, name_records(network, dict(names)))
+            names: dict[str, str] = {
+                state.container_id: state.name for state in containers if state.container_id in network.endpoints
+            }
+            self._resolver.publish(network.network_id, name_records(network, names))
 
     def resolving(self, state: ContainerState) -> tuple[NetworkID, ...]:
         """The user-defined networks a container is on: with none, it has no resolver of ours."""

@@ -1,0 +1,222 @@
+"""From `-v`, `--mount`, `--tmpfs` and VOLUME to mount points (CTR-39, CTR-41), in moby's words.
+
+Pure: names for anonymous volumes come in, one per use. Source: moby daemon/volumes.go, volume/mounts/linux_parser.go.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Callable, Iterable
+
+from msgspec.structs import replace
+
+from engine.aggregates.decider import Reason, Rejected
+from engine.aggregates.values.config import ContainerConfig, HostConfig, Mount
+from engine.aggregates.values.ids import RESTRICTED_NAME
+from engine.aggregates.values.mounts import MountPoint
+
+PROPAGATIONS = frozenset({"private", "rprivate", "slave", "rslave", "shared", "rshared"})
+_ANONYMOUS = re.compile(r"[0-9a-f]{64}")
+NewName = Callable[[], str]
+FindMounts = Callable[[str], tuple[MountPoint, ...]]
+"""The mounts of another container, by id or name (--volumes-from)."""
+
+
+def mount_points(
+    config: ContainerConfig, host: HostConfig, *, new_name: NewName, mounts_of: FindMounts
+) -> tuple[MountPoint, ...]:
+    """All mounts of a container, each destination once. Later sources win over volumes-from, and everything wins over
+    an image's VOLUME. Raises Rejected(INVALID)."""
+    points: dict[str, MountPoint] = {}
+    for spec in host.volumes_from or ():
+        points |= {point.destination: point for point in _volumes_from(spec, mounts_of)}
+    given: set[str] = set()
+    for point in (
+        *(parse_bind(bind, host.volume_driver) for bind in host.binds or ()),
+        *(from_mount(mount, new_name) for mount in host.mounts or ()),
+    ):
+        if point.destination in given:
+            raise Rejected(Reason.INVALID, f"Duplicate mount point: {point.destination}")
+        given.add(point.destination)
+        points[point.destination] = point
+    for destination, options in (host.tmpfs or {}).items():
+        path = _destination(destination, f"{destination}")
+        if path in given:
+            raise Rejected(Reason.INVALID, f"Duplicate mount point: {path}")
+        given.add(path)
+        points[path] = MountPoint(type="tmpfs", destination=path, options=_split(options), mode=options)
+    for destination in config.volumes or {}:
+        path = _destination(destination, destination)
+        if path not in points:
+            points[path] = _anonymous(path, new_name(), host.volume_driver)
+    return tuple(points.values())
+
+
+def _anonymous(destination: str, name: str, driver: str) -> MountPoint:
+    return MountPoint(
+        type="volume",
+        destination=destination,
+        name=name,
+        driver=driver or "local",
+        anonymous=True,
+        copy_up=True,
+    )
+
+
+def parse_bind(spec: str, volume_driver: str) -> MountPoint:
+    """One `src:dst[:options]`; src is a path (bind) or a name (volume). `/dst` alone is not valid here."""
+    parts = spec.split(":")
+    if len(parts) not in (2, 3) or not all(parts[:2]):
+        raise Rejected(Reason.INVALID, f"invalid volume specification: '{spec}'")
+    source, destination = parts[0], _destination(parts[1], spec)
+    options = _split(parts[2]) if len(parts) == 3 else ()
+    point = _with_options(MountPoint(type="bind", destination=destination, mode=",".join(options)), options, spec)
+    if source.startswith("/"):
+        clean = posixpath.normpath(source)
+        return replace(point, source=clean, create_source=True, propagation=point.propagation or "rprivate", copy_up=False)
+    if not RESTRICTED_NAME.fullmatch(source):
+        raise Rejected(
+            Reason.INVALID,
+            f'create {source}: "{source}" includes invalid characters for a local volume name, only '
+            '"[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed. If you intended to pass a host directory, use absolute path',
+        )
+    return replace(
+        point,
+        type="volume",
+        name=source,
+        driver=volume_driver or "local",
+        mode=point.mode or "z",
+        copy_up="nocopy" not in options,
+    )
+
+
+def _with_options(point: MountPoint, options: tuple[str, ...], spec: str) -> MountPoint:
+    seen: set[str] = set()
+    for option in options:
+        kind = "rw" if option in ("ro", "rw") else "z" if option in ("z", "Z") else "p" if option in PROPAGATIONS else option
+        if kind in seen or (kind not in ("rw", "z", "p", "nocopy", "cached", "delegated", "consistent")):
+            raise Rejected(Reason.INVALID, f'invalid volume specification: \'{spec}\': invalid mode: {",".join(options)}')
+        seen.add(kind)
+        if option == "ro":
+            point = replace(point, rw=False)
+        elif kind == "p":
+            point = replace(point, propagation=option)
+    return point
+
+
+def _destination(path: str, spec: str) -> str:
+    if not path.startswith("/"):
+        raise Rejected(
+            Reason.INVALID,
+            f"invalid volume specification: '{spec}': invalid mount path: '{path}' mount path must be absolute",
+        )
+    clean = posixpath.normpath(path).replace("//", "/")
+    if clean == "/":
+        raise Rejected(
+            Reason.INVALID, f"invalid volume specification: '{spec}': invalid specification: destination can't be '/'"
+        )
+    return clean
+
+
+def from_mount(mount: Mount, new_name: NewName) -> MountPoint:
+    """One entry of HostConfig.Mounts."""
+    if not mount.target:
+        raise _invalid_mount(mount, "field Target must not be empty")
+    if not mount.target.startswith("/"):
+        raise _invalid_mount(mount, f"invalid mount path: '{mount.target}' mount path must be absolute")
+    destination = posixpath.normpath(mount.target).replace("//", "/")
+    if destination == "/":
+        raise _invalid_mount(mount, "invalid specification: destination can't be '/'")
+    match mount.type:
+        case "bind":
+            return _bind(mount, destination)
+        case "volume":
+            return _volume(mount, destination, new_name)
+        case "tmpfs":
+            return _tmpfs(mount, destination)
+        case _:
+            raise Rejected(Reason.INVALID, f"invalid mount config for type \"{mount.type}\": mount type unknown")
+
+
+def _bind(mount: Mount, destination: str) -> MountPoint:
+    if not mount.source:
+        raise _invalid_mount(mount, "field Source must not be empty")
+    if not mount.source.startswith("/"):
+        raise _invalid_mount(mount, f"invalid mount path: '{mount.source}' mount path must be absolute")
+    if mount.volume_options is not None:
+        raise _invalid_mount(mount, "field VolumeOptions must not be specified")
+    options = mount.bind_options
+    propagation = options.propagation if options is not None else ""
+    if propagation and propagation not in PROPAGATIONS:
+        raise _invalid_mount(mount, f"invalid propagation mode: {propagation}")
+    return MountPoint(
+        type="bind",
+        destination=destination,
+        source=posixpath.normpath(mount.source),
+        rw=not mount.read_only,
+        propagation=propagation or "rprivate",
+        create_source=options.create_mountpoint if options is not None else False,
+        non_recursive=options.non_recursive if options is not None else False,
+        from_spec=True,
+    )
+
+
+def _volume(mount: Mount, destination: str, new_name: NewName) -> MountPoint:
+    if mount.bind_options is not None:
+        raise _invalid_mount(mount, "field BindOptions must not be specified")
+    if mount.source and not RESTRICTED_NAME.fullmatch(mount.source):
+        raise _invalid_mount(
+            mount,
+            f'create {mount.source}: "{mount.source}" includes invalid characters for a local volume name',
+        )
+    options = mount.volume_options
+    driver = options.driver_config if options is not None else None
+    name = mount.source or new_name()
+    return MountPoint(
+        type="volume",
+        destination=destination,
+        name=name,
+        driver=(driver.name if driver is not None else "") or "local",
+        mode="z",
+        rw=not mount.read_only,
+        anonymous=not mount.source,
+        copy_up=not (options.no_copy if options is not None else False),
+        subpath=options.subpath if options is not None else "",
+        volume_labels=options.labels if options is not None else None,
+        volume_options=driver.options if driver is not None else None,
+        from_spec=True,
+    )
+
+
+def _tmpfs(mount: Mount, destination: str) -> MountPoint:
+    if mount.source:
+        raise _invalid_mount(mount, "field Source must not be specified")
+    options: list[str] = []
+    if mount.tmpfs_options is not None:
+        if mount.tmpfs_options.size_bytes:
+            options.append(f"size={mount.tmpfs_options.size_bytes}")
+        if mount.tmpfs_options.mode:
+            options.append(f"mode={mount.tmpfs_options.mode:o}")
+        options += ["=".join(pair) for pair in mount.tmpfs_options.options or ()]
+    return MountPoint(
+        type="tmpfs", destination=destination, options=tuple(options), rw=not mount.read_only, from_spec=True
+    )
+
+
+def _invalid_mount(mount: Mount, message: str) -> Rejected:
+    return Rejected(Reason.INVALID, f'invalid mount config for type "{mount.type}": {message}')
+
+
+def _volumes_from(spec: str, mounts_of: FindMounts) -> Iterable[MountPoint]:
+    name, _, mode = spec.partition(":")
+    if not name or mode not in ("", "ro", "rw", "z", "Z"):
+        raise Rejected(Reason.INVALID, f"invalid volumes-from specification: {spec}")
+    for point in mounts_of(name):
+        if point.type == "tmpfs":
+            continue
+        yield replace(point, rw=point.rw and mode != "ro", copy_up=False, anonymous=False)
+
+
+def _split(options: str) -> tuple[str, ...]:
+    return tuple(filter(None, options.split(",")))

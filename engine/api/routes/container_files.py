@@ -1,0 +1,113 @@
+"""Files of a container: copy in and out, changes, export (CTR-30..33)."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import AsyncIterator
+
+import msgspec
+from quart import Response
+
+from engine.aggregates.container.lifecycle import Status
+from engine.aggregates.container.state import ContainerState
+from engine.aggregates.decider import Reason, Rejected
+from engine.api.app import EngineApp
+from engine.api.context import ApiContext
+from engine.api.params import Query
+from engine.api.streams import current_request, eager_raw_response, empty, json_response
+from engine.drivers.ports.storage import FilesMount, FilesRoot, PathStat
+
+STAT_HEADER = "X-Docker-Container-Path-Stat"
+TAR = "application/x-tar"
+
+
+def register(app: EngineApp, context: ApiContext) -> None:
+    files = context.ports.files
+
+    @app.route("/containers/<name>/archive", methods=["HEAD"])
+    async def stat(name: str) -> Response:
+        root, path = await place(context, name)
+        response = empty(200)
+        response.headers[STAT_HEADER] = stat_header(await files.stat(root, path))
+        return response
+
+    @app.route("/containers/<name>/archive", methods=["GET"])
+    async def get(name: str) -> Response:
+        root, path = await place(context, name)
+        found = await files.stat(root, path)
+        response = await eager_raw_response(files.archive(root, path), TAR)
+        response.headers[STAT_HEADER] = stat_header(found)
+        return response
+
+    @app.route("/containers/<name>/archive", methods=["PUT"])
+    async def put(name: str) -> Response:
+        request = current_request()
+        query = Query.of(request)
+        root, path = await place(context, name)
+        await files.extract(
+            root,
+            path,
+            body_of(request.body),
+            no_overwrite_dir_non_dir=query.flag("noOverwriteDirNonDir"),
+            copy_uid_gid=query.flag("copyUIDGID"),
+        )
+        return empty(200)
+
+    @app.route("/containers/<name>/changes", methods=["GET"])
+    async def changes(name: str) -> Response:
+        state = context.views.containers.find(name)
+        found = await context.ports.rootfs.changes(state.container_id)
+        return json_response([{"Path": change.path, "Kind": change.kind} for change in found] or None)
+
+    @app.route("/containers/<name>/export", methods=["GET"])
+    async def export(name: str) -> Response:
+        state = context.views.containers.find(name)
+        if state.status is Status.REMOVING:
+            raise Rejected(Reason.CONFLICT, f"You cannot export container {state.container_id} which is being removed")
+        root = await files_root(context, state, with_mounts=False)
+        return await eager_raw_response(files.export(root), "application/octet-stream")
+
+
+async def place(context: ApiContext, name: str) -> tuple[FilesRoot, str]:
+    """The tree and the path a request names. Raises Rejected: INVALID without a path, NOT_FOUND."""
+    path = Query.of(current_request()).text("path")
+    if not path:
+        raise Rejected(Reason.INVALID, "bad parameter: 'path' cannot be empty")
+    state = context.views.containers.find(name)
+    return await files_root(context, state, with_mounts=True), path
+
+
+async def files_root(context: ApiContext, state: ContainerState, *, with_mounts: bool) -> FilesRoot:
+    """A container's files as it sees them: its read-write layer and the volumes and binds over it."""
+    rootfs = await context.ports.rootfs.prepare(
+        state.container_id, state.layers, volatile=state.host.auto_remove
+    )
+    mounts = tuple(
+        FilesMount(source=point.source, destination=point.destination, rw=point.rw)
+        for point in state.mounts
+        if point.type != "tmpfs" and with_mounts
+    )
+    return FilesRoot(
+        container_id=state.container_id,
+        pid=state.pid if with_mounts else 0,
+        rootfs=rootfs,
+        mounts=mounts,
+        readonly=state.host.readonly_rootfs,
+    )
+
+
+def stat_header(stat: PathStat) -> str:
+    document = {
+        "name": stat.name,
+        "size": stat.size,
+        "mode": stat.mode,
+        "mtime": stat.mtime,
+        "linkTarget": stat.link_target,
+    }
+    return base64.b64encode(msgspec.json.encode(document)).decode()
+
+
+async def body_of(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The request's body, piece by piece."""
+    async for chunk in body:
+        yield chunk

@@ -1,0 +1,87 @@
+"""`docker logs` (CTR-27): history and following, framed or raw."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+from quart import Response
+
+from engine.aggregates.container.lifecycle import Status
+from engine.aggregates.container.state import ContainerState
+from engine.aggregates.decider import Reason, Rejected
+from engine.api.app import EngineApp
+from engine.api.context import ApiContext
+from engine.api.hijack import stream_content_type
+from engine.api.params import Query
+from engine.api.shapes.containers import log_path
+from engine.api.shapes.log_lines import LogRenderer
+from engine.api.streams import current_request, raw_response
+from engine.drivers.ports.logs import ALL_LINES, LogQuery
+
+
+def register(app: EngineApp, context: ApiContext) -> None:
+    @app.route("/containers/<name>/logs", methods=["GET"])
+    async def logs(name: str) -> Response:
+        request = current_request()
+        state = context.views.containers.find(name)
+        query = Query.of(request)
+        wanted = log_query(query, context.clock.now_ns())
+        if state.status is Status.REMOVING:
+            raise Rejected(Reason.CONFLICT, "can not get logs from container which is dead or marked for removal")
+        path = log_path(state, context.ports.folders.path(state.container_id))
+        if not path:
+            raise Rejected(Reason.SYSTEM, "configured logging driver does not support reading")
+        render = LogRenderer(
+            multiplexed=not state.config.tty, timestamps=query.flag("timestamps"), details=query.flag("details")
+        )
+        chunks = reading(context, state, path, wanted, render)
+        content_type = stream_content_type(request.api_version, multiplexed=not state.config.tty)
+        return raw_response(chunks, content_type)
+
+
+def log_query(query: Query, now_ns: int) -> LogQuery:
+    """The query of a logs request. Raises Rejected(INVALID) when neither stream is chosen, or for a bad number."""
+    stdout, stderr = query.flag("stdout"), query.flag("stderr")
+    if not (stdout or stderr):
+        raise Rejected(Reason.INVALID, "Bad parameters: you must choose at least one stream")
+    tail = query.text("tail")
+    # moby reads anything that is not a number as "all".
+    lines = int(tail) if tail.isdecimal() else ALL_LINES
+    until_ns = query.moment("until", now_ns=now_ns) or 0
+    return LogQuery(
+        stdout=stdout,
+        stderr=stderr,
+        tail=lines,
+        since_ns=query.moment("since", now_ns=now_ns) or 0,
+        until_ns=until_ns,
+        follow=query.flag("follow") and not (0 < until_ns <= now_ns),
+    )
+
+
+async def reading(
+    context: ApiContext, state: ContainerState, path: str, query: LogQuery, render: LogRenderer
+) -> AsyncIterator[bytes]:
+    """The lines as bytes, until there is no more and nobody writes any more."""
+
+    async def ended() -> None:
+        def over(now: ContainerState) -> bool:
+            return not (now.alive or now.starting or now.status is Status.RESTARTING)
+
+        await context.pump.until(f"container:{state.container_id}", over)
+
+    batches = context.ports.logs.read(path, query, render=render, ended=ended)
+    async with aclosing(batches):
+        async for chunk in batches:
+            if chunk:
+                yield chunk
+
+
+async def backlog(context: ApiContext, state: ContainerState) -> AsyncIterator[bytes]:
+    """Everything written so far, as `attach?logs=1` repeats it."""
+    path = log_path(state, context.ports.folders.path(state.container_id))
+    if not path:
+        return
+    render = LogRenderer(multiplexed=not state.config.tty)
+    async for chunk in reading(context, state, path, LogQuery(), render):
+        yield chunk

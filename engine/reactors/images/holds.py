@@ -1,0 +1,54 @@
+"""What is in use and not yet an image: blobs and layers that a transfer has found or fetched.
+
+Owns the counts, and the lock under which a removal looks at them and discards. In memory only: a crash ends all
+transfers, and the collection at start finds what they left.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+
+import trio
+
+from engine.aggregates.values.ids import ChainID, Digest
+
+
+class Hold:
+    """One transfer's part."""
+
+    def __init__(self, holds: Holds) -> None:
+        self._holds = holds
+        self.keys: list[str] = []
+
+    async def add(self, blobs: Iterable[Digest] = (), layers: Iterable[ChainID] = ()) -> None:
+        """From now on nobody discards these. Waits while a removal is discarding, so: first hold, then look."""
+        async with self._holds.lock:
+            keys = [*(f"blob {digest}" for digest in blobs), *(f"layer {chain_id}" for chain_id in layers)]
+            self.keys += keys
+            self._holds.counts.update(keys)
+
+
+class Holds:
+    def __init__(self) -> None:
+        self.lock = trio.Lock()
+        """Held by whoever discards, from looking to the last rename."""
+        self.counts: Counter[str] = Counter()
+
+    @asynccontextmanager
+    async def hold(self) -> AsyncIterator[Hold]:
+        hold = Hold(self)
+        try:
+            yield hold
+        finally:
+            self.counts.subtract(hold.keys)
+            for key in hold.keys:
+                if self.counts[key] <= 0:
+                    del self.counts[key]
+
+    def has_blob(self, digest: Digest) -> bool:
+        return self.counts[f"blob {digest}"] > 0
+
+    def has_layer(self, chain_id: ChainID) -> bool:
+        return self.counts[f"layer {chain_id}"] > 0

@@ -1,0 +1,243 @@
+"""Recovery: the log against the world, once, before anything else happens.
+
+Every port is asked what exists; every difference becomes a command or a clean-up: adopt, report lost, finish, undo,
+remove orphan. A clean start is the same walk with nothing to do.
+
+The comparison (`compare`) is pure; `Reconcile.run` asks and performs.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+import msgspec
+
+from engine import transactions
+from engine.aggregates.container import commands as c
+from engine.aggregates.container.state import ContainerState
+from engine.aggregates.exec import ExecStatus, RemoveExec, ReportExecExited
+from engine.aggregates.network import NetworkStatus, ReleaseEndpoint
+from engine.aggregates.ports import ReleasePorts
+from engine.aggregates.values.ids import ContainerID
+from engine.drivers.ports.network import NetworkInventory, Networks, Sandboxes
+from engine.drivers.ports.runtime import Exit, Inventory, Runtime
+from engine.drivers.ports.storage import ContainerFolders, LayerStore, RootFilesystems
+from engine.drivers.ports.volume import Volumes
+from engine.errors import PortError
+from engine.reactors.base import Hands
+from engine.reactors.lifecycle.names import Names
+from engine.reactors.lifecycle.sandbox import joins_of, spec_of
+
+logger = logging.getLogger("ishmael.reconcile")
+NAME = "reconcile"
+LOST_EXIT_CODE = 255
+"""Nobody saw the exit. Source: moby daemon/daemon.go."""
+INTERRUPTED_EXIT_CODE = 137
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One difference between the log and the runtime.
+
+    adopt: it runs, as the log says (or as the log was about to say: `started`). lost: the log says it runs, and nobody
+    knows it. Exits come by the supervisor's own journal and are no finding."""
+
+    container_id: ContainerID
+    kind: str
+    pid: int = 0
+
+
+def compare(states: Iterable[ContainerState], inventory: Inventory) -> tuple[Finding, ...]:
+    """What to do about each container, pure."""
+    running = {(it.container_id, it.run): it for it in inventory.running if not it.exec_id}
+    ended = {(it.container_id, it.run) for it in inventory.exits if not it.exec_id}
+    findings: list[Finding] = []
+    for state in states:
+        key = (state.container_id, state.run)
+        if state.starting and key in running:
+            findings.append(Finding(container_id=state.container_id, kind="started", pid=running[key].pid))
+        elif state.starting and key in ended:
+            findings.append(Finding(container_id=state.container_id, kind="started"))
+        elif state.alive and key in running:
+            findings.append(Finding(container_id=state.container_id, kind="adopt", pid=running[key].pid))
+        elif state.alive and key not in ended:
+            findings.append(Finding(container_id=state.container_id, kind="lost"))
+    return tuple(findings)
+
+
+class Reconcile:
+    """Run once, after the ports are up and before the reactors follow the log."""
+
+    def __init__(
+        self,
+        hands: Hands,
+        runtime: Runtime,
+        networks: Networks,
+        sandboxes: Sandboxes,
+        rootfs: RootFilesystems,
+        layers: LayerStore,
+        folders: ContainerFolders,
+        volumes: Volumes,
+        names: Names,
+    ) -> None:
+        self._hands = hands
+        self._runtime = runtime
+        self._networks = networks
+        self._sandboxes = sandboxes
+        self._rootfs = rootfs
+        self._layers = layers
+        self._folders = folders
+        self._volumes = volumes
+        self._names = names
+
+    async def run(self) -> None:
+        inventory = await self._runtime.list()
+        found = await self._networks.inventory()
+        await self._restore_networks()
+        for finding in compare(list(self._hands.views.containers), inventory):
+            await self._settle(finding)
+        await self._settle_execs(inventory)
+        await self._release_leases(inventory)
+        await self._forget_strangers(inventory)
+        await self._remove_network_orphans(found, inventory)
+        await self._remove_storage_orphans()
+
+    async def _restore_networks(self) -> None:
+        """Bridges first: after a reboot none is there. Creating is idempotent."""
+        for state in self._hands.views.networks:
+            if state.status is NetworkStatus.READY:
+                try:
+                    await self._networks.create(spec_of(state))
+                except PortError as error:
+                    logger.warning("network %s could not be restored: %s", state.settings.name, error.message)
+                self._names.publish(state)
+
+    async def _settle(self, finding: Finding) -> None:
+        state = self._hands.container(finding.container_id)
+        match finding.kind:
+            case "started":
+                await self._report_started(state, finding.pid)
+                if finding.pid:
+                    await self._adopt(self._hands.container(state.container_id), finding.pid)
+            case "adopt":
+                await self._adopt(state, finding.pid)
+            case "lost":
+                await self._report_lost(state)
+
+    async def _report_started(self, state: ContainerState, pid: int) -> None:
+        """The process was begun, and the engine died before it could say so."""
+        endpoints = [
+            network.endpoints[state.container_id]
+            for network in self._hands.views.networks
+            if state.container_id in network.endpoints
+        ]
+        ports = self._hands.application.state("ports", "host").held.get(state.container_id, ())
+        report = c.ReportStarted(
+            container_id=state.container_id,
+            run=state.run,
+            at=self._hands.clock.now_ns(),
+            pid=pid,
+            endpoints=tuple(endpoints),
+            ports=ports,
+        )
+        await self._hands.report(NAME, f"recovery:{state.container_id}", report)
+
+    async def _adopt(self, state: ContainerState, pid: int) -> None:
+        planned = joins_of(state, self._hands.views.networks)
+        try:
+            await self._sandboxes.adopt(state.container_id, pid, planned)
+            await self._names.serve_running(state)
+        except (PortError, OSError) as error:
+            logger.warning("the sandbox of %s could not be adopted: %s", state.container_id, error)
+
+    async def _report_lost(self, state: ContainerState) -> None:
+        logger.warning("container %s is gone and nobody saw its exit", state.container_id)
+        report = c.ReportExited(
+            container_id=state.container_id,
+            run=state.run,
+            at=self._hands.clock.now_ns(),
+            exit_code=LOST_EXIT_CODE,
+            oom_killed=False,
+            lost=True,
+        )
+        await self._hands.report(
+            NAME, f"recovery:{state.container_id}", report, *transactions.release(state)
+        )
+
+    async def _settle_execs(self, inventory: Inventory) -> None:
+        """An exec whose process is gone has ended; one whose start was cut off never ran."""
+        running = {it.exec_id for it in inventory.running if it.exec_id}
+        ended = {it.exec_id for it in inventory.exits if it.exec_id}
+        now = self._hands.clock.now_ns()
+        for state in self._hands.views.execs:
+            correlation = f"recovery:{state.exec_id}"
+            container = self._hands.views.containers.get(state.container_id)
+            if state.status is ExecStatus.RUNNING and state.exec_id not in running | ended:
+                gone = ReportExecExited(exec_id=state.exec_id, at=now, exit_code=INTERRUPTED_EXIT_CODE)
+                await self._hands.report(NAME, correlation, gone)
+            elif state.status is ExecStatus.STARTING and state.exec_id not in running | ended:
+                error = "interrupted by a restart of the engine"
+                cut = ReportExecExited(exec_id=state.exec_id, at=now, exit_code=INTERRUPTED_EXIT_CODE, error=error)
+                await self._hands.report(NAME, correlation, cut)
+            elif container is None and state.status in (ExecStatus.CREATED, ExecStatus.EXITED):
+                await self._hands.report(NAME, correlation, RemoveExec(exec_id=state.exec_id))
+
+    async def _release_leases(self, inventory: Inventory) -> None:
+        """Addresses and ports of containers that neither run nor start: an exit that a crash cut in half."""
+        for network in self._hands.views.networks:
+            for container_id in list(network.endpoints):
+                if not self._holds(container_id):
+                    release = ReleaseEndpoint(network_id=network.network_id, container_id=container_id)
+                    await self._hands.report(NAME, "recovery:leases", release)
+        for container_id in list(self._hands.application.state("ports", "host").held):
+            if not self._holds(container_id):
+                await self._hands.report(NAME, "recovery:leases", ReleasePorts(container_id=container_id))
+
+    def _holds(self, container_id: ContainerID) -> bool:
+        state = self._hands.views.containers.get(container_id)
+        return state is not None and (state.alive or state.starting)
+
+    async def _forget_strangers(self, inventory: Inventory) -> None:
+        """Processes of containers that the log does not know, or knows in another run: ended and forgotten."""
+        for it in inventory.running:
+            state = self._hands.views.containers.get(it.container_id)
+            if state is None or (not it.exec_id and state.run != it.run):
+                logger.warning("container %s (run %d) is nobody's: killing it", it.container_id, it.run)
+                await self._runtime.signal(it.container_id, 9, exec_id=it.exec_id)
+        known = {state.container_id for state in self._hands.views.containers}
+        for container_id in inventory.orphans:
+            state = self._hands.views.containers.get(container_id)
+            if container_id not in known or (state is not None and not state.alive and not state.starting):
+                await self._runtime.forget(container_id, 0)
+
+    async def _remove_network_orphans(self, found: NetworkInventory, inventory: Inventory) -> None:
+        bridges = {state.network_id[:12] for state in self._hands.views.networks}
+        endpoints = {
+            endpoint.endpoint_id[:7]
+            for state in self._hands.views.containers
+            if state.alive or state.starting
+            for endpoint in state.endpoints
+        }
+        held = {port for ports in self._hands.application.state("ports", "host").held.values() for port in ports}
+        orphans = NetworkInventory(
+            bridges=tuple(name for name in found.bridges if name not in bridges),
+            veths=tuple(name for name in found.veths if name not in endpoints),
+            ports=tuple(port for port in found.ports if port not in held),
+        )
+        if orphans != NetworkInventory():
+            logger.warning("removing orphans of the network: %s", orphans)
+            await self._networks.remove_orphans(orphans)
+
+    async def _remove_storage_orphans(self) -> None:
+        """Read-write layers, folders and volumes that no container and no volume in the log owns."""
+        known = {state.container_id for state in self._hands.views.containers}
+        for container_id in (await self._layers.inventory()).containers:
+            if container_id not in known:
+                await self._rootfs.discard_rootfs(container_id)
+        for container_id in await self._folders.list_folders():
+            if container_id not in known:
+                await self._folders.discard(container_id)
+        for name in await self._volumes.list():
+            if self._hands.views.volumes.get(name) is None:
+                logger.warning("volume %s is not in the log: leaving its data alone", name)
+
