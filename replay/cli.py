@@ -117,12 +117,11 @@ def _log(question: Question) -> int:
 
 
 def _first(question: Question, since: str) -> int:
-    """The first position of `--since`: an event at that very moment belongs to it."""
+    """The first position of `--since`: what happened at that very moment belongs to it."""
     if not since:
         return 1
     start = question.moment(since)
-    at_it = question.reader.event(start.position) if start.position else None
-    return start.position if at_it is not None and at_it.time_ns == start.time_ns else start.position + 1
+    return start.position if start.by_position else question.reader.position_at(start.time_ns - 1) + 1
 
 
 def _tell(question: Question, recorded: Any, world: World) -> None:

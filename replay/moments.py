@@ -32,6 +32,7 @@ class Moment(msgspec.Struct, frozen=True, kw_only=True):
 
     position: int
     time_ns: int
+    by_position: bool = False
 
 
 def moment(text: str, reader: LogReader, clock: Clock) -> Moment:
@@ -71,4 +72,4 @@ def _at_position(position: int, head: int, reader: LogReader) -> Moment:
     if position > head:
         raise MomentError(f"position {position} is past the end of the log, which is {head}")
     recorded = reader.event(position) if position else None
-    return Moment(position=position, time_ns=recorded.time_ns if recorded else 0)
+    return Moment(position=position, time_ns=recorded.time_ns if recorded else 0, by_position=True)

@@ -22,6 +22,9 @@ from urllib.parse import quote
 from engine.aggregates.decider import Event, Recorded
 from engine.codec import EventCodec, LogError, UnknownEventError, split_topic
 
+UNREADABLE = (sqlite3.Error, UnicodeDecodeError)
+"""What a damaged file raises: Python can not even decode some of the names and messages that SQLite finds in it."""
+
 SELECT = "SELECT rowid, originator_id, originator_version, topic, state FROM stored_events"
 
 
@@ -52,7 +55,7 @@ class LogReader:
         try:
             self._connection = self._stack.enter_context(contextlib.closing(open_read_only(self.path, self._stack)))
             self._connection.execute(f"{SELECT} LIMIT 1").fetchall()
-        except (sqlite3.Error, OSError) as error:
+        except (*UNREADABLE, OSError) as error:
             self._stack.close()
             raise LogError(f"{self.path} can not be read as a log: {error}") from error
         return self
@@ -114,7 +117,7 @@ class LogReader:
         assert self._connection is not None, "the reader is not open"
         try:
             yield from self._connection.execute(statement, parameters)
-        except sqlite3.Error as error:
+        except UNREADABLE as error:
             raise LogError(f"{self.path} can not be read: {error} (see `replay verify`)") from error
 
 
@@ -130,7 +133,7 @@ def open_read_only(path: Path, stack: contextlib.ExitStack) -> sqlite3.Connectio
         connection = sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True)
         try:
             connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchall()
-        except sqlite3.OperationalError:
+        except UNREADABLE:
             connection.close()
         else:
             return connection

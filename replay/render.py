@@ -66,8 +66,13 @@ def shown(out: Console, label: str, status: str, state: Any, history: Iterable[R
 
 def _values(out: Console, values: dict[str, Any]) -> None:
     for key, value in values.items():
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        out.print(f"  [dim]{escape(key):<18}[/] {escape(text)}")
+        out.print(f"  [dim]{escape(key):<18}[/] {escape(_value(key, value))}")
+
+
+def _value(key: str, value: Any) -> str:
+    if key.endswith("_at") and isinstance(value, int) and value:
+        return clock_time(value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def changes(out: Console, found: Iterable[Change]) -> None:
@@ -76,7 +81,7 @@ def changes(out: Console, found: Iterable[Change]) -> None:
         nothing = False
         out.print(f"{_MARKS[change.kind]} {escape(change.label)}")
         for field in change.fields:
-            before, after = (json.dumps(value, ensure_ascii=False) for value in (field.before, field.after))
+            before, after = (_value(field.path, value) for value in (field.before, field.after))
             out.print(f"    [dim]{escape(field.path)}[/]  [red]{escape(before)}[/] → [green]{escape(after)}[/]")
     if nothing:
         out.print("[dim]nothing changed[/]")

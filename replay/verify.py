@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from engine import chain
-from replay.reader import open_read_only
+from replay.reader import UNREADABLE, open_read_only
 
 FINDINGS_MAX = 200
 
@@ -73,7 +73,7 @@ def verify(path: Path, *, expect: tuple[int, str] | None = None, views: Path | N
             connection = stack.enter_context(contextlib.closing(open_read_only(path, stack)))
             connection.text_factory = bytes
             checker.check(connection)
-        except sqlite3.Error as error:
+        except UNREADABLE as error:
             checker.find(0, "file", f"SQLite can not read the log: {error}")
         if expect is not None:
             checker.compare_head(*expect, origin="the expected head")
@@ -229,7 +229,7 @@ class _Checker:
         """SQLite's pages and the index by stream: damage there makes true rows invisible to some readers."""
         try:
             said = [row[0].decode(errors="replace") for row in connection.execute("PRAGMA integrity_check(10)")]
-        except sqlite3.Error as error:
+        except UNREADABLE as error:
             said = [str(error)]
         if said == ["ok"]:
             return
@@ -241,7 +241,7 @@ class _Checker:
     def _lost_from_index(self, connection: sqlite3.Connection) -> Iterator[int]:
         lookup = "SELECT rowid FROM stored_events INDEXED BY sqlite_autoindex_stored_events_1 WHERE originator_id=CAST(? AS TEXT) AND originator_version=?"  # noqa: E501
         for position, stream, version, *_ in _rows(connection, _EVENTS, "rowid", lambda position, error: None):
-            with contextlib.suppress(sqlite3.Error):
+            with contextlib.suppress(*UNREADABLE):
                 if connection.execute(lookup, (stream, version)).fetchall() != [(position,)]:
                     yield position
 
@@ -253,7 +253,7 @@ def _rows(connection: sqlite3.Connection, statement: str, key: str, unreadable: 
     while True:
         try:
             row = cursor.fetchone()
-        except sqlite3.Error as error:
+        except UNREADABLE as error:
             unreadable(last + 1, str(error))
             yield from _one_by_one(connection, statement, key, last + 2, unreadable)
             return
@@ -271,7 +271,7 @@ def _one_by_one(
     while silent < FINDINGS_MAX:
         try:
             row = connection.execute(f"{statement} WHERE {key}=?", (position,)).fetchone()
-        except sqlite3.Error as error:
+        except UNREADABLE as error:
             unreadable(position, str(error))
             row = None
         silent = 0 if row is not None else silent + 1
@@ -282,7 +282,7 @@ def _one_by_one(
 
 def _head_of(views: Path) -> tuple[int, str] | None:
     """The head that views.db remembers; None when it has none to offer."""
-    with contextlib.ExitStack() as stack, contextlib.suppress(sqlite3.Error, OSError):
+    with contextlib.ExitStack() as stack, contextlib.suppress(*UNREADABLE, OSError):
         connection = stack.enter_context(contextlib.closing(open_read_only(views, stack)))
         row = connection.execute("SELECT position, seal FROM head").fetchone()
         return (row[0], row[1].hex()) if row is not None else None

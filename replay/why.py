@@ -85,8 +85,9 @@ def _ending(own: Sequence[Recorded], end: int) -> str:
         return f"The kernel killed it because its cgroup was out of memory (exit {code})."
     asked = _asked_to_end(own[:end])
     if asked is not None:
-        who, what = words.actor(asked.cause.actor), words.sentence(asked)
-        return f"It ended (exit {code}) after {who} had it {what} (@{asked.position})."
+        return (
+            f"It ended (exit {code}) after {words.actor(asked.cause.actor)} {_asked_words(asked)} (@{asked.position})."
+        )
     if event.exit_code == 0:
         return "Its process was done and ended by itself (exit 0)."
     return f"Its process ended by itself, with {code}: nobody had asked for it."
@@ -103,6 +104,16 @@ def _asked_to_end(before: Sequence[Recorded]) -> Recorded | None:
             case c.ContainerKillRequested(ends=True):
                 return recorded
     return None
+
+
+def _asked_words(recorded: Recorded) -> str:
+    match recorded.event:
+        case c.ContainerStopRequested() as event:
+            return f"asked it to {'restart' if event.restart else 'stop'} with {words.signal_name(event.signal)}"
+        case c.ContainerKillRequested() as event:
+            return f"sent it {words.signal_name(event.signal)}"
+        case _:
+            return "asked for its removal"
 
 
 def _aftermath(after: Sequence[Recorded]) -> str:

@@ -39,9 +39,9 @@ def actor(text: str) -> str:
 
 
 def sentence(recorded: Recorded) -> str:
-    """What happened, without who and when."""
+    """What happened, without who and when; the subject is the stream, which the reader sees beside it."""
     event = recorded.event
-    return _of_container(event) or _of_others(event, recorded.key) or _of_any(event)
+    return _of_container(event) or _of_others(event) or _of_any(event)
 
 
 def _of_container(event: Event) -> str:
@@ -84,53 +84,53 @@ def _of_container(event: Event) -> str:
             return ""
 
 
-def _of_others(event: Event, key: str) -> str:
+def _of_others(event: Event) -> str:
     match event:
         case x.ExecCreated():
-            return f"exec of {event.entrypoint!r} made in container {short(event.container_id)}"
+            return f"made for {event.entrypoint!r} in container {short(event.container_id)}"
         case x.ExecStarted():
-            return f"exec started with pid {event.pid}"
+            return f"started with pid {event.pid}"
         case x.ExecExited():
-            return f"exec ended with {exit_words(event.exit_code)}" + (f": {event.error}" if event.error else "")
+            return f"ended with {exit_words(event.exit_code)}" + (f": {event.error}" if event.error else "")
         case image.ImageAdded():
-            return f"image added{f' by {event.origin}' if event.origin else ''}, {len(event.layers)} layers"
+            return f"added{f' by {event.origin}' if event.origin else ''}, layers: {len(event.layers)}"
         case image.ImageTagged():
             return f"tagged {familiar(event.reference)}"
         case image.ImageUntagged():
             return f"untagged {familiar(event.reference)}"
         case names.NameReserved():
-            return f"name {key} given to {short(event.owner)}"
+            return f"given to {short(event.owner)}"
         case names.NameReleased():
-            return f"name {key} free again"
+            return "free again"
         case network.NetworkCreateRequested():
             subnets = ", ".join(pool.subnet for pool in event.settings.pools)
-            return f"network {event.settings.name!r} asked for ({event.settings.driver}{', ' * bool(subnets)}{subnets})"
+            return f"asked for, driver {event.settings.driver}{', subnet ' * bool(subnets)}{subnets}"
         case network.EndpointAllocated():
             return f"address {_address(event.endpoint)} given to container {short(event.endpoint.container_id)}"
         case network.EndpointReleased():
             return f"address of container {short(event.container_id)} free again"
         case ports.PortsReserved():
-            return f"ports reserved for container {short(event.container_id)}: {', '.join(map(_port, event.ports))}"
+            return f"reserved for container {short(event.container_id)}: {', '.join(map(_port, event.ports))}"
         case ports.PortsReleased():
-            return f"ports of container {short(event.container_id)} free again"
+            return f"those of container {short(event.container_id)} free again"
         case transfer.TransferBegun():
             return f"{event.kind} begun{f' of {event.reference}' if event.reference else ''}"
         case transfer.TransferFailed():
-            return f"transfer failed: {event.error}"
+            return f"failed: {event.error}"
         case volume.VolumeCreated():
-            return f"volume {key[:12] if event.anonymous else key} made"
+            return "made" + (", without a name of its own" if event.anonymous else "")
         case volume.VolumeReferenced():
-            return f"volume {key[:20]} used by container {short(event.container_id)}"
+            return f"used by container {short(event.container_id)}"
         case volume.VolumeReleased():
-            return f"volume {key[:20]} no longer used by container {short(event.container_id)}"
+            return f"no longer used by container {short(event.container_id)}"
         case _:
             return ""
 
 
 def _of_any(event: Event) -> str:
-    kind, _, verb = name_of(event).partition(".")
+    verb = name_of(event).partition(".")[2]
     said = ", ".join(f"{key} {_brief(value)}" for key, value in payload(event).items() if key != "at")
-    return f"{kind} {verb.replace('_', ' ')}" + (f": {said}" if said else "")
+    return verb.replace("_", " ") + (f": {said}" if said else "")
 
 
 def _brief(value: object) -> str:
@@ -147,10 +147,10 @@ def signal_name(number: int) -> str:
 
 
 def exit_words(code: int) -> str:
-    """`0`; `137 (SIGKILL)`; `127 (command not found)`."""
+    """`0`; `137, SIGKILL`; `127, command not found`."""
     meanings = {125: "the engine failed", 126: "not executable", 127: "command not found"}
     meaning = meanings.get(code) or (signal_name(code - 128) if 128 < code < 128 + 65 else "")
-    return f"{code} ({meaning})" if meaning else str(code)
+    return f"{code}, {meaning}" if meaning else str(code)
 
 
 def _joined(endpoint: Endpoint) -> str:

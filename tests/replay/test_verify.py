@@ -208,7 +208,7 @@ def test_any_flipped_bit_of_the_file_leaves_the_events_as_they_were_or_is_found(
     path.write_bytes(original)
     true_history = history()
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=600, deadline=None)
     @given(st.integers(0, len(original) - 1), st.integers(0, 7))
     def check(offset: int, bit: int) -> None:
         flipped = bytearray(original)
