@@ -8,7 +8,9 @@ moby does since v28.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -24,6 +26,11 @@ MANIFEST_BYTES_MAX = 4 << 20
 
 ATTESTATION = "vnd.docker.reference.type"
 """An index entry with this annotation describes another one (provenance, SBOM) and is never run."""
+
+
+_RFC3339 = re.compile(
+    r"(?P<seconds>\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2})(?:\.(?P<fraction>\d{1,9}))?(?P<zone>[Zz]|[+-]\d{2}:\d{2})"
+)
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,6 +84,11 @@ class ImageConfig(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def platform(self) -> Platform:
         return Platform(os=self.os, architecture=self.architecture, variant=self.variant)
+
+    @property
+    def created_at(self) -> int:
+        """UTC ns; 0 when it is not said, or not a time."""
+        return _time_ns(self.created)
 
 
 def parse_manifest(body: bytes, media_type: str = "") -> Manifest | ImageIndex:
@@ -222,6 +234,18 @@ def _digest(raw: Any) -> Digest:
     if not isinstance(raw, str) or not SHA256_DIGEST.fullmatch(raw):
         raise Rejected(Reason.INVALID, f"invalid manifest: unsupported digest {raw!r}")
     return Digest(raw)
+
+
+def _time_ns(text: str) -> int:
+    """RFC 3339 with up to nine digits of fraction."""
+    match = _RFC3339.fullmatch(text)
+    if match is None:
+        return 0
+    try:
+        seconds = datetime.fromisoformat(match["seconds"] + match["zone"].upper().replace("Z", "+00:00")).timestamp()
+    except ValueError:
+        return 0
+    return max(int(seconds) * 1_000_000_000 + int((match["fraction"] or "").ljust(9, "0")[:9]), 0)
 
 
 def _strings(raw: Any) -> dict[str, str]:

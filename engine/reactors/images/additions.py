@@ -32,9 +32,10 @@ class Additions:
         repository_digests: Sequence[Reference] = (),
         also: Sequence[Command] = (),
     ) -> None:
-        """An image with its names, and `also`, as one transaction. Waits for a removal of the same image to end first."""
+        """An image with its names, and `also`, as one transaction. Waits for a removal of the same image to end."""
         digests = [
-            RecordRepositoryDigest(image_id=image.image_id, reference=str(reference)) for reference in repository_digests
+            RecordRepositoryDigest(image_id=image.image_id, reference=str(reference))
+            for reference in repository_digests
         ]
         while True:
             await self._until_not_removing(image.image_id)

@@ -162,6 +162,7 @@ class Downloads:
         """The blob's bytes as one stream, however often the connection breaks."""
         offset, size = 0, download.descriptor.size
         while offset < size:
+            broken = PortError("pull", "unexpected EOF", retriable=True)
             try:
                 source = self._registry.blob(
                     download.reference, download.descriptor.digest, download.credentials, offset
@@ -170,10 +171,10 @@ class Downloads:
                     async for chunk in chunks:
                         offset += len(chunk)
                         yield chunk
-                if offset < size:
-                    raise PortError("pull", "unexpected EOF", retriable=True)
             except PortError as error:
-                await self._again(download, error)
+                broken = error
+            if offset < size:
+                await self._again(download, broken)
                 download.enter(Phase.DOWNLOADING)
 
     async def _again(self, download: Download, error: PortError) -> None:

@@ -71,7 +71,9 @@ class LayerFetch:
         """All layers, in the store. Raises PortError (possibly in an exception group) when one can not be had."""
         present = [await self._present(layer) for layer in wanted]
         for layer, there in zip(wanted, present, strict=True):
-            await self._emit(messages.update(short(layer.blob.digest), "Already exists" if there else "Pulling fs layer"))
+            await self._emit(
+                messages.update(short(layer.blob.digest), "Already exists" if there else "Pulling fs layer")
+            )
         unpacking = [trio.Event() for _ in wanted]
         found: dict[ChainID, Layer] = {}
         async with trio.open_nursery() as nursery:
@@ -80,9 +82,7 @@ class LayerFetch:
                 work = partial(self._one, layer, before, unpacking[index], found, quiet=there)
                 nursery.start_soon(work, name=f"layer {short(layer.blob.digest)}")
         return tuple(
-            ImageLayer(
-                diff_id=layer.diff_id, chain_id=layer.chain_id, blob=layer.blob, size=found[layer.chain_id].size
-            )
+            ImageLayer(diff_id=layer.diff_id, chain_id=layer.chain_id, blob=layer.blob, size=found[layer.chain_id].size)
             for layer in wanted
         )
 
