@@ -1,0 +1,48 @@
+# Ishmael: set-up, first container, tests. Needs root on Debian 12 or later, or Ubuntu 24.04 or later.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SETUP := $(VENV)/.installed
+SYSTEM := .tools/.installed
+PACKAGES := python3-venv busybox-static nftables libnftables1 iproute2 procps tini
+
+.PHONY: demo test serve check docs clean setup bench
+
+demo: setup
+	$(BIN)/python scripts/demo.py
+
+test: setup tools check
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff check engine replay tests scripts
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+serve: setup
+	$(BIN)/ishmaeld
+
+docs: setup
+	$(BIN)/python -m engine.reference
+
+setup: $(SYSTEM) $(SETUP)
+
+# The distribution's programs that the engine itself uses, or that its first container is made of.
+$(SYSTEM): Makefile
+	mkdir -p .tools
+	scripts/install-packages.sh $(PACKAGES)
+	touch $@
+
+$(SETUP): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+# The programs that tests talk to: fetched, not installed, because their packages would start services.
+.PHONY: tools
+tools: $(SYSTEM)
+	scripts/fetch-tools.sh
+
+clean:
+	rm -rf $(VENV) .tools build *.egg-info .mypy_cache .ruff_cache .pytest_cache
