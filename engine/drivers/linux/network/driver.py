@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import trio
 
 from engine.drivers.linux.network.networks import LinuxNetworks
+from engine.drivers.linux.network.resolver import LinuxResolver
 from engine.drivers.linux.network.sandboxes import LinuxSandboxes
 from engine.drivers.linux.network.state import Kernel
 
@@ -21,6 +22,7 @@ class LinuxNetworking:
         self._kernel = Kernel(pool_size=pool_size, sysctls=sysctls or {})
         self.networks = LinuxNetworks(self._kernel)
         self.sandboxes = LinuxSandboxes(self._kernel)
+        self.resolver = LinuxResolver(self._kernel)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Long-running: `await nursery.start(networking.run)`. When it ends, sockets, relays and pooled namespaces are

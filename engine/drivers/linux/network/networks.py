@@ -107,11 +107,13 @@ class LinuxNetworks:
         rules = rules_of(spec)
         mtu = mtu_of(spec)
         await self._kernel.links.call(lambda: self._create(spec, rules, mtu))
+        self._kernel.network_names[spec.network_id] = spec.name
 
     async def remove(self, spec: NetworkSpec) -> None:
         """Delete the bridge and its rules. No error when they are gone."""
         if spec.driver == "bridge":
             await self._kernel.links.call(lambda: self._remove(spec))
+            self._kernel.network_names.pop(spec.network_id, None)
 
     async def inventory(self) -> NetworkInventory:
         """What is in the kernel under our names. No sandboxes: a namespace of ours has no name to be found by."""

@@ -1,7 +1,7 @@
 """A relay in the engine from a host port to a container port, for what DNAT can not serve (docs/design/network.md).
 
 Owns: copying TCP streams with half-close, and UDP datagrams with one upstream socket per client.
-Refuses to know: who bound the socket (hostports.py), which it borrows and never closes.
+Refuses to know: who bound the socket (hostports.py), who also closes it, after cancelling.
 """
 
 from __future__ import annotations
@@ -21,12 +21,11 @@ _UDP_IDLE_S = 90
 async def relay(scope: trio.CancelScope, bound: socket.socket, target: tuple[str, int]) -> None:
     """Serve until `scope` is cancelled. A client's error ends that client only. SCTP is reserved but not relayed."""
     with scope:
-        borrowed = trio.socket.from_stdlib_socket(socket.socket(fileno=socket.dup(bound.fileno())))
-        with borrowed:
-            if borrowed.type == socket.SOCK_DGRAM:
-                await _serve_udp(borrowed, target)
-            elif borrowed.proto in (0, socket.IPPROTO_TCP):
-                await _serve_tcp(trio.SocketListener(borrowed), target)
+        served = trio.socket.from_stdlib_socket(bound)
+        if served.type == socket.SOCK_DGRAM:
+            await _serve_udp(served, target)
+        elif served.proto in (0, socket.IPPROTO_TCP):
+            await _serve_tcp(trio.SocketListener(served), target)
 
 
 async def _serve_tcp(listener: trio.SocketListener, target: tuple[str, int]) -> None:

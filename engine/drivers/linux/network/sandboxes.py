@@ -78,6 +78,7 @@ class LinuxSandboxes:
             if ready is not None:
                 ready.close()
         for join, reservations in held:
+            self._kernel.network_names[join.network.network_id] = join.network.name
             self._hold(container_id, join, reservations)
 
     async def leave(self, container_id: ContainerID, joins: Sequence[Join], *, sandbox_gone: bool) -> None:
@@ -97,6 +98,7 @@ class LinuxSandboxes:
         publications = [each for join in bridged for each in publications_of(join)]
         await self._kernel.links.call(lambda: elements.publish(self._kernel.netfilter, publications))
         for join in bridged:
+            self._kernel.network_names[join.network.network_id] = join.network.name
             self._let_go(container_id, join)
             self._hold(container_id, join, self._reserve(join, tolerant=True))
 

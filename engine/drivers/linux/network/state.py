@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import trio
 
+from engine.aggregates.values.ids import NetworkID
 from engine.drivers.linux.network import namespaces, netlink, ruleset
 from engine.drivers.linux.network.libnftables import Nftables
 from engine.drivers.linux.network.namespaces import NamespaceThread, SandboxPool
@@ -41,6 +42,8 @@ class Kernel:
         self._netfilter: socket.socket | None = None
         self._nft: Nftables | None = None
         self.ipv6 = False
+        self.network_names: dict[NetworkID, str] = {}
+        """Learnt from every specification seen: the resolver answers `name.network`."""
 
     @property
     def families(self) -> tuple[str, ...]:
