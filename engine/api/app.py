@@ -131,12 +131,13 @@ class EngineApp(QuartTrio):
 
 def create_app(context: ApiContext) -> EngineApp:
     """The application with the routes of this package; others add theirs with their own `register(app, context)`."""
-    from engine.api.routes import absent, system  # here: routes import this module's types
+    from engine.api.routes import absent, events, system  # here: routes import this module's types
 
-    app = EngineApp("engine", static_folder=None)
+    app = EngineApp("engine", static_folder=None, root_path="/")  # there are no files to serve
     app.config.update(MAX_CONTENT_LENGTH=None, BODY_TIMEOUT=None, RESPONSE_TIMEOUT=None)
     app.url_map.merge_slashes = False  # a redirect is nothing a Docker client follows
     system.register(app, context)
+    events.register(app, context)
     absent.register(app)
     return app
 
