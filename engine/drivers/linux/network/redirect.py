@@ -7,11 +7,12 @@ Source: linux/netfilter/nf_tables.h; moby resolver_unix.go does the same with ip
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 
 from engine.drivers.linux.network import netlink
-from engine.drivers.linux.network.netlink import ACK, CREATE, REQUEST, Request
+from engine.drivers.linux.network.netlink import ACK, CREATE, EXCLUSIVE, REQUEST, Request
 
 _TABLE, _CHAIN = "ishmael_resolver", "output"
 _NEWTABLE, _DELTABLE, _NEWCHAIN, _NEWRULE = 0xA00, 0xA02, 0xA03, 0xA06
@@ -29,15 +30,19 @@ def redirect(netfilter: socket.socket, address: str, port: int, targets: dict[in
     table = netlink.text(1, _TABLE)
     hook = netlink.nested(4, _big(1, _LOCAL_OUT), _big(2, _DSTNAT_PRIORITY & 0xFFFFFFFF))
     chain = netlink.text(1, _TABLE) + netlink.text(3, _CHAIN) + hook + netlink.text(7, "nat")
-    # Adding before deleting makes the deletion of a table that is not there no error.
     requests = [
-        _request(_NEWTABLE, CREATE, table),
-        _request(_DELTABLE, 0, table),
-        _request(_NEWTABLE, CREATE, table),
+        _request(_NEWTABLE, CREATE | EXCLUSIVE, table),
         _request(_NEWCHAIN, CREATE, chain),
         *(_request(_NEWRULE, CREATE | _APPEND, rule) for rule in rules),
     ]
-    netlink.batch(netfilter, requests)
+    try:
+        netlink.batch(netfilter, requests)
+    except netlink.Refused as refused:
+        if refused.errno != errno.EEXIST:
+            raise
+        # Only a namespace served before has the table. Deleting it every time would make the close of the socket wait
+        # 10 ms for the kernel to have freed it.
+        netlink.batch(netfilter, [_request(_DELTABLE, 0, table), *requests])
 
 
 def _request(kind: int, flags: int, body: bytes) -> Request:
