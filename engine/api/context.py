@@ -88,6 +88,15 @@ class ImageService(Protocol):
         cause: Cause,
     ) -> ImageID: ...
 
+    async def tag(self, image_id: ImageID, reference: Reference, cause: Cause) -> None:
+        """Give an image a name, from whoever has it."""
+        ...
+
+    @property
+    def host_platform(self) -> Platform:
+        """What an image is pulled or imported for when nobody says."""
+        ...
+
     def save(self, names: Sequence[str]) -> AsyncIterator[bytes]:
         """A tar of the named images. Raises Rejected(NOT_FOUND) before the first chunk."""
         ...

@@ -1,0 +1,105 @@
+"""Images as the API sees them: one value with every verb, and the tasks behind it.
+
+Owns nothing of its own: it puts pull, load, names, removal and collection together over the same holds and downloads.
+"""
+
+from __future__ import annotations
+
+import trio
+
+from engine.aggregates.decider import Cause
+from engine.aggregates.image import ImageState
+from engine.aggregates.transfer import ReportTransferFailed
+from engine.aggregates.values.ids import ImageID
+from engine.aggregates.values.manifest import ImageConfig
+from engine.aggregates.values.platform import Platform
+from engine.aggregates.values.reference import Reference
+from engine.config import DaemonConfig
+from engine.drivers.ports.registry import Credentials, Registry
+from engine.drivers.ports.storage import BlobStore, LayerStore
+from engine.imageconfigs import ImageConfigs
+from engine.reactors.base import Hands
+from engine.reactors.images.additions import Additions
+from engine.reactors.images.downloads import Downloads
+from engine.reactors.images.holds import Holds
+from engine.reactors.images.layers import Emit
+from engine.reactors.images.pull import NAME, Pulls, Wish
+from engine.reactors.images.removal import Collector, ImageReactor
+
+
+class Images:
+    """The ImageService of engine/api/context.py. `recover` before anything else, then `run` in the root nursery."""
+
+    def __init__(
+        self,
+        hands: Hands,
+        registry: Registry,
+        blobs: BlobStore,
+        layers: LayerStore,
+        *,
+        host_platform: Platform,
+        config: DaemonConfig,
+        retry_step_s: float = 5.0,
+    ) -> None:
+        self._hands = hands
+        self.host_platform = host_platform
+        self.configs = ImageConfigs(blobs)
+        self.holds = Holds()
+        self.additions = Additions(hands)
+        self._downloads = Downloads(
+            registry,
+            blobs,
+            parallel=config.max_concurrent_downloads,
+            attempts=config.max_download_attempts,
+            retry_step_s=retry_step_s,
+        )
+        self._pulls = Pulls(
+            hands,
+            registry,
+            blobs,
+            layers,
+            downloads=self._downloads,
+            additions=self.additions,
+            holds=self.holds,
+            host=host_platform,
+        )
+        self._reactor = ImageReactor(hands, blobs, layers, self.holds)
+        self._collector = Collector(hands, blobs, layers, self.holds)
+
+    async def recover(self) -> int:
+        """At start: transfers that a crash cut off have failed, and what they left is discarded. How much that was.
+        Removals that were under way are finished by `run`."""
+        for transfer_id in self._hands.application.live("transfer"):
+            failed = ReportTransferFailed(transfer_id=transfer_id, error="interrupted by a restart of the engine")
+            await self._hands.report(NAME, "start-up", failed)
+        return await self._collector.collect()
+
+    async def run(self, after: int, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve downloads and finish removals, from position `after` on, for ever."""
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._downloads.run)
+            await nursery.start(self._reactor.run, after)
+            task_status.started()
+
+    async def collect(self) -> int:
+        """Discard what nothing uses: how many blobs and layers."""
+        return await self._collector.collect()
+
+    async def config_of(self, image: ImageState) -> ImageConfig:
+        return await self.configs.of(image)
+
+    async def tag(self, image_id: ImageID, reference: Reference, cause: Cause) -> None:
+        await self.additions.tag(image_id, reference, cause)
+
+    async def pull(
+        self,
+        reference: Reference,
+        platform: Platform | None,
+        credentials: Credentials | None,
+        emit: Emit,
+        cause: Cause,
+        *,
+        all_tags: bool = False,
+    ) -> ImageID:
+        wish = Wish(reference=reference, platform=platform, credentials=credentials)
+        return await self._pulls.pull(wish, emit, cause, all_tags=all_tags)
