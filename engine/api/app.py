@@ -23,6 +23,8 @@ from engine.api.responses import empty
 from engine.api.server import correlation_of
 
 BODY_UNREAD_BYTES_MAX = 1 << 20
+EARLY_PATHS = frozenset({"/_ping", "/version"})
+"""Answered while the start-up still recovers."""
 
 
 class FlowingBody(TrioBody):
@@ -93,6 +95,7 @@ class EngineApp(QuartTrio):
 
     asgi_http_class = EngineConnection
     request_class = EngineRequest
+    ready: Callable[[], bool] = staticmethod(lambda: True)
 
     async def asgi_app(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] in ("http", "websocket"):
@@ -110,14 +113,20 @@ class EngineApp(QuartTrio):
         """The whole pipeline. Cancelled passes through: the client has gone, nobody is there to be answered."""
         async with self.request_context(request) as context:
             try:
-                state = cast(HTTPScope, request.scope)["state"]
-                state["api_version"] = versions.check(cast(str, state["version"]))
+                self._admit(request)
                 response = await self.make_response(await self.dispatch_request(context))
             except Exception as error:
                 response = errors.render(error)
             for name, value in versions.COMMON_HEADERS.items():
                 response.headers.setdefault(name, value)
             return response
+
+    def _admit(self, request: Request) -> None:
+        """Raises Rejected for a version out of range, and for all but a few paths while the engine starts."""
+        state = cast(HTTPScope, request.scope)["state"]
+        state["api_version"] = versions.check(cast(str, state["version"]))
+        if not self.ready() and request.path not in EARLY_PATHS:
+            raise Rejected(Reason.UNAVAILABLE, "the engine is starting: it recovers what ran before")
 
     async def dispatch_request(self, request_context: Any = None) -> Any:
         request = request_context.request
@@ -134,6 +143,7 @@ def create_app(context: ApiContext) -> EngineApp:
     from engine.api.routes import absent, events, system  # here: routes import this module's types
 
     app = EngineApp("engine", static_folder=None, root_path="/")  # there are no files to serve
+    app.ready = context.ready
     app.config.update(MAX_CONTENT_LENGTH=None, BODY_TIMEOUT=None, RESPONSE_TIMEOUT=None)
     app.url_map.merge_slashes = False  # a redirect is nothing a Docker client follows
     system.register(app, context)

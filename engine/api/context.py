@@ -16,9 +16,13 @@ from engine.aggregates.values.ids import ImageID
 from engine.aggregates.values.manifest import ImageConfig
 from engine.aggregates.values.platform import Platform
 from engine.aggregates.values.reference import Reference
+from engine.clock import Clock
 from engine.config import DaemonConfig
 from engine.drivers.ports.host import Host
 from engine.drivers.ports.registry import Credentials
+from engine.entropy import Entropy
+from engine.projections.views import Views
+from engine.vault import Vault
 
 
 class Application(Protocol):
@@ -35,22 +39,6 @@ class Pump(Protocol):
     def subscribe(self, after: int) -> AsyncIterator[Recorded]: ...
 
     async def until(self, stream: str, predicate: Callable[[Any], object]) -> Any: ...
-
-
-class Clock(Protocol):
-    """Wall time."""
-
-    def now_ns(self) -> int: ...
-
-
-class Counts(Protocol):
-    """What `/info` tells of the views: how many there are of each."""
-
-    def container_states(self) -> tuple[int, int, int]:
-        """Running, paused, stopped."""
-        ...
-
-    def images(self) -> int: ...
 
 
 EmitMessage = Callable[[object], Awaitable[None]]
@@ -104,20 +92,19 @@ class ImageService(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ApiContext:
-    """What a route may use. `views` are the projections by name (`views.containers`, `views.events`); `ports` the
-    drivers by name (`ports.streams`, `ports.registry`): both are structs of bootstrap.py."""
+    """What a route may use. `ports` are the drivers by name (`ports.streams`, `ports.registry`), a struct of
+    bootstrap.py."""
 
     application: Application
     pump: Pump
-    vault: Any
-    views: Any
+    vault: Vault
+    views: Views
     ports: Any
     config: DaemonConfig
     clock: Clock
-    entropy: Any
+    entropy: Entropy
     host: Host
     engine_id: str
-    counts: Counts
     images: ImageService
     host_routes: Callable[[], Sequence[str]] = tuple
     """Destinations the host reaches already: new networks stay away from them."""

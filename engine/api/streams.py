@@ -18,6 +18,8 @@ from quart import Response, request
 
 from engine.api.errors import is_bug, status_and_message
 from engine.api.responses import JSON
+from engine.api.responses import empty as empty  # one import for routes that answer both ways
+from engine.api.responses import json_response as json_response
 
 if TYPE_CHECKING:
     from engine.api.app import EngineRequest

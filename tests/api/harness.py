@@ -19,14 +19,13 @@ from engine.clock import SystemClock
 from engine.config import DaemonConfig
 from engine.drivers.linux.host import LinuxHost
 from engine.entropy import SystemEntropy
-
-
-class NoContainers:
-    def container_states(self) -> tuple[int, int, int]:
-        return (0, 0, 0)
-
-    def images(self) -> int:
-        return 0
+from engine.projections.containers import Containers
+from engine.projections.events_feed import EventsFeed
+from engine.projections.execs import Execs
+from engine.projections.images import Images
+from engine.projections.networks import Networks
+from engine.projections.views import Views
+from engine.projections.volumes import Volumes
 
 
 def context(**changes: Any) -> ApiContext:
@@ -35,14 +34,20 @@ def context(**changes: Any) -> ApiContext:
         "application": None,
         "pump": None,
         "vault": None,
-        "views": None,
+        "views": Views(
+            containers=Containers(),
+            images=Images(),
+            networks=Networks(),
+            volumes=Volumes(),
+            execs=Execs(),
+            events=EventsFeed(),
+        ),
         "ports": None,
         "config": DaemonConfig(),
         "clock": SystemClock(),
         "entropy": SystemEntropy(),
         "host": LinuxHost(),
         "engine_id": "b3c1f3a2-0000-4000-8000-000000000000",
-        "counts": NoContainers(),
         "images": None,
     }
     return ApiContext(**{**fields, **changes})

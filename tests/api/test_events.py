@@ -11,19 +11,19 @@ import subprocess
 import urllib.parse
 from typing import Any
 
+import msgspec
 import pytest
 
 from engine.aggregates import volume
 from engine.aggregates.container import events as container
 from engine.clock import SystemClock
 from engine.projections.events_feed import EventsFeed
-from tests.api.harness import connected, in_thread, served
+from tests.api.harness import connected, context, in_thread, served
 from tests.projections.test_events_feed import CID, SECOND, Story, created
 
 
-class Views:
-    def __init__(self, feed: EventsFeed) -> None:
-        self.events = feed
+def with_feed(feed: EventsFeed) -> Any:
+    return msgspec.structs.replace(context().views, events=feed)
 
 
 def told() -> tuple[EventsFeed, Story]:
@@ -41,7 +41,7 @@ def lines(body: bytes) -> list[dict[str, Any]]:
 
 async def test_the_past_is_told_between_since_and_until() -> None:
     feed, _ = told()
-    async with served(views=Views(feed)) as engine:
+    async with served(views=with_feed(feed)) as engine:
         _, headers, body = await engine.ask("GET", "/v1.53/events?since=1&until=2.5")
         assert headers["content-type"] == "application/jsonl"
         assert [message["Action"] for message in lines(body)] == ["create", "pause"]
@@ -60,7 +60,7 @@ async def test_the_past_is_told_between_since_and_until() -> None:
 
 async def test_old_clients_get_their_old_keys() -> None:
     feed, _ = told()
-    async with served(views=Views(feed)) as engine:
+    async with served(views=with_feed(feed)) as engine:
         _, headers, body = await engine.ask("GET", "/v1.51/events?since=0&until=1")
         assert headers["content-type"] == "application/json"
         message = lines(body)[0]
@@ -70,7 +70,7 @@ async def test_old_clients_get_their_old_keys() -> None:
 @pytest.mark.parametrize("accepted", ["application/x-ndjson", "application/json-seq", "application/jsonl"])
 async def test_the_content_type_is_negotiated(accepted: str) -> None:
     feed, _ = told()
-    async with served(views=Views(feed)) as engine:
+    async with served(views=with_feed(feed)) as engine:
         _, headers, body = await engine.ask("GET", "/events?since=0&until=1", headers={"Accept": accepted})
         assert headers["content-type"] == accepted
         assert body.startswith(b"\x1e") == (accepted == "application/json-seq")
@@ -92,7 +92,7 @@ async def test_the_content_type_is_negotiated(accepted: str) -> None:
 )
 async def test_filters_choose(filters: dict[str, Any], actions: list[str]) -> None:
     feed, _ = told()
-    async with served(views=Views(feed)) as engine:
+    async with served(views=with_feed(feed)) as engine:
         query = urllib.parse.urlencode({"since": "0", "until": "9", "filters": json.dumps(filters)})
         _, _, body = await engine.ask("GET", f"/events?{query}")
         assert [message["Action"] for message in lines(body)] == actions
@@ -116,7 +116,7 @@ async def test_what_comes_is_streamed_as_it_happens_and_ends_at_until() -> None:
             seen += sock.recv(4096)
         return seen
 
-    async with served(views=Views(feed)) as engine:
+    async with served(views=with_feed(feed)) as engine:
         with contextlib.closing(await in_thread(lambda: begin(engine.path))) as sock:
             await in_thread(lambda: upto(sock, b'"create"'))
             story.happen(f"container:{CID}", container.ContainerUnpaused(at=1))
@@ -133,5 +133,5 @@ async def test_the_docker_cli_prints_events() -> None:
         command = ["docker", "events", "--since", "0", "--until", "3", "--format", "{{.Type}} {{.Action}}"]
         return subprocess.run(command, env=env, capture_output=True, text=True, timeout=20).stdout
 
-    async with served(views=Views(feed)) as engine:
+    async with served(views=with_feed(feed)) as engine:
         assert await in_thread(lambda: run(engine.path)) == "container create\ncontainer pause\nvolume create\n"

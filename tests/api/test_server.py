@@ -363,6 +363,34 @@ async def test_the_stream_content_type_follows_tty_and_version() -> None:
             assert b"application/vnd.docker.%s-stream" % kind in answer, target
 
 
+async def test_a_starting_engine_answers_ping_and_asks_for_patience_elsewhere() -> None:
+    started = False
+    async with served(ready=lambda: started) as engine:
+        assert (await engine.ask("GET", "/_ping"))[0] == 200
+        assert (await engine.ask("GET", "/v1.53/version"))[0] == 200
+        assert (await engine.ask("GET", "/v1.53/info"))[0] == 503
+        started = True
+        assert (await engine.ask("GET", "/v1.53/info"))[0] == 200
+
+
+async def test_info_tells_what_the_host_and_the_configuration_are() -> None:
+    async with served() as engine:
+        _, _, body = await engine.ask("GET", "/info")
+        info = json.loads(body)
+        assert info["KernelVersion"] == os.uname().release
+        assert info["MemTotal"] > 1 << 20
+        assert info["NCPU"] == len(os.sched_getaffinity(0))
+        assert info["Swarm"]["LocalNodeState"] == "inactive"
+        assert info["Runtimes"]["native"]["status"] == {}
+        assert "name=seccomp,profile=builtin" in info["SecurityOptions"]
+        assert "BridgeNfIptables" not in info
+        _, _, body = await engine.ask("GET", "/v1.43/info")
+        old = json.loads(body)
+        assert "status" not in old["Runtimes"]["native"]
+        assert old["BridgeNfIptables"] is False
+        assert old["RegistryConfig"]["AllowNondistributableArtifactsCIDRs"] == []
+
+
 async def test_commands_know_who_asked_and_why() -> None:
     def register(app: EngineApp) -> None:
         @app.route("/who", methods=["GET"])

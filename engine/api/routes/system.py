@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from quart import Response, request
 
+from engine.aggregates.container.lifecycle import Status
+from engine.aggregates.container.state import ContainerState
 from engine.api import versions
 from engine.api.app import EngineApp, not_implemented
 from engine.api.context import ApiContext
@@ -38,11 +42,18 @@ def register(app: EngineApp, context: ApiContext) -> None:
             config=context.config,
             engine_id=context.engine_id,
             now_ns=context.clock.now_ns(),
-            containers=context.counts.container_states(),
-            images=context.counts.images(),
+            containers=count_containers(context.views.containers),
+            images=len(context.views.images),
         )
         return json_response(shapes.info(facts, current_request().api_version))
 
     @app.route("/auth", methods=["POST"])
     async def auth() -> Response:
         raise not_implemented("checking registry credentials")
+
+
+def count_containers(containers: Iterable[ContainerState]) -> tuple[int, int, int]:
+    """Running, paused, stopped; as Docker counts: what neither runs nor rests is stopped."""
+    paused = sum(1 for state in containers if state.status is Status.PAUSED)
+    alive = sum(1 for state in containers if state.alive)
+    return alive - paused, paused, sum(1 for _ in containers) - alive

@@ -33,3 +33,7 @@ class Host(Protocol):
     def facts(self) -> HostFacts:
         """As they are now. Quick enough for the event loop."""
         ...
+
+    def cpu_time_ns(self) -> int:
+        """CPU time of all CPUs together since boot, in every state: what a container's share is a share of."""
+        ...
