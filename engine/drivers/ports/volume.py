@@ -33,3 +33,12 @@ class Volumes(Protocol):
         """Copy-up: copy `path` of an image (layer directories, topmost first, merged) into the volume when the volume is
         empty, with ownership, modes and xattrs. Nothing happens when the image has no such directory."""
         ...
+
+
+class HostPaths(Protocol):
+    """Sources of bind mounts, which belong to the user."""
+
+    async def ensure(self, path: str, *, create: bool) -> None:
+        """See that a bind's source is there; create: make a missing directory, as `-v` promises. Raises
+        PortError(INVALID) `bind source path does not exist: ...`."""
+        ...

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from engine.aggregates.container.state import ContainerState
 from engine.aggregates.network import NetworkState
+from engine.aggregates.values.endpoints import Endpoint
 from engine.aggregates.values.ids import NetworkID
 from engine.drivers.ports.network import Resolver
 from engine.reactors.base import Hands
@@ -40,9 +41,9 @@ class Names:
             }
             self._resolver.publish(network.network_id, name_records(network, names))
 
-    def resolving(self, state: ContainerState) -> tuple[NetworkID, ...]:
-        """The user-defined networks a container is on: with none, it has no resolver of ours."""
-        networks = [self._hands.views.networks.get(endpoint.network_id) for endpoint in state.endpoints]
+    def resolving_of(self, endpoints: Sequence[Endpoint]) -> tuple[NetworkID, ...]:
+        """The user-defined networks among those of the endpoints: with none, there is no resolver of ours."""
+        networks = [self._hands.views.networks.get(endpoint.network_id) for endpoint in endpoints]
         return tuple(
             network.network_id
             for network in networks
@@ -54,7 +55,7 @@ class Names:
 
     async def serve_running(self, state: ContainerState) -> None:
         """Serve a running container by what it is on now."""
-        networks = self.resolving(state)
+        networks = self.resolving_of(state.endpoints)
         if not state.pid or not networks:
             return
         netns_fd = os.open(f"/proc/{state.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)

@@ -1,0 +1,238 @@
+"""Starting containers: from an intent in the log to a running process, or to nothing at all.
+
+The order of effects is storage, files, sandbox, process; what was done is undone in reverse when a later step is
+refused, and then the failure is reported with everything the start held. The process is the last effect: once it
+runs, only its exit undoes the rest.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import trio
+
+from engine import transactions
+from engine.aggregates.container import commands as c
+from engine.aggregates.container.lifecycle import Status
+from engine.aggregates.container.state import ContainerState
+from engine.aggregates.decider import Rejected
+from engine.aggregates.values.endpoints import Endpoint, PublishedPort
+from engine.aggregates.values.mounts import MountPoint
+from engine.aggregates.values.ids import VolumeName
+from engine.drivers.ports.network import Join, Resolver, Sandboxes
+from engine.drivers.ports.runtime import Launch, LogSpec, RootFilesystem, Runtime, Stdio
+from engine.drivers.ports.storage import RootFilesystems
+from engine.drivers.ports.volume import HostPaths, Volumes
+from engine.errors import PortError
+from engine.reactors.base import Hands
+from engine.reactors.lifecycle import plan as effects
+from engine.reactors.lifecycle.names import Names
+from engine.reactors.lifecycle.sandbox import joins
+from engine.reactors.lifecycle.etc import EtcFiles
+from engine.reactors.processes import Processes, Sandboxing
+
+logger = logging.getLogger("ishmael.lifecycle")
+NAME = "lifecycle"
+UNEXECUTABLE = 128
+NETWORK_SYSCTL = "net."
+
+
+class Starts:
+    def __init__(
+        self,
+        hands: Hands,
+        runtime: Runtime,
+        rootfs: RootFilesystems,
+        volumes: Volumes,
+        paths: HostPaths,
+        sandboxes: Sandboxes,
+        resolver: Resolver,
+        names: Names,
+        etc: EtcFiles,
+        processes: Processes,
+        runtimes: Mapping[str, str],
+        ephemeral: transactions.EphemeralRange,
+    ) -> None:
+        self._hands = hands
+        self._runtime = runtime
+        self._rootfs = rootfs
+        self._volumes = volumes
+        self._paths = paths
+        self._sandboxes = sandboxes
+        self._resolver = resolver
+        self._names = names
+        self._etc = etc
+        self._processes = processes
+        self._runtimes = runtimes
+        self._ephemeral = ephemeral
+
+    async def start(self, effect: effects.Start, correlation: str) -> None:
+        """Perform one start and report its outcome. Never raises for what the world refuses."""
+        state = self._hands.container(effect.container_id)
+        try:
+            pid, endpoints, ports = await self._perform(state)
+        except (PortError, Rejected) as error:
+            report = c.ReportStartFailed(
+                container_id=state.container_id,
+                run=effect.run,
+                at=self._hands.clock.now_ns(),
+                error=error.message,
+                exit_code=getattr(error, "exit_code", 0) or UNEXECUTABLE,
+            )
+            await self._hands.report(NAME, correlation, report, *transactions.release(state))
+            return
+        report_started = c.ReportStarted(
+            container_id=state.container_id,
+            run=effect.run,
+            at=self._hands.clock.now_ns(),
+            pid=pid,
+            endpoints=endpoints,
+            ports=ports,
+        )
+        await self._hands.report(NAME, correlation, report_started)
+
+    async def start_again(self, effect: effects.StartAgain) -> None:
+        """A start whose time has not come yet: wait, then wish for it, unless something else happened meanwhile."""
+        left_s = (effect.due_at - self._hands.clock.now_ns()) / 1e9
+        if left_s > 0:
+            await trio.sleep(left_s)
+        state = self._hands.container(effect.container_id)
+        if state.status is not Status.RESTARTING or state.run != effect.run:
+            return
+        intent = c.StartContainer(container_id=state.container_id, at=self._hands.clock.now_ns())
+        try:
+            commands = transactions.start(
+                state,
+                intent,
+                find_network=self._hands.views.networks.lookup,
+                endpoint_ids=self._hands.entropy.hex_id,
+                seed=self._hands.entropy.token,
+                ephemeral=self._ephemeral,
+            )
+            await self._hands.report("restart", f"restart:{state.container_id}:{state.run}", *commands)
+        except Rejected as error:
+            logger.warning("container %s could not be restarted: %s", state.container_id, error.message)
+            await self._report_refused(state, error)
+
+    async def _report_refused(self, state: ContainerState, error: Rejected) -> None:
+        """A restart that cannot even begin (its network is gone) is a start that failed."""
+        correlation = f"restart:{state.container_id}:{state.run}"
+        now = self._hands.clock.now_ns()
+        await self._hands.report(
+            "restart", correlation, c.StartContainer(container_id=state.container_id, at=now),
+            c.ReportStartFailed(
+                container_id=state.container_id, run=state.run + 1, at=now, error=error.message, exit_code=UNEXECUTABLE
+            ),
+        )
+
+    async def _perform(self, state: ContainerState) -> tuple[int, tuple[Endpoint, ...], tuple[PublishedPort, ...]]:
+        endpoints, ports = self._held(state)
+        async with AsyncExitStack() as undo:
+            rootfs = await self._rootfs.prepare(
+                state.container_id, state.layers, volatile=state.host.auto_remove
+            )
+            mounts = await self._sources(state, rootfs)
+            planned = joins(endpoints, state.networks, ports, self._hands.views.networks)
+            sandboxing = await undo.enter_async_context(self._sandbox(state, endpoints, planned))
+            files = await self._etc.write(state, endpoints)
+            spec = await self._processes.of_container(state, rootfs, mounts, files, sandboxing)
+            launch = Launch(
+                container_id=state.container_id,
+                run=state.run,
+                spec=spec,
+                rootfs=rootfs,
+                stdio=_stdio(state),
+                log=self._log(state),
+                runtime=self._runtimes.get(state.runtime, "native"),
+                netns_fd=sandboxing.netns_fd,
+            )
+            pid = await self._runtime.start(launch)
+            undo.pop_all()
+        if sandboxing.netns_fd >= 0:
+            os.close(sandboxing.netns_fd)
+        return pid, endpoints, ports
+
+    def _held(self, state: ContainerState) -> tuple[tuple[Endpoint, ...], tuple[PublishedPort, ...]]:
+        """What the intent's transaction allocated, in the order of the container's wishes."""
+        found: list[Endpoint] = []
+        for attachment in state.networks:
+            network = self._hands.views.networks.lookup(attachment.network_id or attachment.name)
+            endpoint = network.endpoints.get(state.container_id) if network is not None else None
+            if endpoint is not None:
+                found.append(endpoint)
+        ports = self._hands.application.state("ports", "host").held.get(state.container_id, ())
+        return tuple(found), ports
+
+    async def _sources(self, state: ContainerState, rootfs: RootFilesystem) -> tuple[MountPoint, ...]:
+        """Make every mount's source ready: volumes mounted and filled from the image, missing bind sources made."""
+        for point in state.mounts:
+            if point.type == "volume":
+                name = VolumeName(point.name)
+                volume = self._hands.views.volumes.get(name)
+                options = volume.options if volume is not None else {}
+                await self._volumes.mount(name, options)
+                if point.copy_up:
+                    await self._volumes.fill(name, rootfs.lowers, point.destination)
+            elif point.type == "bind":
+                await self._paths.ensure(point.source, create=point.create_source)
+        return state.mounts
+
+    @asynccontextmanager
+    async def _sandbox(
+        self, state: ContainerState, endpoints: tuple[Endpoint, ...], planned: tuple[Join, ...]
+    ) -> AsyncIterator[Sandboxing]:
+        """The network namespace with its endpoints; left again when the start fails."""
+        mode = state.host.network_mode
+        if mode == "host":
+            yield Sandboxing(netns_fd=-1, host=True)
+            return
+        if mode.startswith("container:"):
+            yield Sandboxing(netns_fd=-1, path=f"/proc/{self._donor(state, mode).pid}/ns/net")
+            return
+        sysctls = {name: value for name, value in (state.host.sysctls or {}).items() if name.startswith(NETWORK_SYSCTL)}
+        netns_fd = await self._sandboxes.open(state.container_id, sysctls)
+        try:
+            await self._sandboxes.join(state.container_id, netns_fd, planned)
+            resolving = self._names.resolving_of(endpoints)
+            if resolving:
+                await self._resolver.serve(
+                    state.container_id, netns_fd, resolving, self._names.upstreams(state)
+                )
+            yield Sandboxing(netns_fd=netns_fd)
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await self._resolver.stop_serving(state.container_id)
+                await self._sandboxes.leave(state.container_id, planned, sandbox_gone=True)
+            os.close(netns_fd)
+            raise
+
+    def _donor(self, state: ContainerState, mode: str) -> ContainerState:
+        """The container whose namespace is shared: it must run (CTR-38)."""
+        return self._processes.donor(mode)
+
+    def _log(self, state: ContainerState) -> LogSpec:
+        log = state.host.log_config
+        return LogSpec(
+            driver=log.type, path=self._etc.log_path(state), options=dict(log.config or {}), attrs=_attrs(state)
+        )
+
+
+def _stdio(state: ContainerState) -> Stdio:
+    height, width = state.host.console_size or (0, 0)
+    return Stdio(
+        tty=state.config.tty,
+        open_stdin=state.config.open_stdin,
+        stdin_once=state.config.stdin_once,
+        height=height,
+        width=width,
+    )
+
+
+def _attrs(state: ContainerState) -> dict[str, str]:
+    """What `labels` of the log options puts on every line (LOG-01)."""
+    wanted = (state.host.log_config.config or {}).get("labels", "")
+    labels = state.config.labels or {}
+    return {name: labels[name] for name in filter(None, wanted.split(",")) if name in labels}

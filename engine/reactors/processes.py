@@ -1,0 +1,137 @@
+"""From a container's state to what is executed: the OCI spec of its first process, and the process of an exec.
+
+Owns looking up what a spec needs of the world (user, devices, namespaces of others) and opening the sealed
+environment. The spec itself is built by pure functions (engine/oci).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from engine.aggregates.container.state import ContainerState
+from engine.aggregates.decider import Reason, Rejected
+from engine.aggregates.exec import ExecSpec
+from engine.aggregates.values.mounts import MountPoint
+from engine.drivers.ports.identities import HostDevices, Identities
+from engine.drivers.ports.runtime import RootFilesystem
+from engine.oci import spec as oci
+from engine.oci.resources import DeviceNode
+from engine.reactors.base import Hands
+from engine.reactors.lifecycle.etc import EtcPaths
+
+
+class Sandboxing(msgspec.Struct, frozen=True, kw_only=True):
+    """Which network namespace: an fd, a path to join, or the host's."""
+
+    netns_fd: int
+    path: str = ""
+    host: bool = False
+
+
+class Processes:
+    def __init__(
+        self, hands: Hands, identities: Identities, devices: HostDevices, traits: oci.HostTraits
+    ) -> None:
+        self._hands = hands
+        self._identities = identities
+        self._devices = devices
+        self._traits = traits
+
+    async def of_container(
+        self,
+        state: ContainerState,
+        rootfs: RootFilesystem,
+        mounts: tuple[MountPoint, ...],
+        files: EtcPaths,
+        sandboxing: Sandboxing,
+    ) -> dict[str, Any]:
+        """The spec of a start. Raises Rejected or PortError."""
+        identity = await self._identities.resolve(
+            state.config.user, tuple(state.host.group_add or ()), rootfs
+        )
+        given = oci.SpecInput(
+            container_id=state.container_id,
+            config=state.config,
+            env=self.env(state),
+            host=state.host,
+            identity=identity,
+            mounts=mounts,
+            files={
+                "/etc/resolv.conf": files.resolv_conf,
+                "/etc/hostname": files.hostname,
+                "/etc/hosts": files.hosts,
+            },
+            shared=self._shared(state, sandboxing),
+            devices=await self._nodes(state),
+            traits=self._traits,
+        )
+        if oci.uses_init(given) and not self._traits.init_path:
+            raise Rejected(Reason.SYSTEM, 'exec: "docker-init": executable file not found in $PATH')
+        return oci.build_spec(given)
+
+    def env(self, state: ContainerState) -> tuple[str, ...]:
+        """The environment in the clear."""
+        if state.env is None:
+            return ()
+        return msgspec.json.decode(self._hands.vault.open(state.env), type=tuple[str, ...])
+
+    def donor(self, mode: str) -> ContainerState:
+        """The container whose namespace `container:<id>` means. Raises Rejected(CONFLICT) unless it runs (CTR-38)."""
+        donor = self._hands.views.containers.find(mode.partition(":")[2])
+        if not donor.alive:
+            raise Rejected(
+                Reason.CONFLICT, f"cannot join network namespace of a non running container: {donor.container_id}"
+            )
+        return donor
+
+    def _shared(self, state: ContainerState, sandboxing: Sandboxing) -> oci.Shared:
+        host = state.host
+        pid = f"/proc/{self.donor(host.pid_mode).pid}/ns/pid" if host.pid_mode.startswith("container:") else ""
+        ipc, shm = "", ""
+        if host.ipc_mode.startswith("container:"):
+            donor = self.donor(host.ipc_mode)
+            if donor.host.ipc_mode not in ("shareable", "host"):
+                raise Rejected(
+                    Reason.CONFLICT,
+                    f"cannot join IPC namespace of container {donor.container_id}: "
+                    "non-shareable IPC (hint: use IpcMode:shareable for the donor container)",
+                )
+            ipc, shm = f"/proc/{donor.pid}/ns/ipc", f"/proc/{donor.pid}/root/dev/shm"
+        return oci.Shared(pid=pid, ipc=ipc, shm=shm, network=sandboxing.path, host_network=sandboxing.host)
+
+    async def _nodes(self, state: ContainerState) -> tuple[DeviceNode, ...]:
+        if state.host.privileged:
+            return await self._devices.all()
+        found: list[DeviceNode] = []
+        for device in state.host.devices or ():
+            found += await self._devices.find(
+                device.path_on_host, device.path_in_container, device.cgroup_permissions
+            )
+        return tuple(found)
+
+    async def of_exec(
+        self, state: ContainerState, spec: ExecSpec, cmd: tuple[str, ...], env: tuple[str, ...]
+    ) -> dict[str, Any]:
+        """The `process` object of an exec: the container's own settings, with what the exec asks for over them."""
+        rootfs = RootFilesystem(lowers=(), upper="", work="")
+        identity = await self._identities.resolve(
+            spec.user or state.config.user, tuple(state.host.group_add or ()), rootfs, pid=state.pid
+        )
+        names = oci.capability_set(state.host, privileged=True if spec.privileged else None)
+        process: dict[str, Any] = {
+            "args": list(cmd),
+            "cwd": spec.working_dir or state.config.working_dir or "/",
+            "env": oci.environment(
+                (*self.env(state), *env), state.config.hostname, identity.home, tty=spec.tty
+            ),
+            "user": oci.user(identity),
+            "terminal": spec.tty,
+            "noNewPrivileges": oci.no_new_privileges(state.host, self._traits),
+            "capabilities": oci.capability_sets(names),
+            "rlimits": oci.rlimits(state.host.ulimits or (), self._traits.ulimits),
+        }
+        if state.host.oom_score_adj:
+            process["oomScoreAdj"] = state.host.oom_score_adj
+        return process
