@@ -38,6 +38,10 @@ from engine.pump import Pump
 from engine.recorder import LogFactory, LogRecorder, Row, create_private
 from engine.upcasters import UPCASTERS, Upcasters
 
+WAL_COMMITS = 1024
+"""After so many commits the pages of the write-ahead log (about 16 KiB a commit) are copied to the main file; after
+twice as many the writer makes it begin anew."""
+
 _LOGGER = logging.getLogger("ishmael.log")
 
 
@@ -104,7 +108,14 @@ class Application:
         codec = EventCodec((event for decider in deciders for event in decider.events), upcasters)
         self._mapper = EventMapper(codec)
         self._views = ViewStore(directory / "views.db")
+        self._store: _Store | None = None
+        self._recorder: LogRecorder  # set by _open, like the two below
+        self._fingerprint = ""
+        self._live_streams: _LiveStreams
+        self._opened = False
         self._limiter = trio.CapacityLimiter(2)
+        # The writer never stands in line behind a checkpoint or somebody's long look back.
+        self._writer_limiter = trio.CapacityLimiter(1)
         self._folds = Folds(
             self._deciders, capacity=options.folds, load_snapshot=self._load_snapshot, load_tail=self.history
         )
@@ -119,6 +130,8 @@ class Application:
         self._dirty = trio.Event()
         self._closing = False
         self._commit_s = 0.0
+        self._commits = 0  # since the write-ahead log began
+        self._copied = 0  # of these, how many had their pages copied
         self._live: dict[str, set[str]] = {name: set() for name in self._deciders}
         self._due_snapshots: dict[str, Fold] = {}
         self._ended_streams: set[str] = set()
@@ -132,8 +145,8 @@ class Application:
     async def running(self) -> AsyncIterator[Application]:
         """Open the log, bring projections to its head, and write until the block is left; then everything that waits
         is committed and derived state checkpointed. Raises PortError when the log can not be used."""
-        await trio.to_thread.run_sync(self._open, limiter=self._limiter)
         try:
+            await trio.to_thread.run_sync(self._open, limiter=self._limiter)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._write_forever, name="log writer")
                 nursery.start_soon(self._keep_house, name="log housekeeper")
@@ -151,7 +164,7 @@ class Application:
     def _open(self) -> None:
         create_private(self._path)
         self._store = _Store(self._path, self._mapper)
-        self._recorder: LogRecorder = self._store.log_recorder
+        self._recorder = self._store.log_recorder
         self._recorder.open()
         self._open_views()
         self._fingerprint = fingerprint_of([*self._deciders.values(), *(type(item) for item in self._projections)])
@@ -167,6 +180,7 @@ class Application:
         self.pump.position = self._recorder.position
         self._checkpointed = min(self.restored.values(), default=0)
         self._live_streams = live
+        self._opened = True
 
     def _open_views(self) -> None:
         self._views.open()
@@ -181,13 +195,15 @@ class Application:
             self._views.clear()
 
     def _close(self) -> None:
+        """Also after an `_open` that failed half-way."""
         try:
-            if self._recorder.position != self._checkpointed:
+            if self._opened and self._recorder.position != self._checkpointed:
                 self._save(self._checkpoint_contents())
         finally:
             self._views.close()
-            self._recorder.close()
-            self._store.close()
+            if self._store is not None:
+                self._store.log_recorder.close()
+                self._store.close()
 
     # -- commands ------------------------------------------------------------------------------------------------------
 
@@ -310,6 +326,8 @@ class Application:
                 self._wake = trio.Event()
                 while self._queue:
                     await self._commit_group()
+                    if self._commits >= 2 * WAL_COMMITS:
+                        await self._rewind()
                 if self._closing:
                     return
 
@@ -334,9 +352,18 @@ class Application:
         if len(stored) <= self._options.inline_events and self._commit_s < self._options.inline_s:
             self._recorder.insert_events(stored)
         else:
-            await trio.to_thread.run_sync(self._recorder.insert_events, stored, limiter=self._limiter)
+            await trio.to_thread.run_sync(self._recorder.insert_events, stored, limiter=self._writer_limiter)
         # A moving average decides where the next group is committed; one slow fsync does not move it far.
         self._commit_s += (time.monotonic() - began - self._commit_s) / 8
+
+    async def _rewind(self) -> None:
+        try:
+            done = await trio.to_thread.run_sync(self._recorder.rewind, limiter=self._writer_limiter)
+        except PortError as error:
+            _LOGGER.warning("the write-ahead log grows on: %s", error)
+            done = True
+        if done:
+            self._commits = self._copied = 0
 
     def _publish(self, calls: Sequence[_Call]) -> None:
         """Everything past the commit, in order, without awaiting."""
@@ -359,7 +386,11 @@ class Application:
         for call in calls:
             call.done.set()
         self._dirty.set()
-        if position - self._checkpointed >= self._options.checkpoint_events:
+        self._commits += 1
+        if (
+            position - self._checkpointed >= self._options.checkpoint_events
+            or self._commits - self._copied >= WAL_COMMITS
+        ):
             self._urgent.set()
 
     def _settle(self, stream: str, fold: Fold) -> None:
@@ -395,11 +426,17 @@ class Application:
         while not self._closing:
             await self._dirty.wait()
             self._dirty = trio.Event()
-            with trio.move_on_after(self._options.checkpoint_s):
+            with trio.move_on_after(self._options.checkpoint_s) as waiting:
                 await self._urgent.wait()
             self._urgent = trio.Event()
-            if not self._closing:
+            self._copied = self._commits
+            due = self.position - self._checkpointed >= self._options.checkpoint_events
+            if self._closing:
+                return
+            if due or waiting.cancelled_caught:
                 await self.checkpoint()
+            else:
+                await trio.to_thread.run_sync(self._copy_pages, limiter=self._limiter)
 
     async def checkpoint(self) -> None:
         """Write projections and state snapshots to views.db now. Failing costs the next start time, and no truth."""
@@ -424,9 +461,15 @@ class Application:
     def _save(self, contents: Checkpoint) -> None:
         try:
             self._views.save(contents)
-            self._recorder.checkpoint()
         except sqlite3.Error as error:
             _LOGGER.warning("derived state is not checkpointed, the next start takes longer: %s", error)
+        self._copy_pages()
+
+    def _copy_pages(self) -> None:
+        try:
+            self._recorder.checkpoint()
+        except PortError as error:
+            _LOGGER.warning("the write-ahead log is not copied: %s", error)
 
 
 class _LiveStreams:
