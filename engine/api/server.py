@@ -12,6 +12,7 @@ the client a reset instead of the answer).
 
 from __future__ import annotations
 
+import http.client
 import logging
 import os
 import secrets
@@ -26,6 +27,9 @@ import trio
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol import ProtocolWrapper
+from hypercorn.protocol.events import Body, EndBody
+from hypercorn.protocol.events import Event as StreamEvent
+from hypercorn.protocol.events import Response as ResponseEvent
 from hypercorn.protocol.h11 import H2ProtocolAssumedError, H11Protocol
 from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.tcp_server import TCPServer
@@ -166,7 +170,41 @@ class RequestTasks(TaskGroup):
 
 
 class EngineProtocol(H11Protocol):
-    """HTTP/1.1 that treats `Upgrade: h2c` as any other upgrade, and can let go of a request."""
+    """HTTP/1.1 that treats `Upgrade: h2c` as any other upgrade, can let go of a request, names its statuses (docker-py
+    shows the reason to people), and sends the head of a response of known length together with its body."""
+
+    _head = b""
+
+    async def stream_send(self, event: StreamEvent) -> None:
+        if isinstance(event, ResponseEvent) and event.status_code >= 200:
+            await self._send_head(event)
+        elif self._head and isinstance(event, Body | EndBody):
+            part = h11.Data(data=event.data) if isinstance(event, Body) else h11.EndOfMessage()
+            head, self._head = self._head, b""
+            await self.send(RawData(data=head + self._encode(part)))
+        elif isinstance(event, EndBody):
+            if end := self._encode(h11.EndOfMessage()):
+                await self.send(RawData(data=end))
+        else:
+            await super().stream_send(event)
+
+    async def _send_head(self, event: ResponseEvent) -> None:
+        headers = [*event.headers, *self.config.response_headers("h11")]
+        reason = http.client.responses.get(event.status_code, "").encode()
+        head = self._encode(h11.Response(status_code=event.status_code, headers=headers, reason=reason))
+        if any(name == b"content-length" for name, _ in event.headers):
+            self._head = head
+        else:
+            await self.send(RawData(data=head))  # a stream: its client acts on the head alone
+
+    def _encode(self, event: h11.Event) -> bytes:
+        """The bytes of an event; none when the client has broken the protocol meanwhile and nothing may be sent."""
+        try:
+            return self.connection.send(cast(Any, event)) or b""
+        except h11.LocalProtocolError:
+            if self.connection.their_state != h11.ERROR:
+                raise
+            return b""
 
     async def _check_protocol(self, event: h11.Request) -> None:
         if event.method == b"PRI" and event.target == b"*" and event.http_version == b"2.0":

@@ -47,7 +47,16 @@ def frame(stream: int, data: bytes) -> bytes:
 def raw_response(chunks: AsyncIterator[bytes], content_type: str) -> Response:
     """Bytes as they come (archives, frames). An error behind the first chunk breaks the connection off, so that no
     client takes half an archive for a whole one."""
-    return Response(chunks, content_type=content_type)
+
+    async def generated() -> AsyncIterator[bytes]:  # quart takes generators for streams, and nothing else
+        try:
+            async for chunk in chunks:
+                yield chunk
+        finally:
+            if (close := getattr(chunks, "aclose", None)) is not None:
+                await close()
+
+    return Response(generated(), content_type=content_type)
 
 
 async def eager_raw_response(chunks: AsyncIterator[bytes], content_type: str) -> Response:

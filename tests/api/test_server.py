@@ -350,6 +350,48 @@ async def test_a_hijacked_socket_belongs_to_whoever_got_its_descriptor(upgrade: 
         assert (await engine.ask("GET", "/_ping"))[0] == 200
 
 
+async def test_a_client_stays_attached_when_the_engine_lets_go_of_the_socket() -> None:
+    """What an engine's restart looks like from the other process: its own descriptor is closed, the stream lives."""
+    handed: list[int] = []
+
+    def register(app: EngineApp) -> None:
+        @app.route("/handover", methods=["POST"])
+        async def handover() -> Response:
+            async with hijack(current_request(), multiplexed=False) as client:
+                handed.append(os.dup(client.fd))
+            return HIJACKED
+
+    def begin(path: str) -> socket.socket:
+        sock = connected(path)
+        sock.sendall(b"POST /handover HTTP/1.1\r\nHost: d\r\nUpgrade: tcp\r\nConnection: Upgrade\r\n\r\n")
+        assert sock.recv(4096).startswith(b"HTTP/1.1 101")
+        return sock
+
+    async with served(register) as engine:
+        sock = await in_thread(lambda: begin(engine.path))
+        assert (await engine.ask("GET", "/_ping"))[0] == 200
+    with sock, socket.socket(fileno=handed[0]) as kept:
+        kept.setblocking(True)
+        kept.sendall(b"still here")
+        assert sock.recv(100) == b"still here"
+        sock.sendall(b"so am I")
+        assert kept.recv(100) == b"so am I"
+
+
+async def test_a_hijack_over_http2_is_refused_and_plain_requests_are_served() -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+
+    def curl(path: str, *arguments: str) -> str:
+        command = ["curl", "-s", "--http2-prior-knowledge", "--unix-socket", path, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=20).stdout
+
+    async with served(hijack_routes) as engine:
+        assert await in_thread(lambda: curl(engine.path, "http://d/_ping")) == "OK"
+        answer = await in_thread(lambda: curl(engine.path, "-X", "POST", "-d", "{}", "http://d/echo"))
+        assert json.loads(answer)["message"] == "this connection cannot be hijacked"
+
+
 async def test_the_stream_content_type_follows_tty_and_version() -> None:
     def head(path: str, target: bytes) -> bytes:
         with contextlib.closing(connected(path)) as sock:

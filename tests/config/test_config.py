@@ -12,11 +12,11 @@ import pytest
 
 from engine import options
 from engine.config import AddressPool, ConfigError, DaemonConfig, RuntimeConfig
+from engine.config_reference import config_page
 from engine.listeners import close_listeners, open_listeners
 from engine.notify import READY, notify
 from engine.options import OPTIONS
 from engine.pidfile import pidfile
-from engine.reference import config_page
 
 ROOT = Path(__file__).parents[2]
 
