@@ -1,0 +1,138 @@
+"""The engine's end of the supervisor's socket: one request at a time on the wire, any number waiting for answers.
+
+Owns: finding or starting the supervisor, matching answers to requests, handing pushes on. Refuses to know: verbs.
+A lost connection fails the waiting requests with a retriable PortError and is made again by `keep`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib import resources as package_data
+from typing import Any
+
+import trio
+
+from engine.drivers.linux.runtime.supervisor import wire
+from engine.errors import Fault, PortError
+
+CONNECT_DEADLINE_S = 15.0
+
+
+class Refusal(Exception):  # noqa: N818 - what the supervisor said, for the driver to translate
+    """The supervisor answered no. exit_code and errno as it knows them."""
+
+    def __init__(self, message: str, number: int, exit_code: int) -> None:
+        super().__init__(message)
+        self.message, self.number, self.exit_code = message, number, exit_code
+
+
+class _Waiting:
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.answer: tuple[bool, Any] | None = None
+
+
+def lost(operation: str) -> PortError:
+    return PortError(operation, "the supervisor is not reachable", fault=Fault.UNAVAILABLE, retriable=True)
+
+
+class Connection:
+    def __init__(self, exec_root: str, data_root: str) -> None:
+        self._exec_root, self._data_root = exec_root, data_root
+        self._sock: trio.socket.SocketType | None = None
+        self._sending = trio.Lock()
+        self._waiting: dict[int, _Waiting] = {}
+        self._sequence = 0
+        self._up = trio.Event()
+
+    @property
+    def path(self) -> str:
+        return self._exec_root + "/supervisor.sock"
+
+    async def open(self) -> None:
+        """Connect to the living supervisor, or start one. Raises PortError when neither works in 15 s."""
+        with trio.move_on_after(CONNECT_DEADLINE_S):
+            while True:
+                sock = trio.socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                try:
+                    await sock.connect(self.path)
+                except OSError:
+                    sock.close()
+                    await self._start()
+                    continue
+                self._sock = sock
+                self._up.set()
+                return
+        raise lost("connect")
+
+    async def _start(self) -> None:
+        """The interpreter is bare (-S -E -I): a small process forks fast. It returns once a supervisor listens."""
+        script = str(package_data.files("engine.drivers.linux.runtime") / "supervisor" / "__main__.py")
+        command = [sys.executable, "-S", "-E", "-I", script, self._exec_root, self._data_root]
+        done = await trio.run_process(
+            command, check=False, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, capture_stderr=True
+        )
+        if done.returncode:
+            raise PortError("start supervisor", done.stderr.decode(errors="replace").strip())
+
+    async def receive(self, on_push: Callable[[str, Any], None]) -> None:
+        """Read until the supervisor goes away; answers wake their requests, pushes go to `on_push`."""
+        sock = self._sock
+        assert sock is not None
+        try:
+            while True:
+                data, messages, _, _ = await sock.recvmsg(
+                    wire.INLINE_MAX + 4096, socket.CMSG_SPACE(wire.FDS_MAX * 4), socket.MSG_CMSG_CLOEXEC
+                )
+                if not data:
+                    return
+                (sequence, ok, value), _ = wire.unpack(data, messages)
+                if sequence:
+                    waiting = self._waiting.get(sequence)
+                    if waiting is not None:
+                        waiting.answer = (ok, value)
+                        waiting.done.set()
+                else:
+                    on_push(*value)
+        except OSError as error:
+            if error.errno not in (errno.ECONNRESET, errno.EPIPE):
+                raise
+        finally:
+            self._sock = None
+            self._up = trio.Event()
+            sock.close()
+            for waiting in self._waiting.values():
+                waiting.done.set()
+
+    async def request(self, verb: str, fds: tuple[int, ...] = (), **arguments: Any) -> Any:
+        """Raises Refusal for an answer of no, PortError (retriable) when the supervisor is lost meanwhile."""
+        with trio.move_on_after(CONNECT_DEADLINE_S) as scope:
+            await self._up.wait()
+        sock = self._sock
+        if scope.cancelled_caught or sock is None:
+            raise lost(verb)
+        self._sequence += 1
+        sequence, waiting = self._sequence, _Waiting()
+        self._waiting[sequence] = waiting
+        data, fds, memory = wire.pack((sequence, verb, arguments), fds)
+        try:
+            async with self._sending:
+                await sock.sendmsg([data], wire.ancillary(fds))
+            await waiting.done.wait()
+        except OSError as error:
+            raise lost(verb) from error
+        finally:
+            del self._waiting[sequence]
+            if memory >= 0:
+                os.close(memory)
+        if waiting.answer is None:
+            raise lost(verb)
+        ok, value = waiting.answer
+        if not ok:
+            raise Refusal(value["message"], value["errno"], value["exit_code"])
+        return value

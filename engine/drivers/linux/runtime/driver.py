@@ -1,0 +1,351 @@
+"""LinuxRuntime: the ports Runtime and Streams over the supervisor.
+
+Owns: what the engine remembers of the supervisor's state (live processes, exits not forgotten), the translation of
+refusals into PortError with Docker's words. Refuses to know: how anything is done (supervisor/) or asked (Docker).
+
+`run` is the one long task: it connects, reads pushes, and connects again. When the supervisor itself died, processes
+it held are reported as exits with 255: nobody will ever know their status.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import msgspec
+import trio
+
+from engine.drivers.linux.runtime import cgroup_plan, plan, seccomp
+from engine.drivers.linux.runtime.connection import Connection, Refusal
+from engine.drivers.linux.runtime.host import HostFacts, discover
+from engine.drivers.ports.runtime import ExecLaunch, Exit, Inventory, Launch, Running, StreamEnd
+from engine.errors import Fault, PortError
+
+Key = tuple[str, int, str]
+LOST_EXIT_CODE = 255
+START_PREFIX = (
+    "failed to create task for container: failed to create shim task: OCI runtime create failed: "
+    "runc create failed: unable to start container process: "
+)
+EXEC_PREFIX = "OCI runtime exec failed: exec failed: unable to start container process: "
+FREEZE_DEADLINE_S = 10.0
+FILTERS_MAX = 64
+_FILES = trio.CapacityLimiter(4)
+
+
+class LinuxRuntime:
+    """Runtime and Streams. `exec_root` on a tmpfs holds the socket, `data_root` the journal of exits."""
+
+    def __init__(self, exec_root: str, data_root: str) -> None:
+        self._connection = Connection(exec_root, data_root)
+        self._facts: HostFacts | None = None
+        self._running: dict[Key, int] = {}
+        self._exits: dict[Key, Exit] = {}
+        self._changed = trio.Event()
+        self._attachments: dict[int, trio.Event] = {}
+        self._ends: dict[int, str] = {}
+        self._filters: dict[bytes, bytes] = {}
+        self._exec_filters: dict[str, tuple[bytes, int]] = {}
+        self._parents: dict[str, str] = {}
+
+    @property
+    def facts(self) -> HostFacts:
+        """What the host offers; there after `run` has started."""
+        assert self._facts is not None, "run() has not started"
+        return self._facts
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Hold the connection, for ever. Started once connected and synchronised."""
+        self._facts = discover()
+        first = True
+        while True:
+            await self._connection.open()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._synchronise, nursery.cancel_scope)
+                if first:
+                    task_status.started()
+                    first = False
+                await self._connection.receive(self._on_push)
+                nursery.cancel_scope.cancel()
+            self._forget_attachments()
+
+    async def _synchronise(self, scope: trio.CancelScope) -> None:
+        """After (re)connecting: exits that happened meanwhile, and processes that nobody holds any more."""
+        try:
+            found = await self._connection.request("list")
+        except PortError:
+            scope.cancel()
+            return
+        live = {(r["container_id"], r["run"], r["exec_id"]): r["pid"] for r in found["running"]}
+        for raw in found["exits"]:
+            self._add_exit(Exit(**raw))
+        for container_id, run, exec_id in set(self._running) - set(live) - set(self._exits):
+            self._add_exit(
+                Exit(
+                    container_id=container_id,
+                    run=run,
+                    exec_id=exec_id,
+                    exit_code=LOST_EXIT_CODE,
+                    finished_at_ns=time.time_ns(),
+                )
+            )
+        self._running = live
+
+    def _on_push(self, kind: str, value: Any) -> None:
+        if kind == "exit":
+            self._add_exit(Exit(**value))
+        elif kind == "stream_end":
+            ident, reason = value
+            self._ends[ident] = reason
+            self._attachments.setdefault(ident, trio.Event()).set()
+
+    def _add_exit(self, exit_: Exit) -> None:
+        key = (exit_.container_id, exit_.run, exit_.exec_id)
+        self._running.pop(key, None)
+        if key not in self._exits:
+            self._exits[key] = exit_
+            self._changed.set()
+            self._changed = trio.Event()
+
+    def _forget_attachments(self) -> None:
+        for event in self._attachments.values():
+            event.set()
+
+    # ---- Runtime
+
+    async def start(self, launch: Launch) -> int:
+        if launch.runtime != "native":
+            raise plan.unsupported(f"the OCI runtime {launch.runtime}")
+        spec_filter = (launch.spec.get("linux") or {}).get("seccomp")
+        program = self._compile(spec_filter) if spec_filter else b""
+        prepared = plan.container_plan(launch, self.facts, program)
+        self._exec_filters[launch.container_id] = (program, seccomp.filter_flags(spec_filter or {}))
+        self._parents[launch.container_id] = plan.cgroup_path(
+            (launch.spec.get("linux") or {}).get("cgroupsPath") or f"/docker/{launch.container_id}"
+        )
+        fds = (launch.netns_fd,) if launch.netns_fd >= 0 else ()
+        try:
+            pid: int = await self._connection.request("start", fds, plan=prepared)
+        except Refusal as refusal:
+            raise start_error("start", START_PREFIX + "error during container init: ", refusal) from refusal
+        key = (launch.container_id, launch.run, "")
+        if key not in self._exits:
+            self._running[key] = pid
+        return pid
+
+    async def execute(self, launch: ExecLaunch) -> int:
+        program, flags = self._exec_filters.get(launch.container_id, (b"", 0))
+        prepared = plan.exec_plan(launch, program, flags)
+        try:
+            pid: int = await self._connection.request("execute", plan=prepared)
+        except Refusal as refusal:
+            raise start_error("execute", EXEC_PREFIX, refusal) from refusal
+        return pid
+
+    def _compile(self, spec_filter: Mapping[str, Any]) -> bytes:
+        """Compiled once for each distinct filter; the cache is bounded."""
+        key = msgspec.json.encode(spec_filter)
+        if key not in self._filters:
+            if len(self._filters) >= FILTERS_MAX:
+                self._filters.clear()
+            try:
+                self._filters[key] = seccomp.compile_filter(spec_filter, self.facts.machine)
+            except ValueError as error:
+                raise PortError("start", str(error), fault=Fault.INVALID, exit_code=128) from error
+        return self._filters[key]
+
+    async def signal(self, container_id: str, signal_number: int, *, exec_id: str = "") -> None:
+        await self._ask("signal", container_id=container_id, exec_id=exec_id, number=signal_number)
+
+    async def _ask(self, verb: str, fds: tuple[int, ...] = (), **arguments: Any) -> Any:
+        try:
+            return await self._connection.request(verb, fds, **arguments)
+        except Refusal as refusal:
+            fault = Fault.NOT_FOUND if refusal.number == 3 else Fault.SYSTEM
+            raise PortError(verb, refusal.message, errno=refusal.number, fault=fault) from refusal
+
+    def _path(self, container_id: str) -> str:
+        return self._parents.get(container_id, f"/docker/{container_id}")
+
+    async def freeze(self, container_id: str) -> None:
+        await self._set_frozen(container_id, frozen=True)
+
+    async def thaw(self, container_id: str) -> None:
+        await self._set_frozen(container_id, frozen=False)
+
+    async def _set_frozen(self, container_id: str, *, frozen: bool) -> None:
+        """Returns when every process has stopped (or goes on). v1's freezer may need to be asked again when a process
+        was forking."""
+        path, facts = self._path(container_id), self.facts
+        if facts.version == 1:
+            file = facts.mountpoint("freezer") + path + "/freezer.state"
+            word = "FROZEN" if frozen else "THAWED"
+            wanted, state = word, file
+        else:
+            file, word = facts.unified + path + "/cgroup.freeze", str(int(frozen))
+            wanted, state = f"frozen {int(frozen)}", facts.unified + path + "/cgroup.events"
+        try:
+            with trio.fail_after(FREEZE_DEADLINE_S):
+                while True:
+                    _write(file, word)
+                    if wanted in _read(state):
+                        return
+                    await trio.sleep(0.005)
+        except FileNotFoundError as error:
+            raise PortError("freeze", f"container {container_id} is not running", fault=Fault.CONFLICT) from error
+        except (OSError, trio.TooSlowError) as error:
+            raise PortError("freeze", f"cannot change the freezer of {container_id}: {error}") from error
+
+    async def update(self, container_id: str, resources: Mapping[str, Any]) -> None:
+        writes = cgroup_plan.limit_writes(self.facts, self._path(container_id), resources)
+        try:
+            await trio.to_thread.run_sync(_write_all, writes, limiter=_FILES)
+        except FileNotFoundError as error:
+            raise PortError("update", f"container {container_id} is not running", fault=Fault.CONFLICT) from error
+        except OSError as error:
+            raise PortError("update", f"{error.filename}: {error.strerror}", errno=error.errno or 0) from error
+
+    async def list(self) -> Inventory:
+        found = await self._ask("list")
+        running = tuple(
+            Running(**raw, paused=not raw["exec_id"] and self._is_frozen(raw["container_id"]))
+            for raw in found["running"]
+        )
+        known = {r.container_id for r in running} | {raw["container_id"] for raw in found["exits"]}
+        return Inventory(
+            running=running,
+            exits=tuple(Exit(**raw) for raw in found["exits"]),
+            orphans=tuple(sorted(self._groups_on_host() - known)),
+        )
+
+    def _is_frozen(self, container_id: str) -> bool:
+        path, facts = self._path(container_id), self.facts
+        try:
+            if facts.version == 1:
+                return "THAWED" not in _read(facts.mountpoint("freezer") + path + "/freezer.state")
+            return "frozen 1" in _read(facts.unified + path + "/cgroup.events")
+        except OSError:
+            return False
+
+    def _groups_on_host(self) -> set[str]:
+        root = (self.facts.mountpoint("pids") or self.facts.unified) + "/docker"
+        try:
+            return {entry.name for entry in os.scandir(root) if entry.is_dir()}
+        except OSError:
+            return set()
+
+    async def forget(self, container_id: str, run: int, *, exec_id: str = "") -> None:
+        self._exits.pop((container_id, run, exec_id), None)
+        group = {} if exec_id else cgroup_plan.group_plan(self.facts, self._path(container_id), {})
+        await self._ask("forget", container_id=container_id, run=run, exec_id=exec_id, group=group)
+        if not exec_id and not any(key[0] == container_id for key in self._running):
+            self._exec_filters.pop(container_id, None)
+            self._parents.pop(container_id, None)
+
+    async def exits(self) -> AsyncIterator[Exit]:
+        """Every exit not forgotten, once for each iteration of this generator, oldest first."""
+        seen: set[Key] = set()
+        while True:
+            changed = self._changed
+            for key, exit_ in list(self._exits.items()):
+                if key not in seen:
+                    seen.add(key)
+                    yield exit_
+            seen.intersection_update(self._exits)
+            await changed.wait()
+
+    async def shutdown(self) -> None:
+        """Kill every container and end the supervisor: for tests, never part of an engine's stop."""
+        await self._ask("shutdown")
+
+    # ---- Streams
+
+    async def attach(
+        self,
+        container_id: str,
+        client_fd: int,
+        *,
+        exec_id: str = "",
+        stdin: bool,
+        stdout: bool,
+        stderr: bool,
+        multiplexed: bool,
+        detach_keys: bytes = b"",
+        early_input: bytes = b"",
+    ) -> StreamEnd:
+        want = {"stdin": stdin, "stdout": stdout, "stderr": stderr, "multiplexed": multiplexed}
+        ident: int = await self._ask(
+            "attach",
+            (client_fd,),
+            container_id=container_id,
+            exec_id=exec_id,
+            want=want,
+            detach_keys=detach_keys,
+            early_input=early_input,
+        )
+        ended = self._attachments.setdefault(ident, trio.Event())
+        try:
+            await ended.wait()
+        except trio.Cancelled:
+            with trio.move_on_after(1) as scope:
+                scope.shield = True
+                await self._ask("cancel", ident=ident)
+            raise
+        finally:
+            self._attachments.pop(ident, None)
+            reason = self._ends.pop(ident, "gone")
+        return StreamEnd(reason=reason)
+
+    async def prepare(self, container_id: str, *, exec_id: str = "") -> None:
+        await self._ask("fence")
+
+    async def resize(self, container_id: str, height: int, width: int, *, exec_id: str = "") -> None:
+        await self._ask("resize", container_id=container_id, exec_id=exec_id, height=height, width=width)
+
+    async def drained(self, container_id: str, run: int, *, exec_id: str = "") -> None:
+        await self._ask("drained", container_id=container_id, run=run, exec_id=exec_id)
+
+
+def start_error(operation: str, prefix: str, refusal: Refusal) -> PortError:
+    """The exit code and fault as moby derives them from the runtime's text (daemon/errors.go)."""
+    text, code = refusal.message, refusal.exit_code
+    lower = text.lower()
+    if "executable file not found" in lower or "no such file or directory" in lower:
+        code = 127
+    elif "permission denied" in lower or "is a directory" in lower:
+        code = 126
+    elif "not a directory" in lower:
+        code = 127
+        text += (
+            ": Are you trying to mount a directory onto a file (or vice-versa)? "
+            "Check if the specified host path exists and is the expected type"
+        )
+    code = code or 128
+    fault = Fault.INVALID if code in (126, 127) else Fault.SYSTEM
+    return PortError(operation, prefix + text, fault=fault, errno=refusal.number, exit_code=code)
+
+
+def _write(path: str, text: str) -> None:
+    with open(path, "w") as file:
+        file.write(text)
+
+
+def _write_all(writes: list[tuple[str, bytes]]) -> None:
+    """Limits in an order that the kernel accepts: raising both memory limits needs swap first, lowering memory."""
+    later = []
+    for path, data in writes:
+        try:
+            _write(path, data.decode())
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) or "memory.limit_in_bytes" not in path:
+                raise
+            later.append((path, data))
+    for path, data in later:
+        _write(path, data.decode())
+
+
+def _read(path: str) -> str:
+    with open(path) as file:
+        return file.read()

@@ -1,0 +1,203 @@
+"""From an OCI runtime spec to the supervisor's plan: numbers, bytes and paths, nothing left to interpret. Pure.
+
+Owns: the meaning of the spec for the native runtime. Refuses to know: Docker (oci_spec.py) and the kernel
+(supervisor/). What a spec asks and we cannot do raises PortError(NOT_IMPLEMENTED) here, before anything happens.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import resource
+from collections.abc import Mapping
+from typing import Any
+
+from engine.drivers.linux.runtime import capabilities, cgroup_plan, seccomp
+from engine.drivers.linux.runtime.host import HostFacts
+from engine.drivers.linux.runtime.mount_options import PROPAGATION, mount_entry
+from engine.drivers.ports.runtime import ExecLaunch, Launch, LogSpec, Stdio
+from engine.errors import Fault, PortError
+
+NAMESPACES = {
+    "mount": 0x20000,
+    "cgroup": 0x02000000,
+    "uts": 0x04000000,
+    "ipc": 0x08000000,
+    "user": 0x10000000,
+    "pid": 0x20000000,
+    "network": 0x40000000,
+}
+DEVICE_TYPES = {"c": 0o020000, "u": 0o020000, "b": 0o060000, "p": 0o010000}
+DEFAULT_DEVICES = tuple(
+    (f"/dev/{name}", 0o020666, major, minor, 0, 0)
+    for name, major, minor in (
+        ("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0),
+    )
+)  # fmt: skip
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kmgtp]?)i?b?", re.IGNORECASE)
+
+
+def unsupported(what: str) -> PortError:
+    return PortError("start", f"{what} is not implemented", fault=Fault.NOT_IMPLEMENTED)
+
+
+def container_plan(launch: Launch, facts: HostFacts, filter_bytes: bytes) -> dict[str, Any]:
+    """The whole start. `filter_bytes`: linux.seccomp compiled (b"" for none)."""
+    spec = launch.spec
+    linux = spec.get("linux") or {}
+    path = cgroup_path(linux.get("cgroupsPath") or f"/docker/{launch.container_id}")
+    namespaces = {entry["type"]: entry.get("path") or "" for entry in linux.get("namespaces") or ()}
+    if "user" in namespaces:
+        raise unsupported("a user namespace")
+    if "mount" not in namespaces or namespaces["mount"]:
+        raise unsupported("a container without a mount namespace of its own")
+    new = sum(NAMESPACES[kind] for kind, joined in namespaces.items() if not joined and kind != "cgroup")
+    if launch.netns_fd >= 0:
+        new &= ~NAMESPACES["network"]
+    mounts = [_with_cgroups(mount_entry(m), facts, path, "cgroup" in namespaces) for m in spec.get("mounts") or ()]
+    propagation = linux.get("rootfsPropagation") or ""
+    return {
+        "container_id": launch.container_id,
+        "exec_id": "",
+        "run": launch.run,
+        "clone_flags": new,
+        "joins": [
+            (joined, NAMESPACES[kind]) for kind, joined in namespaces.items() if joined and kind not in ("pid", "mount")
+        ],
+        "pid_namespace": namespaces.get("pid", ""),
+        "own_pid_namespace": "pid" in namespaces and not namespaces["pid"],
+        "cgroup_namespace": "cgroup" in namespaces,
+        "loopback": bool(new & NAMESPACES["network"]),
+        "cgroup": cgroup_plan.group_plan(facts, path, linux.get("resources") or {}),
+        "rootfs": {
+            "lowers": list(launch.rootfs.lowers),
+            "upper": launch.rootfs.upper,
+            "work": launch.rootfs.work,
+            "volatile": launch.rootfs.volatile,
+        },
+        "propagation": PROPAGATION[propagation or "rslave"],
+        "root_propagation": PROPAGATION[propagation] if propagation else 0,
+        "mounts": mounts,
+        "devices": [*DEFAULT_DEVICES, *(_device(d) for d in linux.get("devices") or ())],
+        "readonly": bool((spec.get("root") or {}).get("readonly")),
+        "masked_paths": list(linux.get("maskedPaths") or ()),
+        "readonly_paths": list(linux.get("readonlyPaths") or ()),
+        "sysctls": [("/proc/sys/" + k.replace(".", "/"), v) for k, v in (linux.get("sysctl") or {}).items()],
+        "hostname": spec.get("hostname") or "",
+        "domainname": spec.get("domainname") or "",
+        "oom_score_adj": spec["process"].get("oomScoreAdj"),
+        "process": process_plan(spec["process"], filter_bytes, seccomp.filter_flags(linux.get("seccomp") or {})),
+        "stdio": stdio_plan(launch.stdio, launch.log),
+    }
+
+
+def exec_plan(launch: ExecLaunch, filter_bytes: bytes, filter_flags: int) -> dict[str, Any]:
+    return {
+        "container_id": launch.container_id,
+        "exec_id": launch.exec_id,
+        "run": 0,
+        "oom_score_adj": launch.process.get("oomScoreAdj"),
+        "process": process_plan(launch.process, filter_bytes, filter_flags),
+        "stdio": stdio_plan(launch.stdio, LogSpec(driver="none")),
+    }
+
+
+def cgroup_path(text: str) -> str:
+    """`docker/<id>` and `/docker/<id>` alike lie below the root of each hierarchy."""
+    if ":" in text:
+        raise unsupported("the systemd cgroup driver")
+    parts = [part for part in text.split("/") if part not in ("", ".")]
+    if ".." in parts or not parts:
+        raise PortError("start", f"invalid cgroup path {text!r}", fault=Fault.INVALID)
+    return "/" + "/".join(parts)
+
+
+def process_plan(process: Mapping[str, Any], filter_bytes: bytes, filter_flags: int) -> dict[str, Any]:
+    user, sets = process.get("user") or {}, process.get("capabilities") or {}
+    args = list(process.get("args") or ())
+    if not args:
+        raise PortError("start", "no command specified", fault=Fault.INVALID)
+    return {
+        "args": args,
+        "env": list(process.get("env") or ()),
+        "cwd": process.get("cwd") or "/",
+        "make_cwd": True,
+        "uid": user.get("uid", 0),
+        "gid": user.get("gid", 0),
+        "groups": list(user.get("additionalGids") or ()),
+        "umask": user.get("umask", -1),
+        "rlimits": [
+            (getattr(resource, entry["type"]), entry["soft"], entry["hard"]) for entry in process.get("rlimits") or ()
+        ],
+        "bounding": capabilities.mask(sets.get("bounding") or ()),
+        "effective": capabilities.mask(sets.get("effective") or ()),
+        "permitted": capabilities.mask(sets.get("permitted") or ()),
+        "inheritable": capabilities.mask(sets.get("inheritable") or ()),
+        "ambient": capabilities.mask(sets.get("ambient") or ()),
+        "no_new_privileges": bool(process.get("noNewPrivileges")),
+        "seccomp": filter_bytes,
+        "seccomp_flags": filter_flags,
+    }
+
+
+def stdio_plan(stdio: Stdio, log: LogSpec) -> dict[str, Any]:
+    return {
+        "tty": stdio.tty,
+        "open_stdin": stdio.open_stdin,
+        "stdin_once": stdio.stdin_once,
+        "height": stdio.height,
+        "width": stdio.width,
+        "log": log_plan(log),
+    }
+
+
+def log_plan(log: LogSpec) -> dict[str, Any]:
+    if log.driver not in ("json-file", "none"):
+        raise unsupported(f"the log driver {log.driver}")
+    attrs = b""
+    if log.attrs:
+        text = json.dumps(dict(sorted(log.attrs.items())), ensure_ascii=False, separators=(",", ":"))
+        attrs = text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026").encode()
+    return {
+        "driver": log.driver,
+        "path": log.path,
+        "max_size": parse_size(log.options.get("max-size") or "-1"),
+        "max_files": int(log.options.get("max-file") or 1),
+        "compress": (log.options.get("compress") or "false").lower() in ("true", "1", "t"),
+        "attrs": attrs,
+    }
+
+
+def parse_size(text: str) -> int:
+    """Bytes of `10m` in go-units' decimal sense; -1 for no limit. Raises ValueError with its words."""
+    if text == "-1":
+        return -1
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"invalid size: '{text}'")
+    return int(float(match[1]) * 1000 ** " kmgtp".index(match[2].lower() or " "))
+
+
+def _device(device: Mapping[str, Any]) -> tuple[str, int, int, int, int, int]:
+    mode = DEVICE_TYPES[device["type"]] | device.get("fileMode", 0o666) & 0o7777
+    return (
+        device["path"],
+        mode,
+        device.get("major", 0),
+        device.get("minor", 0),
+        device.get("uid", 0),
+        device.get("gid", 0),
+    )
+
+
+def _with_cgroups(entry: dict[str, Any], facts: HostFacts, path: str, namespaced: bool) -> dict[str, Any]:
+    """A cgroup mount needs to know the host's hierarchies."""
+    if entry["type"] != "cgroup":
+        return entry
+    links = [(h.name, c) for h in facts.hierarchies if len(h.controllers) > 1 for c in h.controllers]
+    return entry | {
+        "unified": facts.version == 2,
+        "namespaced": namespaced,
+        "hierarchies": [(h.name, h.options, h.mountpoint + path) for h in facts.hierarchies],
+        "links": links,
+    }

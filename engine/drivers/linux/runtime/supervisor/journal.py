@@ -1,0 +1,66 @@
+"""Exits on disk, one small file each, from the moment of reaping until the engine has them in its log.
+
+File name: `<container id>.<run>[.<exec id>]`; content: exit code, OOM flag, time in ns.
+Refuses to know: who is connected; the caller says whether the exit must survive a power cut at once.
+"""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+class Journal:
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+
+    def record(self, exit_: dict[str, Any], *, durable: bool) -> None:
+        path = self._path(exit_["container_id"], exit_["run"], exit_["exec_id"])
+        text = b"%d %d %d\n" % (exit_["exit_code"], exit_["oom_killed"], exit_["finished_at_ns"])
+        fd = os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(fd, text)
+            if durable:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(path + ".new", path)
+        if durable:
+            directory = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            os.fsync(directory)
+            os.close(directory)
+
+    def forget(self, container_id: str, run: int, exec_id: str) -> None:
+        try:
+            os.unlink(self._path(container_id, run, exec_id))
+        except FileNotFoundError:
+            return
+
+    def read(self) -> list[dict[str, Any]]:
+        """All exits, oldest first. A torn file (power cut without fsync) is dropped: its container is reported lost."""
+        os.makedirs(self.directory, 0o700, exist_ok=True)
+        found = []
+        for name in os.listdir(self.directory):
+            parts = name.split(".")
+            try:
+                with open(os.path.join(self.directory, name), "rb") as file:
+                    code, oom, finished = file.read().split()
+                found.append(
+                    {
+                        "container_id": parts[0],
+                        "run": int(parts[1]),
+                        "exec_id": parts[2] if len(parts) > 2 else "",
+                        "exit_code": int(code),
+                        "oom_killed": bool(int(oom)),
+                        "finished_at_ns": int(finished),
+                    }
+                )
+            except (ValueError, IndexError):
+                os.unlink(os.path.join(self.directory, name))
+        return sorted(found, key=lambda exit_: int(exit_["finished_at_ns"]))
+
+    def _path(self, container_id: str, run: int, exec_id: str) -> str:
+        return f"{self.directory}/{container_id}.{run}" + (f".{exec_id}" if exec_id else "")

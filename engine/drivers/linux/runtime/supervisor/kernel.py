@@ -1,0 +1,160 @@
+"""The system calls that the standard library does not offer, as thin functions that raise OSError.
+
+Owns: libc by ctypes, numbers of system calls and flags. Refuses to know what anybody mounts or forks.
+
+`PyDLL` keeps the interpreter lock during a call: that makes clone3 safe in this single-threaded process, where the
+usual release and retake of the lock would run in the child as well.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
+MS_REMOUNT, MS_BIND, MS_REC = 32, 4096, 16384
+MS_PRIVATE, MS_SLAVE, MS_SHARED, MS_UNBINDABLE = 1 << 18, 1 << 19, 1 << 20, 1 << 17
+MNT_DETACH = 2
+
+CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC = 0x20000, 0x02000000, 0x04000000, 0x08000000
+CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
+CLONE_INTO_CGROUP = 0x200000000
+SIGCHLD = 17
+
+RESOLVE_IN_ROOT = 0x10
+RESOLVE_NO_MAGICLINKS = 0x02
+AT_EMPTY_PATH = 0x1000
+AT_RECURSIVE = 0x8000
+OPEN_TREE_CLONE = 1
+OPEN_TREE_CLOEXEC = os.O_CLOEXEC
+MOVE_MOUNT_F_EMPTY_PATH = 4
+MOVE_MOUNT_T_EMPTY_PATH = 0x40
+MOUNT_ATTR_RDONLY = 1
+
+PR_SET_NAME, PR_SET_CHILD_SUBREAPER, PR_CAPBSET_DROP = 15, 36, 24
+PR_SET_KEEPCAPS, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 8, 38, 47
+PR_CAP_AMBIENT_RAISE, PR_CAP_AMBIENT_CLEAR_ALL = 2, 4
+SECCOMP_SET_MODE_FILTER = 1
+
+# Calls younger than 5.2 have one number on every architecture; these three have not.
+_PIVOT_ROOT, _CAPSET, _SECCOMP = {"x86_64": (155, 126, 317), "aarch64": (41, 91, 277)}[os.uname().machine]
+_OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT = 428, 429, 430, 431, 432
+_PIDFD_OPEN, _CLONE3, _CLOSE_RANGE, _OPENAT2, _MOUNT_SETATTR = 434, 435, 436, 437, 442
+
+_libc = ctypes.PyDLL(None, use_errno=True)
+_libc.mount.argtypes = [ctypes.c_char_p] * 3 + [ctypes.c_ulong, ctypes.c_char_p]
+_libc.syscall.restype = ctypes.c_long
+_libc.prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
+
+
+def _checked(result: int) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result
+
+
+def _call(number: int, *arguments: int | bytes | None) -> int:
+    # ctypes passes a bare int as C int, which would cut addresses and 64-bit flags.
+    converted = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
+    return _checked(_libc.syscall(ctypes.c_long(number), *converted))
+
+
+def mount(source: bytes | None, target: bytes, fstype: bytes | None, flags: int, data: bytes | None = None) -> None:
+    _checked(_libc.mount(source, target, fstype, flags, data))
+
+
+def umount(target: bytes, flags: int = MNT_DETACH) -> None:
+    _checked(_libc.umount2(target, flags))
+
+
+def unshare(flags: int) -> None:
+    _checked(_libc.unshare(flags))
+
+
+def setns(fd: int, flags: int) -> None:
+    _checked(_libc.setns(fd, flags))
+
+
+def prctl(option: int, a: int = 0, b: int = 0, c: int = 0, d: int = 0) -> int:
+    return _checked(_libc.prctl(option, a, b, c, d))
+
+
+def pivot_root(new_root: bytes, put_old: bytes) -> None:
+    _call(_PIVOT_ROOT, new_root, put_old)
+
+
+def pidfd_open(pid: int) -> int:
+    return _call(_PIDFD_OPEN, pid, 0)
+
+
+def clone3(flags: int, cgroup_fd: int = -1) -> int:
+    """Fork: 0 in the child. With `cgroup_fd` the child is born in that v2 cgroup, which spares the wait for an RCU
+    grace period that writing cgroup.procs costs."""
+    if cgroup_fd >= 0:
+        flags |= CLONE_INTO_CGROUP
+    arguments = struct.pack("11Q", flags, 0, 0, 0, SIGCHLD, 0, 0, 0, 0, 0, max(cgroup_fd, 0))
+    return _call(_CLONE3, arguments, len(arguments))
+
+
+def close_range_on_exec(first: int) -> None:
+    """Mark every descriptor from `first` on as close-on-exec."""
+    _call(_CLOSE_RANGE, first, 0xFFFFFFFF, 4)
+
+
+def open_in_root(root_fd: int, path: bytes, flags: int) -> int:
+    """Open `path` as if `root_fd` were the root directory: neither `..` nor a symbolic link leads out of it."""
+    how = struct.pack("3Q", flags | os.O_CLOEXEC, 0, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+    return _call(_OPENAT2, root_fd, path, how, len(how))
+
+
+def set_mount_attributes(fd: int, path: bytes, attributes: int, *, recursive: bool) -> None:
+    attribute = struct.pack("4Q", attributes, 0, 0, 0)
+    flags = (AT_RECURSIVE if recursive else 0) | (0 if path else AT_EMPTY_PATH)
+    _call(_MOUNT_SETATTR, fd, path, flags, attribute, len(attribute))
+
+
+def open_tree(path: bytes, *, recursive: bool) -> int:
+    flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | (AT_RECURSIVE if recursive else 0)
+    return _call(_OPEN_TREE, -100, path, flags)
+
+
+def move_mount(tree_fd: int, target_fd: int) -> None:
+    _call(_MOVE_MOUNT, tree_fd, b"", target_fd, b"", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH)
+
+
+def make_filesystem(fstype: bytes, options: list[tuple[bytes, bytes]]) -> int:
+    """A detached mount of a new filesystem instance, its options given one by one: no limit of one page in all."""
+    context = _call(_FSOPEN, fstype, 1)
+    try:
+        for key, value in options:
+            if value:
+                _call(_FSCONFIG, context, 1, key, value, 0)
+            else:
+                _call(_FSCONFIG, context, 0, key, None, 0)
+        _call(_FSCONFIG, context, 6, None, None, 0)
+        return _call(_FSMOUNT, context, 1, 0)
+    finally:
+        os.close(context)
+
+
+def capset(effective: int, permitted: int, inheritable: int) -> None:
+    low, high = 0xFFFFFFFF, 32
+    header = struct.pack("Ii", 0x20080522, 0)
+    sets = (effective, permitted, inheritable)
+    _call(_CAPSET, header, struct.pack("6I", *(s & low for s in sets), *(s >> high for s in sets)))
+
+
+class _SockFprog(ctypes.Structure):
+    _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
+
+
+def load_seccomp(program: bytes, flags: int) -> None:
+    buffer = ctypes.create_string_buffer(program, len(program))
+    fprog = _SockFprog(len(program) // 8, ctypes.addressof(buffer))
+    _call(_SECCOMP, SECCOMP_SET_MODE_FILTER, flags, ctypes.addressof(fprog))
+
+
+def bpf(number: int, command: int, attributes: bytes) -> int:
+    return _call(number, command, attributes, len(attributes))

@@ -1,0 +1,259 @@
+"""One fork: from a plan to a running program, in the order the kernel needs.
+
+Owns: opening what must be open before the fork, the clone itself, and the sequence of the child's steps. Refuses to
+know: who asked, what becomes of the exit.
+
+The child reports on a packet socket that closes at exec: a terminal's master, or the step that failed. Silence and
+end of file mean that the program runs. Children never return: they exec or `_exit`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import resource
+import socket
+import struct
+
+from . import kernel as k
+from . import process as p
+from . import rootfs, wire
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+EXEC_NAMESPACES = k.CLONE_NEWNS | k.CLONE_NEWIPC | k.CLONE_NEWUTS | k.CLONE_NEWNET | k.CLONE_NEWCGROUP
+
+
+class Stdio:
+    """The child's three descriptors, or -1 where a terminal takes their place."""
+
+    __slots__ = ("stderr", "stdin", "stdout")
+
+    def __init__(self, stdin: int, stdout: int, stderr: int) -> None:
+        self.stdin, self.stdout, self.stderr = stdin, stdout, stderr
+
+
+def fork_container(
+    plan: dict[str, Any], stdio: Stdio, netns_fd: int, mountpoint: bytes, limits: list[tuple[int, int, int]]
+) -> tuple[int, socket.socket]:
+    """The first process of a container: (pid, the socket its report comes on). Raises OSError when a namespace to
+    join is gone or the clone is refused."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    joins = []
+    try:
+        for path, flag in plan["joins"]:
+            joins.append((os.open(path, os.O_RDONLY | os.O_CLOEXEC), flag))
+        pid = _clone(plan["clone_flags"], plan["cgroup"]["into"], _open_or_none(plan["pid_namespace"]))
+        if pid == 0:
+            _guard(theirs, lambda: _container(plan, stdio, netns_fd, joins, mountpoint, limits, theirs))
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+        for fd, _ in joins:
+            os.close(fd)
+    ours.setblocking(False)
+    return pid, ours
+
+
+def fork_exec(
+    plan: dict[str, Any], stdio: Stdio, target_pid: int, limits: list[tuple[int, int, int]]
+) -> tuple[int, socket.socket]:
+    """A further process in the namespaces and cgroup of the container whose first process is `target_pid`."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    target = k.pidfd_open(target_pid)
+    try:
+        pid = _clone(0, plan["cgroup"]["into"], target)
+        if pid == 0:
+            _guard(theirs, lambda: _further(plan, stdio, target, limits, theirs))
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+    ours.setblocking(False)
+    return pid, ours
+
+
+def _open_or_none(path: str) -> int:
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC) if path else -1
+
+
+def _clone(flags: int, cgroup: str, pid_namespace: int) -> int:
+    """`pid_namespace` is consumed. A pid namespace is joined by children only: the supervisor points its own children
+    there for the length of one clone."""
+    cgroup_fd = os.open(cgroup, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) if cgroup else -1
+    try:
+        if pid_namespace >= 0:
+            k.setns(pid_namespace, k.CLONE_NEWPID)
+        try:
+            pid = k.clone3(flags, cgroup_fd)
+        finally:
+            if pid_namespace >= 0:
+                own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+                k.setns(own, k.CLONE_NEWPID)
+                os.close(own)
+    finally:
+        if cgroup_fd >= 0:
+            os.close(cgroup_fd)
+    if pid and pid_namespace >= 0:
+        os.close(pid_namespace)
+    return pid
+
+
+def _guard(report: socket.socket, steps: Any) -> NoReturn:
+    """Run the child's steps and tell the supervisor which of them failed."""
+    try:
+        steps()
+    except p.ExecError as error:
+        wire.send(report, ("error", str(error), error.exit_code, error.number))
+    except OSError as error:
+        wire.send(report, ("error", _words(error), 0, error.errno or 0))
+    except BaseException as error:  # noqa: BLE001 - the child must never run on as a second supervisor
+        wire.send(report, ("error", f"{type(error).__name__}: {error}", 128, 0))
+    finally:
+        os._exit(127)
+    raise AssertionError
+
+
+def _words(error: OSError) -> str:
+    if isinstance(error, rootfs.MountError):
+        return str(error.strerror)
+    text = (error.strerror or "").lower()
+    return f"{error.filename}: {text}" if error.filename else text
+
+
+def _container(
+    plan: dict[str, Any],
+    stdio: Stdio,
+    netns_fd: int,
+    joins: list[tuple[int, int]],
+    mountpoint: bytes,
+    limits: list[tuple[int, int, int]],
+    report: socket.socket,
+) -> None:
+    p.restore_signals()
+    for fd, flag in joins:
+        k.setns(fd, flag)
+    if netns_fd >= 0:
+        k.setns(netns_fd, k.CLONE_NEWNET)
+    _join_cgroup(plan["cgroup"])
+    if plan["cgroup_namespace"]:
+        k.unshare(k.CLONE_NEWCGROUP)
+    os.setsid()
+    if plan["loopback"]:
+        _raise_loopback()
+    if plan["oom_score_adj"] is not None:
+        _write("/proc/self/oom_score_adj", str(plan["oom_score_adj"]).encode())
+    _build_tree(plan, mountpoint)
+    _name(plan)
+    for path, value in plan["sysctls"]:
+        _write(path, value.encode())
+    slave = _terminal(plan, report, console=True)
+    if plan["readonly"]:
+        k.set_mount_attributes(-100, b"/", k.MOUNT_ATTR_RDONLY, recursive=False)
+    rootfs.make_readonly(plan["readonly_paths"])
+    rootfs.mask(plan["masked_paths"])
+    _run(plan["process"], stdio, slave, limits)
+
+
+def _further(
+    plan: dict[str, Any], stdio: Stdio, target: int, limits: list[tuple[int, int, int]], report: socket.socket
+) -> None:
+    p.restore_signals()
+    _join_cgroup(plan["cgroup"])
+    if plan["oom_score_adj"] is not None:
+        _write("/proc/self/oom_score_adj", str(plan["oom_score_adj"]).encode())
+    k.setns(target, EXEC_NAMESPACES)
+    os.setsid()
+    slave = _terminal(plan, report, console=False)
+    _run(plan["process"], stdio, slave, limits)
+
+
+def _build_tree(plan: dict[str, Any], mountpoint: bytes) -> None:
+    propagation = plan["propagation"]
+    shared = bool(propagation & k.MS_SHARED)
+    k.mount(None, b"/", None, propagation)
+    if shared:
+        rootfs.make_parent_private(mountpoint)
+    rootfs.mount_overlay(plan["rootfs"], mountpoint)
+    root_fd = os.open(mountpoint, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    for entry in plan["mounts"]:
+        rootfs.mount_one(root_fd, entry)
+    rootfs.make_devices(root_fd, plan["devices"])
+    os.close(root_fd)
+    rootfs.enter(mountpoint, shared=shared)
+    if plan["root_propagation"]:
+        k.mount(None, b"/", None, plan["root_propagation"])
+
+
+def _name(plan: dict[str, Any]) -> None:
+    if plan["hostname"]:
+        socket.sethostname(plan["hostname"])
+    if plan["domainname"]:
+        _write("/proc/sys/kernel/domainname", plan["domainname"].encode())
+
+
+def _terminal(plan: dict[str, Any], report: socket.socket, *, console: bool) -> int:
+    stdio = plan["stdio"]
+    if not stdio["tty"]:
+        return -1
+    master, slave = p.open_terminal(plan["process"], stdio["height"], stdio["width"], console=console)
+    wire.send(report, ("terminal",), (master,))
+    os.close(master)
+    return slave
+
+
+def _run(process: dict[str, Any], stdio: Stdio, slave: int, limits: list[tuple[int, int, int]]) -> None:
+    for number, soft, hard in limits:
+        resource.setrlimit(number, (soft, hard))
+    p.set_limits(process)
+    if slave >= 0:
+        stdio = Stdio(slave, slave, slave)
+        p.take_terminal(slave)
+    environment = {}
+    for item in process["env"]:
+        name, _, value = item.partition("=")
+        environment[name] = value
+    p.become(process)
+    p.change_directory(process)
+    path = p.find_program(process["args"][0], environment)
+    _place((stdio.stdin, stdio.stdout, stdio.stderr))
+    k.close_range_on_exec(3)
+    p.seal(process)
+    p.execute(path, process["args"], environment)
+
+
+def _place(sources: tuple[int, int, int]) -> None:
+    """Put the three at 0, 1 and 2; first out of the way of each other."""
+    high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in sources]
+    for number, fd in enumerate(high):
+        os.dup2(fd, number, inheritable=True)
+
+
+def _join_cgroup(cgroup: dict[str, Any]) -> None:
+    # "0" written to a v1 `tasks` file moves the single thread that writes, without the wait for a grace period that
+    # cgroup.procs brings.
+    for path in cgroup["join"]:
+        _write(path, b"0")
+
+
+def _write(path: str, data: bytes) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, data)
+    except OSError as error:
+        raise OSError(error.errno, f"write {path}: {(error.strerror or '').lower()}") from error
+    finally:
+        os.close(fd)
+
+
+def _raise_loopback() -> None:
+    siocgifflags, siocsifflags, iff_up = 0x8913, 0x8914, 1
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        request = struct.pack("16sh14x", b"lo", 0)
+        flags = struct.unpack("16sh14x", fcntl.ioctl(sock, siocgifflags, request))[1]
+        fcntl.ioctl(sock, siocsifflags, struct.pack("16sh14x", b"lo", flags | iff_up))

@@ -1,0 +1,171 @@
+"""The last steps before exec: limits, capabilities, user, seccomp, terminal, and finding the program.
+
+Owns: their order, which is the heart of the matter. The filter is loaded as late as its capability allows, and after
+it come only capset and execve, so a narrow profile needs to allow no more than it must for any runtime.
+Refuses to know: namespaces and mounts.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import resource
+import signal
+import stat
+import struct
+import termios
+
+from . import kernel as k
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+TIOCGPTN, TIOCSPTLCK = 0x80045430, 0x40045431
+LAST_CAPABILITY = 40
+
+
+class ExecError(Exception):
+    """The program cannot be run. `exit_code` 126 or 127, the message in the words clients know from runc."""
+
+    def __init__(self, message: str, exit_code: int, number: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+        self.number = number
+
+
+def open_terminal(process: dict[str, Any], height: int, width: int, *, console: bool) -> tuple[int, int]:
+    """A pseudo-terminal of the container's own devpts: (master, slave), the slave also bound to /dev/console."""
+    master = os.open("/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    fcntl.ioctl(master, TIOCSPTLCK, struct.pack("i", 0))
+    (number,) = struct.unpack("i", fcntl.ioctl(master, TIOCGPTN, b"\0\0\0\0"))
+    path = "/dev/pts/%d" % number  # noqa: UP031 - f-strings of ints are as good, this mirrors the kernel's pattern
+    slave = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    if process["uid"]:
+        os.fchown(slave, process["uid"], -1)
+    if height or width:
+        fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("4H", height, width, 0, 0))
+    if console:
+        os.close(os.open("/dev/console", os.O_CREAT | os.O_RDONLY | os.O_CLOEXEC, 0o666))
+        k.mount(path.encode(), b"/dev/console", None, k.MS_BIND)
+    return master, slave
+
+
+def take_terminal(slave: int) -> None:
+    fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+
+
+def set_limits(process: dict[str, Any]) -> None:
+    for number, soft, hard in process["rlimits"]:
+        resource.setrlimit(number, (soft, hard))
+
+
+def become(process: dict[str, Any]) -> None:
+    """Turn into the user, with the capabilities still in reach that loading the filter needs."""
+    bounding = process["bounding"]
+    for capability in range(LAST_CAPABILITY + 1):
+        if not bounding >> capability & 1:
+            try:
+                k.prctl(k.PR_CAPBSET_DROP, capability)
+            except OSError as error:
+                if error.errno != errno.EINVAL:  # a capability this kernel does not know yet
+                    raise
+    os.setgroups(process["groups"])
+    os.setresgid(process["gid"], process["gid"], process["gid"])
+    if process["uid"]:
+        k.prctl(k.PR_SET_KEEPCAPS, 1)
+        os.setresuid(process["uid"], process["uid"], process["uid"])
+    if process["umask"] >= 0:
+        os.umask(process["umask"])
+
+
+def seal(process: dict[str, Any]) -> None:
+    """Filter and final capabilities: nothing but execve comes after."""
+    permitted, inheritable, ambient = process["permitted"], process["inheritable"], process["ambient"]
+    seccomp = process["seccomp"]
+    if process["no_new_privileges"]:
+        k.prctl(k.PR_SET_NO_NEW_PRIVS, 1)
+        _set_capabilities(process["effective"], permitted, inheritable, ambient)
+        if seccomp:
+            k.load_seccomp(seccomp, process["seccomp_flags"])
+        return
+    if seccomp:
+        if process["uid"]:
+            k.capset(1 << 21 | 1 << 8 | permitted, 1 << 21 | 1 << 8 | permitted, 0)  # CAP_SYS_ADMIN, CAP_SETPCAP
+        k.load_seccomp(seccomp, process["seccomp_flags"])
+    _set_capabilities(process["effective"], permitted, inheritable, ambient)
+
+
+def _set_capabilities(effective: int, permitted: int, inheritable: int, ambient: int) -> None:
+    k.capset(effective, permitted, inheritable)
+    capability = 0
+    while ambient >> capability:
+        if ambient >> capability & 1:
+            k.prctl(k.PR_CAP_AMBIENT, k.PR_CAP_AMBIENT_RAISE, capability)
+        capability += 1
+
+
+def change_directory(process: dict[str, Any]) -> None:
+    """The working directory, made when missing: an image's WorkingDir need not exist."""
+    cwd = process["cwd"]
+    try:
+        os.chdir(cwd)
+    except FileNotFoundError:
+        if not process["make_cwd"]:
+            raise ExecError(
+                f'chdir to cwd ("{cwd}") set in config.json failed: no such file or directory', 127, errno.ENOENT
+            ) from None
+        os.makedirs(cwd, 0o755, exist_ok=True)
+        os.chown(cwd, process["uid"], process["gid"])
+        os.chdir(cwd)
+    except OSError as error:
+        code = 126 if error.errno in (errno.EACCES, errno.ENOTDIR) else 128
+        text = (error.strerror or "").lower()
+        raise ExecError(f'chdir to cwd ("{cwd}") set in config.json failed: {text}', code, error.errno or 0) from error
+
+
+def find_program(name: str, environment: dict[str, str]) -> str:
+    """As Go's exec.LookPath, with its words: clients match on them."""
+    if "/" in name:
+        _check_executable(name, name)
+        return name
+    for directory in environment.get("PATH", "").split(":"):
+        candidate = (directory or ".") + "/" + name
+        try:
+            _check_executable(name, candidate)
+        except ExecError:
+            continue
+        return candidate
+    raise ExecError(f'exec: "{name}": executable file not found in $PATH', 127, errno.ENOENT)
+
+
+def _check_executable(name: str, path: str) -> None:
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        text = (error.strerror or "").lower()
+        code = 127 if error.errno == errno.ENOENT else 126
+        raise ExecError(f'exec: "{name}": stat {path}: {text}', code, error.errno or 0) from error
+    if stat.S_ISDIR(mode):
+        raise ExecError(f'exec: "{name}": is a directory', 126, errno.EISDIR)
+    if not mode & 0o111 or not os.access(path, os.X_OK):
+        raise ExecError(f'exec: "{name}": permission denied', 126, errno.EACCES)
+
+
+def execute(path: str, arguments: list[str], environment: dict[str, str]) -> NoReturn:
+    try:
+        os.execve(path, arguments, environment)
+    except OSError as error:
+        text = (error.strerror or "").lower()
+        code = {errno.ENOENT: 127, errno.ENOTDIR: 127}.get(error.errno or 0, 126)
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ENOEXEC, errno.EISDIR, errno.EPERM):
+            code = 128
+        raise ExecError(f"exec {path}: {text}", code, error.errno or 0) from error
+
+
+def restore_signals() -> None:
+    """Python ignores two signals, and ignored ones survive exec."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())

@@ -1,0 +1,255 @@
+"""A container's file tree, built by the container's own first process in its own mount namespace.
+
+Owns: overlay, mounts in order, /dev, pivot_root, masked and read-only paths. Refuses to know: cgroups, credentials,
+and what an OCI spec looks like: it gets a plan of numbers and bytes (engine/drivers/linux/runtime/plan.py).
+
+Every path inside the container is resolved with openat2(RESOLVE_IN_ROOT) and mounted upon through its descriptor, so
+that a symbolic link planted in an image cannot lead a mount out of the container's root.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from . import kernel as k
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+OPTIONS_MAX = 4000
+DEVICE_LINKS = (
+    (b"/proc/self/fd", b"fd"),
+    (b"/proc/self/fd/0", b"stdin"),
+    (b"/proc/self/fd/1", b"stdout"),
+    (b"/proc/self/fd/2", b"stderr"),
+    (b"/proc/kcore", b"core"),
+    (b"pts/ptmx", b"ptmx"),
+)
+
+
+class MountError(OSError):
+    """A mount that failed, with words for the user."""
+
+
+def through(fd: int) -> bytes:
+    return b"/proc/self/fd/%d" % fd
+
+
+def mount_overlay(layer: dict[str, Any], target: bytes) -> None:
+    """The overlay on `target`. A page of options is all that mount(2) takes; more lowers go through fsconfig, one by
+    one (Linux 6.5), or relative to their common directory."""
+    lowers = [os.fsencode(lower) for lower in layer["lowers"]]
+    rest = [(b"upperdir", os.fsencode(layer["upper"])), (b"workdir", os.fsencode(layer["work"]))]
+    if layer.get("volatile"):
+        rest.append((b"volatile", b""))
+    tail = b"," + b",".join(key + b"=" + _escaped(value) if value else key for key, value in rest)
+    joined = b"lowerdir=" + b":".join(_escaped(lower) for lower in lowers) + tail
+    if len(joined) < OPTIONS_MAX:
+        k.mount(b"overlay", target, b"overlay", 0, joined)
+        return
+    try:
+        tree = k.make_filesystem(b"overlay", [(b"lowerdir+", lower) for lower in lowers] + rest)
+    except OSError:
+        common = os.path.commonpath(lowers)
+        relative = b":".join(_escaped(os.path.relpath(lower, common)) for lower in lowers)
+        os.chdir(common)
+        k.mount(b"overlay", target, b"overlay", 0, b"lowerdir=" + relative + tail)
+        return
+    target_fd = os.open(target, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    k.move_mount(tree, target_fd)
+    os.close(target_fd)
+    os.close(tree)
+
+
+def _escaped(path: bytes) -> bytes:
+    return path.replace(b"\\", b"\\\\").replace(b":", b"\\:").replace(b",", b"\\,")
+
+
+def open_destination(root_fd: int, path: bytes, *, directory: bool) -> int:
+    """An O_PATH descriptor of `path` inside the root, made when missing (directories 0755, a file 0755)."""
+    try:
+        return k.open_in_root(root_fd, path, os.O_PATH)
+    except FileNotFoundError:
+        pass
+    parts = [part for part in path.split(b"/") if part not in (b"", b".")]
+    parent = os.dup(root_fd)
+    for index, part in enumerate(parts):
+        here = b"/" + b"/".join(parts[: index + 1])
+        try:
+            child = k.open_in_root(root_fd, here, os.O_PATH)
+        except FileNotFoundError:
+            _make(parent, part, directory=directory or index < len(parts) - 1)
+            child = k.open_in_root(root_fd, here, os.O_PATH)
+        os.close(parent)
+        parent = child
+    return parent
+
+
+def _make(parent: int, name: bytes, *, directory: bool) -> None:
+    if directory:
+        os.mkdir(name, 0o755, dir_fd=parent)
+    else:
+        os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o755, dir_fd=parent))
+
+
+def mount_one(root_fd: int, entry: dict[str, Any]) -> None:
+    destination = os.fsencode(entry["destination"])
+    try:
+        if entry["type"] == "bind":
+            _bind(root_fd, entry, destination)
+        elif entry["type"] == "cgroup":
+            _cgroup(root_fd, entry, destination)
+        else:
+            _filesystem(root_fd, entry, destination)
+    except OSError as error:
+        raise MountError(
+            error.errno,
+            f'error mounting "{entry["source"]}" to rootfs at "{entry["destination"]}": '
+            f"mount {entry['source']}:{entry['destination']}: {(error.strerror or '').lower()}",
+        ) from error
+
+
+def _filesystem(root_fd: int, entry: dict[str, Any], destination: bytes) -> None:
+    target = open_destination(root_fd, destination, directory=True)
+    flags, data = entry["flags"], os.fsencode(entry["data"])
+    k.mount(os.fsencode(entry["source"]), through(target), entry["type"].encode(), flags, data)
+    os.close(target)
+    _finish(root_fd, entry, destination)
+
+
+def _bind(root_fd: int, entry: dict[str, Any], destination: bytes) -> None:
+    source = os.fsencode(entry["source"])
+    tree = _clone_tree(source, recursive=entry["recursive"])
+    target = open_destination(root_fd, destination, directory=stat.S_ISDIR(os.fstat(tree).st_mode))
+    k.move_mount(tree, target)
+    os.close(target)
+    os.close(tree)
+    _finish(root_fd, entry, destination)
+
+
+def _clone_tree(source: bytes, *, recursive: bool) -> int:
+    """A detached copy of the mounts at `source`. `/proc/<pid>/root/...` lies in another container's mount namespace,
+    whose mounts can only be copied from within it."""
+    parts = source.split(b"/", 4)
+    if not (len(parts) == 5 and parts[1] == b"proc" and parts[2].isdigit() and parts[3] == b"root"):
+        return k.open_tree(source, recursive=recursive)
+    own = os.open(b"/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    other = os.open(b"/proc/" + parts[2] + b"/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    k.setns(other, k.CLONE_NEWNS)
+    try:
+        return k.open_tree(b"/" + parts[4], recursive=recursive)
+    finally:
+        k.setns(own, k.CLONE_NEWNS)
+        os.close(own)
+        os.close(other)
+
+
+def _finish(root_fd: int, entry: dict[str, Any], destination: bytes) -> None:
+    """Attributes and propagation, on the mount that now lies on top of the destination."""
+    attributes, propagation = entry["attributes"], entry["propagation"]
+    if not attributes and not propagation:
+        return
+    top = k.open_in_root(root_fd, destination, os.O_PATH)
+    if attributes:
+        k.set_mount_attributes(top, b"", attributes, recursive=entry["attributes_recursive"])
+    for flag in propagation:
+        k.mount(None, through(top), None, flag)
+    os.close(top)
+
+
+def _cgroup(root_fd: int, entry: dict[str, Any], destination: bytes) -> None:
+    """v2: one mount. v1: a tmpfs with one mount for each hierarchy; without a cgroup namespace the container's own
+    groups are bound there instead (as runc does)."""
+    flags = entry["flags"] & ~k.MS_RDONLY
+    target = open_destination(root_fd, destination, directory=True)
+    if entry["unified"]:
+        k.mount(b"cgroup", through(target), b"cgroup2", flags)
+        os.close(target)
+        _finish(root_fd, entry, destination)
+        return
+    k.mount(b"tmpfs", through(target), b"tmpfs", flags, b"mode=755")
+    os.close(target)
+    top = k.open_in_root(root_fd, destination, os.O_PATH)
+    for name, options, own_group in entry["hierarchies"]:
+        _make(top, name.encode(), directory=True)
+        place = through(top) + b"/" + name.encode()
+        if entry["namespaced"]:
+            k.mount(b"cgroup", place, b"cgroup", entry["flags"], options.encode())
+        else:
+            k.mount(own_group.encode(), place, None, k.MS_BIND | k.MS_REC)
+            if entry["flags"] & k.MS_RDONLY:
+                k.set_mount_attributes(-100, place, k.MOUNT_ATTR_RDONLY, recursive=True)
+    for name, link in entry["links"]:
+        os.symlink(name, through(top) + b"/" + link.encode())
+    os.close(top)
+    _finish(root_fd, entry, destination)
+
+
+def make_devices(root_fd: int, devices: list[tuple[str, int, int, int, int, int]]) -> None:
+    """Device nodes (path, mode with type, major, minor, uid, gid) and the usual links in /dev."""
+    previous = os.umask(0)
+    for path, mode, major, minor, uid, gid in devices:
+        head, _, name = path.rpartition("/")
+        parent = open_destination(root_fd, os.fsencode(head), directory=True)
+        try:
+            os.mknod(name, mode, os.makedev(major, minor), dir_fd=parent)
+        except FileExistsError:
+            os.unlink(name, dir_fd=parent)
+            os.mknod(name, mode, os.makedev(major, minor), dir_fd=parent)
+        if uid or gid:
+            os.chown(name, uid, gid, dir_fd=parent, follow_symlinks=False)
+        os.close(parent)
+    parent = open_destination(root_fd, b"/dev", directory=True)
+    for text, link in DEVICE_LINKS:
+        try:
+            os.symlink(text, link, dir_fd=parent)
+        except FileExistsError:
+            continue
+    os.close(parent)
+    os.umask(previous)
+
+
+def enter(root: bytes, *, shared: bool) -> None:
+    """Make `root` the root directory and let go of the host's tree."""
+    os.chdir(root)
+    k.pivot_root(b".", b".")
+    if shared:
+        # Otherwise unmounting the old tree would reach the host through its peer group.
+        k.mount(None, b".", None, k.MS_SLAVE | k.MS_REC)
+    k.umount(b".")
+    os.chdir(b"/")
+
+
+def mask(paths: list[str]) -> None:
+    """Hide each path: an empty read-only tmpfs over a directory, /dev/null over a file. Missing ones are skipped."""
+    for path in paths:
+        target = os.fsencode(path)
+        try:
+            k.mount(b"/dev/null", target, None, k.MS_BIND)
+        except NotADirectoryError:
+            k.mount(b"tmpfs", target, b"tmpfs", k.MS_RDONLY)
+        except FileNotFoundError:
+            continue
+
+
+def make_readonly(paths: list[str]) -> None:
+    for path in paths:
+        target = os.fsencode(path)
+        try:
+            k.mount(target, target, None, k.MS_BIND | k.MS_REC)
+        except FileNotFoundError:
+            continue
+        k.set_mount_attributes(-100, target, k.MOUNT_ATTR_RDONLY, recursive=True)
+
+
+def make_parent_private(path: bytes) -> None:
+    """Only for a root that shares its mounts with the host: the overlay itself must not appear there."""
+    best = b"/"
+    with open("/proc/self/mountinfo", "rb") as table:
+        for line in table:
+            point = line.split(b" ", 5)[4]
+            if path == point or path.startswith(point.rstrip(b"/") + b"/"):
+                best = max(best, point, key=len)
+    k.mount(None, best, None, k.MS_PRIVATE)
