@@ -13,7 +13,8 @@ mkdir -p "$tools"
 fetch() { # package, a file it must bring
     [ -e "$tools/$2" ] && return 0
     work=$(mktemp -d)
-    chmod 755 "$work" && (cd "$work" && apt-get download -qq "$1" 2>&1 >/dev/null | grep -v unsandboxed >&2; ls ./*.deb >/dev/null 2>&1) || { rm -rf "$work"; echo "cannot download $1" >&2; return 1; }
+    # As root throughout: apt's own download user cannot enter a private directory, and says so for each package.
+    (cd "$work" && apt-get -o APT::Sandbox::User=root download -qq "$1") || { rm -rf "$work"; return 1; }
     dpkg-deb -x "$work"/*.deb "$work/root"
     # Libraries and programs only: no units, no configuration.
     for part in usr/bin usr/sbin usr/lib; do

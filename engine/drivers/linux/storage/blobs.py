@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any, TypeVar
 
 import trio
@@ -65,14 +65,15 @@ class LinuxBlobStore:
     ) -> None:
         waiting: list[bytes] = []
         length = 0
-        async for chunk in source:
-            waiting.append(chunk)
-            length += len(chunk)
-            if size is not None and writer.size + length > size:
-                raise _mismatch(f"more than the expected {size} bytes")
-            if length >= _BATCH:
-                await self._flush(writer, waiting, size, progress)
-                waiting, length = [], 0
+        async with _closing(source):
+            async for chunk in source:
+                waiting.append(chunk)
+                length += len(chunk)
+                if size is not None and writer.size + length > size:
+                    raise _mismatch(f"more than the expected {size} bytes")
+                if length >= _BATCH:
+                    await self._flush(writer, waiting, size, progress)
+                    waiting, length = [], 0
         if waiting:
             await self._flush(writer, waiting, size, progress)
 
@@ -130,6 +131,17 @@ class _Writer:
         os.close(self._fd)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path)
+
+
+@contextlib.asynccontextmanager
+async def _closing(source: AsyncIterator[bytes]) -> AsyncIterator[None]:
+    """End a generator with the block, not with garbage collection: it may hold a connection."""
+    try:
+        yield
+    finally:
+        if isinstance(source, AsyncGenerator):
+            with trio.CancelScope(shield=True):
+                await source.aclose()
 
 
 def _read(path: str) -> bytes:

@@ -1,0 +1,110 @@
+"""HTTP as registries need it: one client per host and trust, redirects that keep secrets home, bounded bodies.
+
+Owns connections. Redirects are followed here, not by httpx, because a registry sends blobs' readers to storage hosts,
+who must not see its Authorization; and because only reads are followed at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+import httpx
+
+from engine.drivers.registry.policy import RegistryPolicy, is_insecure, tls_context
+from engine.errors import Fault, PortError
+
+ERROR_BYTES_MAX = 64 << 10
+_REDIRECTS_MAX = 10
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_TIMEOUT = httpx.Timeout(connect=30.0, read=60.0, write=60.0, pool=None)
+"""A read that brings nothing for a minute counts as broken and is tried again (moby waits for ever)."""
+
+
+class Transport:
+    """Sends requests. Close it with `aclose`."""
+
+    def __init__(self, policy: RegistryPolicy) -> None:
+        self._policy = policy
+        self._clients: dict[tuple[str, bool], httpx.AsyncClient] = {}
+
+    async def aclose(self) -> None:
+        clients, self._clients = self._clients, {}
+        for client in clients.values():
+            await client.aclose()
+
+    @asynccontextmanager
+    async def stream(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        content: AsyncIterator[bytes] | bytes | None = None,
+        data: Mapping[str, str] | None = None,
+        verify: bool = True,
+    ) -> AsyncIterator[httpx.Response]:
+        """One request; the answer with its body unread. Raises httpx.HTTPError, PortError for endless redirects."""
+        target = httpx.URL(url)
+        sent = dict(headers)
+        for _ in range(_REDIRECTS_MAX):
+            client = self._client(_host(target), verify=verify and not is_insecure(self._policy, _host(target)))
+            async with client.stream(method, target, headers=sent, content=content, data=data) as response:
+                place = response.headers.get("location")
+                if response.status_code not in _REDIRECTS or not place or method not in ("GET", "HEAD"):
+                    yield response
+                    return
+                following = target.join(place)
+            if (following.scheme, _host(following)) != (target.scheme, _host(target)):
+                sent.pop("Authorization", None)
+            if target.scheme == "https" and following.scheme == "http" and verify:
+                raise PortError(
+                    "registry",
+                    f"refusing a redirect from https to {following.host} in the clear",
+                    fault=Fault.FORBIDDEN,
+                )
+            target = following
+        raise PortError("registry", f"stopped after {_REDIRECTS_MAX} redirects")
+
+    async def send(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        data: Mapping[str, str] | None = None,
+        content: bytes | None = None,
+        limit: int = ERROR_BYTES_MAX,
+        verify: bool = True,
+    ) -> tuple[httpx.Response, bytes]:
+        """One request with a small answer: the answer and its whole body, at most `limit` bytes."""
+        async with self.stream(method, url, headers=headers, data=data, content=content, verify=verify) as response:
+            return response, await bounded(response, limit)
+
+    def _client(self, host: str, *, verify: bool) -> httpx.AsyncClient:
+        client = self._clients.get((host, verify))
+        if client is None:
+            client = self._clients[host, verify] = httpx.AsyncClient(
+                verify=tls_context(self._policy, host, verify=verify),
+                timeout=_TIMEOUT,
+                limits=httpx.Limits(max_connections=None, max_keepalive_connections=4, keepalive_expiry=30.0),
+                headers={"User-Agent": self._policy.user_agent, "Accept-Encoding": "identity"},
+                follow_redirects=False,
+            )
+        return client
+
+
+async def bounded(response: httpx.Response, limit: int) -> bytes:
+    """The body. Raises PortError(INVALID) when it is longer than `limit` bytes."""
+    parts: list[bytes] = []
+    length = 0
+    async for part in response.aiter_raw():
+        parts.append(part)
+        length += len(part)
+        if length > limit:
+            raise PortError("registry", f"the registry's answer is longer than {limit} bytes", fault=Fault.INVALID)
+    return b"".join(parts)
+
+
+def _host(url: httpx.URL) -> str:
+    return url.netloc.decode()
