@@ -1,4 +1,4 @@
-"""Generates docs/reference/config.md from the option table: `python -m engine.config_reference > docs/reference/config.md`.
+"""Generates docs/reference/config.md from the option table: `python -m engine.config_reference` prints it.
 
 Owns: the page. A test fails when the page in the tree is not the one that the code gives.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import http.client
 import socket
 import tempfile
@@ -30,10 +31,9 @@ from engine.projections.volumes import Volumes
 
 def context(**changes: Any) -> ApiContext:
     """A context with nothing behind it, for routes that need nothing."""
+    nothing = {field.name: None for field in dataclasses.fields(ApiContext) if field.default is dataclasses.MISSING}
     fields: dict[str, Any] = {
-        "application": None,
-        "pump": None,
-        "vault": None,
+        **nothing,
         "views": Views(
             containers=Containers(),
             images=Images(),
@@ -42,13 +42,11 @@ def context(**changes: Any) -> ApiContext:
             execs=Execs(),
             events=EventsFeed(),
         ),
-        "ports": None,
         "config": DaemonConfig(),
         "clock": SystemClock(),
         "entropy": SystemEntropy(),
         "host": LinuxHost(),
         "engine_id": "b3c1f3a2-0000-4000-8000-000000000000",
-        "images": None,
     }
     return ApiContext(**{**fields, **changes})
 
