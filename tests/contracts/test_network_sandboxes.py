@@ -1,4 +1,4 @@
-"""Networks, sandboxes and published ports, as somebody with a socket notices them. Kernel of the machine, own namespaces."""
+"""Networks, sandboxes and published ports, as somebody with a socket notices them, in namespaces of their own."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ async def world(namespace: None) -> AsyncIterator[World]:
         yield opened
 
 
-def published(host_port: int, container_port: int = 80, protocol: str = "tcp", host_ip: str = "0.0.0.0") -> PublishedPort:
+def published(
+    host_port: int, container_port: int = 80, protocol: str = "tcp", host_ip: str = "0.0.0.0"
+) -> PublishedPort:
     return PublishedPort(host_ip=host_ip, host_port=host_port, container_port=container_port, protocol=protocol)
 
 
@@ -184,7 +186,10 @@ async def test_containers_can_not_reach_what_listens_on_the_hosts_loopback(world
 
     def to_host_loopback() -> None:
         # A container with CAP_NET_ADMIN can send to 127.0.0.1 by way of the bridge.
-        os.system("ip addr del 127.0.0.1/8 dev lo; sysctl -qw net.ipv4.conf.eth0.route_localnet=1; ip route del local 127.0.0.0/8 table local 2>/dev/null; ip route add 127.0.0.1 via 172.18.0.1")
+        os.system(
+            "ip addr del 127.0.0.1/8 dev lo; sysctl -qw net.ipv4.conf.eth0.route_localnet=1;"
+            "ip route del local 127.0.0.0/8 table local 2>/dev/null; ip route add 127.0.0.1 via 172.18.0.1"
+        )
 
     await world.inside(one.netns_fd, to_host_loopback)
     assert not await world.reaches(one.netns_fd, "127.0.0.1", 9000)

@@ -13,6 +13,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TypeVar
 
+import msgspec
 import trio
 
 from engine.aggregates.values.endpoints import Endpoint, PublishedPort
@@ -59,7 +60,9 @@ class Container:
 
 
 class World:
-    def __init__(self, networking: LinuxNetworking, thread: NamespaceThread, outside_fd: int, nursery: trio.Nursery) -> None:
+    def __init__(
+        self, networking: LinuxNetworking, thread: NamespaceThread, outside_fd: int, nursery: trio.Nursery
+    ) -> None:
         self.networking = networking
         self.thread = thread
         self.outside_fd = outside_fd
@@ -83,15 +86,15 @@ class World:
         await self.networking.networks.create(spec)
         return spec
 
-    def plan_join(self, spec: NetworkSpec, container_id: ContainerID, last: int, *ports: PublishedPort, interface: str = "eth0") -> Join:
+    def plan_join(
+        self, spec: NetworkSpec, container_id: ContainerID, last: int, *ports: PublishedPort, interface: str = "eth0"
+    ) -> Join:
         endpoint = Endpoint(
             endpoint_id=secrets.token_hex(32),
             network_id=spec.network_id,
             container_id=container_id,
             mac_address=f"02:42:ac:00:00:{last:02x}",
         )
-        import msgspec
-
         for subnet, gateway in zip(spec.subnets, spec.gateways, strict=True):
             prefix, _, length = subnet.partition("/")
             if ":" in subnet:
@@ -107,7 +110,12 @@ class World:
                     ipv4_gateway="" if spec.internal else gateway,
                 )
         return Join(
-            network=spec, endpoint=endpoint, interface=interface, default_route=interface == "eth0", ports=ports, endpoint_name="web"
+            network=spec,
+            endpoint=endpoint,
+            interface=interface,
+            default_route=interface == "eth0",
+            ports=ports,
+            endpoint_name="web",
         )
 
     async def container(self, spec: NetworkSpec, last: int, *ports: PublishedPort) -> Container:
@@ -197,8 +205,9 @@ def _bound_udp(address: str, port: int) -> socket.socket:
 
 
 def link_names() -> list[str]:
+    """Interfaces of the calling thread's namespace, without those of the driver's pool, which come and go."""
     with netlink.open_socket(netlink.ROUTE) as route:
-        return [link.name for link in links.all_links(route)]
+        return [link.name for link in links.all_links(route) if not link.name.startswith("ishmael")]
 
 
 @contextlib.asynccontextmanager
@@ -235,11 +244,20 @@ async def open_world() -> AsyncIterator[World]:
 
 def _connect_outside(netns_fd: int, outside: socket.socket) -> None:
     with netlink.open_socket(netlink.ROUTE) as route:
-        netlink.transact(route, [links.new_veth("uplink", "uplink", netns_fd, master=0)])
-        for opened, addresses in ((route, (HOST_ADDRESS, HOST_ADDRESS6)), (outside, (OUTSIDE_ADDRESS, OUTSIDE_ADDRESS6))):
+        netlink.transact(route, [links.new_veth("uplink", "uplink", netns_fd)])
+        for opened, addresses in (
+            (route, (HOST_ADDRESS, HOST_ADDRESS6)),
+            (outside, (OUTSIDE_ADDRESS, OUTSIDE_ADDRESS6)),
+        ):
             link = links.find(opened, "uplink")
             assert link is not None
             netlink.transact(opened, [links.set_link(link.index, up=True)])
-            netlink.transact(opened, [links.new_address(link.index, addresses[0], 24), links.new_address(link.index, addresses[1], 64)])
+            netlink.transact(
+                opened,
+                [links.new_address(link.index, addresses[0], 24), links.new_address(link.index, addresses[1], 64)],
+            )
             if opened is outside:
-                netlink.transact(outside, [links.default_route(link.index, HOST_ADDRESS), links.default_route(link.index, HOST_ADDRESS6)])
+                netlink.transact(
+                    outside,
+                    [links.default_route(link.index, HOST_ADDRESS), links.default_route(link.index, HOST_ADDRESS6)],
+                )

@@ -23,7 +23,9 @@ def test_a_port_is_read_back_as_it_is_written(number: int, protocol: str) -> Non
 
 
 @given(numbers, numbers, protocols)
-def test_a_range_is_read_back_as_it_is_written_or_refused_when_it_runs_backwards(one: int, other: int, protocol: str) -> None:
+def test_a_range_is_read_back_as_it_is_written_or_refused_when_it_runs_backwards(
+    one: int, other: int, protocol: str
+) -> None:
     text = f"{one}-{other}/{protocol}"
     if other < one:
         with pytest.raises(Rejected, match="invalid port range"):
@@ -78,7 +80,10 @@ def test_an_empty_host_address_means_both_families_and_an_empty_port_an_ephemera
 
 def test_addresses_ports_and_ranges_are_taken_as_given() -> None:
     bindings = {
-        "53/udp": [PortBinding(host_ip="127.0.0.1", host_port="5353"), PortBinding(host_ip="[::1]", host_port="8000-8010")],
+        "53/udp": [
+            PortBinding(host_ip="127.0.0.1", host_port="5353"),
+            PortBinding(host_ip="[::1]", host_port="8000-8010"),
+        ],
         "80": None,
     }
     assert ports.port_wishes(["80/tcp"], bindings) == (

@@ -15,7 +15,9 @@ from engine.aggregates.values.subnet import AddressPool, Pool
 FRONT = Pool(subnet="10.1.0.0/29", gateway="10.1.0.1")
 cidrs = st.builds(
     lambda number, length: str(ipaddress.ip_network((number, length), strict=False)),
-    st.integers(min_value=int(ipaddress.IPv4Address("172.16.0.0")), max_value=int(ipaddress.IPv4Address("192.168.255.255"))),
+    st.integers(
+        min_value=int(ipaddress.IPv4Address("172.16.0.0")), max_value=int(ipaddress.IPv4Address("192.168.255.255"))
+    ),
     st.integers(min_value=10, max_value=30),
 )
 
@@ -87,7 +89,11 @@ def test_an_overlapping_subnet_is_refused_in_dockers_words() -> None:
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("10.0.0.1/24", "it should be 10.0.0.0/24"), ("10.0.0.0", "invalid CIDR address"), ("nonsense", "invalid CIDR address")],
+    [
+        ("10.0.0.1/24", "it should be 10.0.0.0/24"),
+        ("10.0.0.0", "invalid CIDR address"),
+        ("nonsense", "invalid CIDR address"),
+    ],
 )
 def test_a_wrong_subnet_is_refused(text: str, words: str) -> None:
     with pytest.raises(Rejected, match=words):

@@ -27,7 +27,7 @@ _NEWLINK, _DELLINK, _GETLINK, _NEWADDR, _DELADDR, _GETADDR, _NEWROUTE, _DELROUTE
     25,
     26,
 )
-_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO = 1, 3, 4, 10, 18
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_MASTER, _IFLA_LINKINFO = 1, 3, 4, 5, 10, 18
 _IFLA_IFALIAS, _IFLA_NET_NS_FD = 20, 28
 _INFO_KIND, _INFO_DATA, _VETH_INFO_PEER = 1, 2, 1
 _INFO_SLAVE_KIND, _INFO_SLAVE_DATA = 4, 5
@@ -41,11 +41,13 @@ _NAME_BYTES_MAX = 15
 
 
 class Link(msgspec.Struct, frozen=True, kw_only=True):
-    """A network interface as read back. kind: `bridge`, `veth`, "" for hardware; master: an index or 0."""
+    """A network interface as read back. kind: `bridge`, `veth`, "" for hardware; peer: of a
+    veth, the other end's index in its own namespace; master: an index or 0."""
 
     index: int
     name: str
     kind: str = ""
+    peer: int = 0
     alias: str = ""
     master: int = 0
     mtu: int = 0
@@ -69,15 +71,10 @@ def new_bridge(name: str, mtu: int = 0) -> Request:
     return Request(_NEWLINK, REQUEST | ACK | CREATE | EXCLUSIVE, body)
 
 
-def new_veth(name: str, peer: str, netns_fd: int, *, master: int, mac_address: str = "", mtu: int = 0) -> Request:
-    """A veth pair: `name` here, up and a port of `master`; `peer` inside the namespace, with its MAC address, down."""
+def new_veth(name: str, peer: str, netns_fd: int) -> Request:
+    """A veth pair: `name` here (`%d` in it is a number the kernel chooses), `peer` inside the namespace. Both down."""
     inside = _head() + netlink.text(_IFLA_IFNAME, peer) + netlink.uint32(_IFLA_NET_NS_FD, netns_fd)
-    if mac_address:
-        inside += netlink.attribute(_IFLA_ADDRESS, mac_bytes(mac_address))
-    outside = _head(0, _UP, _UP) + netlink.text(_IFLA_IFNAME, name) + netlink.uint32(_IFLA_MASTER, master)
-    if mtu:
-        inside += netlink.uint32(_IFLA_MTU, mtu)
-        outside += netlink.uint32(_IFLA_MTU, mtu)
+    outside = _head() + netlink.text(_IFLA_IFNAME, name)
     info = netlink.nested(
         _IFLA_LINKINFO,
         netlink.text(_INFO_KIND, "veth"),
@@ -95,8 +92,22 @@ def set_bridge_port(name: str, *, hairpin: bool, isolated: bool) -> Request:
     return Request(_NEWLINK, REQUEST | ACK, _head() + netlink.text(_IFLA_IFNAME, name) + info)
 
 
-def set_link(index: int, *, alias: str | None = None, mac_address: str = "", mtu: int = 0, up: bool = False) -> Request:
+def set_link(
+    index: int,
+    *,
+    name: str = "",
+    alias: str | None = None,
+    mac_address: str = "",
+    mtu: int = 0,
+    master: int = 0,
+    up: bool = False,
+) -> Request:
+    """Change what is given; a name only while the link is down. `up` comes last, whatever else is in the request."""
     body = _head(index, _UP if up else 0, _UP if up else 0)
+    if name:
+        body += netlink.text(_IFLA_IFNAME, name)
+    if master:
+        body += netlink.uint32(_IFLA_MASTER, master)
     if mac_address:
         body += netlink.attribute(_IFLA_ADDRESS, mac_bytes(mac_address))
     if mtu:
@@ -104,6 +115,10 @@ def set_link(index: int, *, alias: str | None = None, mac_address: str = "", mtu
     if alias is not None:
         body += netlink.attribute(_IFLA_IFALIAS, alias.encode())
     return Request(_NEWLINK, REQUEST | ACK, body)
+
+
+def delete_link_at(index: int) -> Request:
+    return Request(_DELLINK, REQUEST | ACK, _head(index))
 
 
 def delete_link(name: str) -> Request:
@@ -203,6 +218,7 @@ def _link(body: bytes) -> Link:
         index=index,
         name=_text(read.get(_IFLA_IFNAME)),
         kind=_text(info.get(_INFO_KIND)),
+        peer=struct.unpack("I", read[_IFLA_LINK])[0] if _IFLA_LINK in read else 0,
         alias=_text(read.get(_IFLA_IFALIAS)),
         master=struct.unpack("I", read[_IFLA_MASTER])[0] if _IFLA_MASTER in read else 0,
         mtu=struct.unpack("I", read[_IFLA_MTU])[0] if _IFLA_MTU in read else 0,

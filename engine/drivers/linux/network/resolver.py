@@ -19,9 +19,9 @@ from collections.abc import Awaitable, Callable, Sequence
 import dnslib
 import trio
 
+from engine.aggregates.values.etc_files import RESOLVER_ADDRESS
 from engine.aggregates.values.ids import ContainerID, NetworkID
 from engine.drivers.linux.network import netlink
-from engine.aggregates.values.etc_files import RESOLVER_ADDRESS
 from engine.drivers.linux.network.forwarding import Forwarder
 from engine.drivers.linux.network.redirect import redirect
 from engine.drivers.linux.network.state import Kernel

@@ -21,6 +21,7 @@ from engine.aggregates.values.ids import ContainerID
 from engine.drivers.linux.network import elements, hostports, links, namespaces, netlink, networks
 from engine.drivers.linux.network.elements import Publication
 from engine.drivers.linux.network.hostports import Reservation
+from engine.drivers.linux.network.namespaces import ReadySandbox, Veth
 from engine.drivers.linux.network.relay import relay
 from engine.drivers.linux.network.state import Kernel
 from engine.drivers.ports.network import Join
@@ -42,7 +43,7 @@ class LinuxSandboxes:
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
-        self._routes: dict[ContainerID, socket.socket] = {}
+        self._opened: dict[ContainerID, ReadySandbox] = {}
         self._held: dict[tuple[ContainerID, str], _Held] = {}
 
     async def open(self, container_id: ContainerID, sysctls: Mapping[str, str]) -> int:
@@ -56,19 +57,19 @@ class LinuxSandboxes:
             except OSError as error:
                 ready.close()
                 raise _sysctl_failed(error) from error
-        self._forget_route(container_id)
-        self._routes[container_id] = ready.route
-        return ready.netns_fd
+        self._forget_opened(container_id)
+        self._opened[container_id] = ready
+        return os.dup(ready.netns_fd)
 
     async def join(self, container_id: ContainerID, netns_fd: int, joins: Sequence[Join]) -> None:
         """Join endpoints and publish their ports, all or nothing. Raises PortError with moby's words."""
         bridged = [join for join in joins if join.network.driver == "bridge"]
-        ready = self._routes.pop(container_id, None)
+        ready = self._opened.pop(container_id, None)
         held: list[tuple[Join, list[Reservation]]] = []
         try:
             for join in bridged:
                 held.append((join, self._reserve(join)))
-            if bridged:
+            if bridged or ready is not None:
                 await self._kernel.links.call(lambda: self._join(netns_fd, bridged, ready))
         except BaseException:
             for _, reservations in held:
@@ -84,7 +85,7 @@ class LinuxSandboxes:
     async def leave(self, container_id: ContainerID, joins: Sequence[Join], *, sandbox_gone: bool) -> None:
         """Undo `join`, and an `open` without one. Idempotent. sandbox_gone: the veths died with the namespace; deleting
         them here would cost 30 ms each."""
-        self._forget_route(container_id)
+        self._forget_opened(container_id)
         bridged = [join for join in joins if join.network.driver == "bridge"]
         if bridged:
             await self._kernel.links.call(lambda: self._leave(bridged, sandbox_gone=sandbox_gone))
@@ -135,72 +136,63 @@ class LinuxSandboxes:
                 scope.cancel()
             hostports.release(held.reservations)
 
-    def _forget_route(self, container_id: ContainerID) -> None:
-        route = self._routes.pop(container_id, None)
-        if route is not None:
-            route.close()
+    def _forget_opened(self, container_id: ContainerID) -> None:
+        ready = self._opened.pop(container_id, None)
+        if ready is not None:
+            ready.close()
 
-    def _join(self, netns_fd: int, joins: Sequence[Join], ready: socket.socket | None) -> None:
+    def _join(self, netns_fd: int, joins: Sequence[Join], ready: ReadySandbox | None) -> None:
         """On the link thread."""
-        made: list[str] = []
-        inside = ready if ready is not None else _route_inside(netns_fd)
+        made: list[int] = []
+        inside = ready.route if ready is not None else _route_inside(netns_fd)
+        veth = ready.veth if ready is not None else None
         try:
             for join in joins:
-                self._connect(netns_fd, inside, join, made)
+                self._connect(netns_fd, inside, join, veth, made)
+                veth = None
+            if veth is not None:
+                self._delete(links.delete_link_at(veth.outside))
             elements.publish(self._kernel.netfilter, [each for join in joins for each in publications_of(join)])
         except (OSError, PortError) as error:
-            for name in made:
-                self._delete_veth(name)
+            for index in made:
+                self._delete(links.delete_link_at(index))
             if isinstance(error, PortError):
                 raise
             raise _join_failed(error) from error
         finally:
-            if inside is not ready:
+            if ready is None:
                 inside.close()
 
-    def _connect(self, netns_fd: int, inside: socket.socket, join: Join, made: list[str]) -> None:
-        endpoint = join.endpoint
-        bridge = links.find(self._kernel.route, networks.bridge_name(join.network))
+    def _connect(self, netns_fd: int, inside: socket.socket, join: Join, ready: Veth | None, made: list[int]) -> None:
+        route = self._kernel.route
+        bridge = links.find(route, networks.bridge_name(join.network))
         if bridge is None:
             raise PortError("join", f"network {join.network.network_id} has no bridge", fault=Fault.NOT_FOUND)
-        name = veth_name(endpoint.endpoint_id)
-        pair = links.new_veth(
-            name,
-            join.interface,
-            netns_fd,
-            master=bridge.index,
-            mac_address=endpoint.mac_address,
-            mtu=networks.mtu_of(join.network),
-        )
-        requests = [pair]
+        veth = ready if ready is not None else namespaces.make_veth(route, inside, netns_fd)
+        made.append(veth.outside)
+        name = veth_name(join.endpoint.endpoint_id)
+        mtu = networks.mtu_of(join.network)
+        requests = [links.set_link(veth.outside, name=name, mtu=mtu, master=bridge.index, up=True)]
         isolated = not networks.icc_of(join.network)
         if isolated or join.ports:
             # Where br_netfilter is loaded, a container that asks for its own published port is answered on the bridge,
             # by the port it asked from: the packet never reaches the IP layer.
             requests.append(links.set_bridge_port(name, hairpin=bool(join.ports), isolated=isolated))
-        try:
-            netlink.transact(self._kernel.route, requests)
-        except netlink.Refused as refused:
-            if refused.index > 0:
-                made.append(name)
-            raise
-        made.append(name)
-        if endpoint.ipv6_address:
-            _allow_ipv6(netns_fd, join.interface)
-        peer = links.find(inside, join.interface)
-        assert peer is not None, "the peer of a veth just made is there"
-        netlink.transact(inside, _configuration(join, peer.index))
+        netlink.transact(route, requests)
+        if join.endpoint.ipv6_address:
+            _allow_ipv6(netns_fd, namespaces.UNUSED_INTERFACE)
+        netlink.transact(inside, _configuration(join, veth.inside, mtu))
 
     def _leave(self, joins: Sequence[Join], *, sandbox_gone: bool) -> None:
         ports = [each.port for join in joins for each in publications_of(join)]
         elements.withdraw(self._kernel.netfilter, ports)
         if not sandbox_gone:
             for join in joins:
-                self._delete_veth(veth_name(join.endpoint.endpoint_id))
+                self._delete(links.delete_link(veth_name(join.endpoint.endpoint_id)))
 
-    def _delete_veth(self, name: str) -> None:
+    def _delete(self, request: netlink.Request) -> None:
         try:
-            netlink.transact(self._kernel.route, [links.delete_link(name)])
+            netlink.transact(self._kernel.route, [request])
         except OSError as error:
             if error.errno != errno.ENODEV:
                 raise _join_failed(error) from error
@@ -241,10 +233,10 @@ def _version(address: str) -> int:
     return ipaddress.ip_address(address).version
 
 
-def _configuration(join: Join, index: int) -> list[netlink.Request]:
-    """Addresses, up, default routes: in one send."""
+def _configuration(join: Join, index: int, mtu: int) -> list[netlink.Request]:
+    """Name, addresses, up, default routes: in one send."""
     endpoint = join.endpoint
-    requests = []
+    requests = [links.set_link(index, name=join.interface, mac_address=endpoint.mac_address, mtu=mtu)]
     if endpoint.ipv4_address:
         requests.append(links.new_address(index, endpoint.ipv4_address, endpoint.ipv4_prefix_length))
     if endpoint.ipv6_address:
