@@ -97,6 +97,13 @@ class EngineApp(QuartTrio):
     request_class = EngineRequest
     ready: Callable[[], bool] = staticmethod(lambda: True)
 
+    def add_url_rule(self, rule: str, endpoint: str | None = None, *rest: Any, **options: Any) -> None:
+        """Views are named by their module, too: `create` is a fine name in several of them."""
+        view = rest[0] if rest else options.get("view_func")
+        if endpoint is None and view is not None:
+            endpoint = f"{view.__module__}:{view.__name__}"
+        super().add_url_rule(rule, endpoint, *rest, **options)
+
     async def asgi_app(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] in ("http", "websocket"):
             text, path = versions.split(scope["path"])

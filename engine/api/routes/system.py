@@ -1,4 +1,4 @@
-"""`/_ping`, `/version`, `/info`, `/auth`, `/events`: the engine about itself."""
+"""`/_ping`, `/version`, `/info`, `/events`: the engine about itself."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from quart import Response, request
 from engine.aggregates.container.lifecycle import Status
 from engine.aggregates.container.state import ContainerState
 from engine.api import versions
-from engine.api.app import EngineApp, not_implemented
+from engine.api.app import EngineApp
 from engine.api.context import ApiContext
 from engine.api.responses import json_response
 from engine.api.shapes import system as shapes
@@ -46,10 +46,6 @@ def register(app: EngineApp, context: ApiContext) -> None:
             images=len(context.views.images),
         )
         return json_response(shapes.info(facts, current_request().api_version))
-
-    @app.route("/auth", methods=["POST"])
-    async def auth() -> Response:
-        raise not_implemented("checking registry credentials")
 
 
 def count_containers(containers: Iterable[ContainerState]) -> tuple[int, int, int]:

@@ -1,0 +1,169 @@
+"""`GET /system/df`: what images, containers and volumes take (SYS-17).
+
+Sizes of images come from the log; those of read-write layers and volumes are walked when they are asked for, one after
+the other, so that a `df` never makes the disk's other users wait.
+Source: moby router/system/system_routes.go, daemon/disk_usage.go.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from quart import Response, request
+
+from engine.aggregates.decider import Reason, Rejected
+from engine.aggregates.image import ImageStatus
+from engine.aggregates.values.ids import VolumeName
+from engine.aggregates.volume import VolumeStatus
+from engine.api.app import EngineApp
+from engine.api.context import ApiContext
+from engine.api.params import Query
+from engine.api.responses import json_response
+from engine.api.shapes import containers as container_shapes
+from engine.api.shapes import images as image_shapes
+from engine.api.shapes import volumes as volume_shapes
+from engine.api.shapes.container_filters import image_name
+from engine.api.streams import current_request
+from engine.api.versions import ApiVersion
+from engine.errors import PortError
+
+TYPES = ("container", "image", "volume", "build-cache")
+TRUE, FALSE = frozenset({"1", "t", "T", "true", "TRUE", "True"}), frozenset({"0", "f", "F", "false", "FALSE", "False"})
+
+
+def register(app: EngineApp, context: ApiContext) -> None:
+    usage = DiskUsage(context)
+
+    @app.route("/system/df", methods=["GET"])
+    async def disk_usage() -> Response:
+        query, version = Query.of(request), current_request().api_version
+        wanted = query.all("type") if version >= (1, 42) and "type" in query else TYPES
+        for kind in wanted:
+            if kind not in TYPES:
+                raise Rejected(Reason.INVALID, f"unknown object type: {kind}")
+        legacy, verbose = _detail(query, version)
+        shape: dict[str, Any] = {}
+        if "image" in wanted:
+            shape |= usage.images(version, legacy=legacy, verbose=verbose)
+        if "container" in wanted:
+            shape |= await usage.containers(version, legacy=legacy, verbose=verbose)
+        if "volume" in wanted:
+            shape |= await usage.volumes(legacy=legacy, verbose=verbose)
+        if "build-cache" in wanted:
+            shape |= usage.build_cache(legacy=legacy)
+        if version < (1, 52):
+            shape = {key: value for key, value in shape.items() if not key.endswith("Usage")}
+            if version < (1, 42):
+                shape["BuilderSize"] = 0
+        return json_response(shape)
+
+
+def _detail(query: Query, version: ApiVersion) -> tuple[bool, bool]:
+    """(legacy fields, items). Since 1.52 a client that sends `verbose` knows the new objects."""
+    said = query.text("verbose")
+    if version < (1, 52) or not said:
+        return True, True
+    if said not in TRUE | FALSE:
+        raise Rejected(Reason.INVALID, f"invalid value for verbose: {said}")
+    return False, said in TRUE
+
+
+class DiskUsage:
+    def __init__(self, context: ApiContext) -> None:
+        self._context = context
+
+    def images(self, version: ApiVersion, *, legacy: bool, verbose: bool) -> dict[str, Any]:
+        """A layer counts once, however many images have it; what no image with containers has is reclaimable."""
+        views = self._context.views
+        states = [state for state in views.images if state.status is ImageStatus.READY]
+        uses = image_shapes.layer_uses(states)
+        sizes = {layer.chain_id: layer.size for state in states for layer in state.layers}
+        users = {state.image_id: len(views.containers.using_image(state.image_id)) for state in states}
+        held = {chain_id for state in states if users[state.image_id] for chain_id in state.chain}
+        total = sum(sizes.values())
+        items = [
+            image_shapes.summary(
+                state, image_shapes.ListFacts(containers=users[state.image_id], shared=uses), max(version, (1, 51))
+            )
+            for state in states
+        ]
+        usage = {
+            "ActiveCount": sum(1 for count in users.values() if count),
+            "TotalCount": len(states),
+            "Reclaimable": total - sum(sizes[chain_id] for chain_id in held),
+            "TotalSize": total,
+        }
+        return _section("ImageUsage", usage, "Images", items, legacy=legacy, verbose=verbose) | (
+            {"LayersSize": total} if legacy else {}
+        )
+
+    async def containers(self, version: ApiVersion, *, legacy: bool, verbose: bool) -> dict[str, Any]:
+        views = self._context.views
+        items, total, reclaimable, active = [], 0, 0, 0
+        for state in views.containers.newest_first():
+            size = await self._size_of(state.container_id)
+            image = views.images.get(state.image_id)
+            row = container_shapes.summary(
+                state,
+                now_ns=self._context.clock.now_ns(),
+                image_name=image_name(state, views.images),
+                networks=views.networks,
+                api_version=version,
+            )
+            items.append(row | {"SizeRw": size, "SizeRootFs": size + (image.size if image is not None else 0)})
+            total += size
+            active += state.alive
+            reclaimable += 0 if state.alive else size
+        usage = {
+            "ActiveCount": active,
+            "TotalCount": len(items),
+            "Reclaimable": reclaimable,
+            "TotalSize": total,
+        }
+        return _section("ContainerUsage", usage, "Containers", items, legacy=legacy, verbose=verbose)
+
+    async def _size_of(self, container_id: Any) -> int:
+        try:
+            size: int = await self._context.ports.rootfs.usage(container_id)
+        except PortError:
+            return 0  # removed while we looked, or never started
+        return size
+
+    async def volumes(self, *, legacy: bool, verbose: bool) -> dict[str, Any]:
+        items, total, reclaimable, active = [], 0, 0, 0
+        for state in self._context.views.volumes:
+            if state.status is not VolumeStatus.READY:
+                continue
+            try:
+                size = await self._context.ports.volumes.usage(VolumeName(state.name))
+            except PortError:
+                size = -1  # "not available", as Docker says it
+            mountpoint = volume_shapes.mountpoint(self._context.config.data_root, state.name)
+            items.append(volume_shapes.volume(state, mountpoint, size))
+            total += max(size, 0)
+            active += bool(state.references)
+            reclaimable += 0 if state.references else max(size, 0)
+        usage = {
+            "ActiveCount": active,
+            "TotalCount": len(items),
+            "Reclaimable": reclaimable,
+            "TotalSize": total,
+        }
+        return _section("VolumeUsage", usage, "Volumes", items, legacy=legacy, verbose=verbose)
+
+    def build_cache(self, *, legacy: bool) -> dict[str, Any]:
+        """There is no builder, so its cache is empty: a fact, not an omission."""
+        usage = {"ActiveCount": 0, "TotalCount": 0, "Reclaimable": 0, "TotalSize": 0}
+        return _section("BuildCacheUsage", usage, "BuildCache", [], legacy=legacy, verbose=False)
+
+
+def _section(
+    name: str, usage: dict[str, int], legacy_name: str, items: list[dict[str, Any]], *, legacy: bool, verbose: bool
+) -> dict[str, Any]:
+    """One kind, in the new object and, where asked for, under its old name."""
+    shape: dict[str, Any] = {name: dict(usage)}
+    if legacy:
+        shape[legacy_name] = items
+    elif verbose:
+        shape[name]["Items"] = items
+    return shape
