@@ -6,6 +6,8 @@ import errno
 import os
 import secrets
 import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 
 import msgspec
@@ -14,8 +16,9 @@ import trio
 
 from engine.aggregates.values.endpoints import PublishedPort
 from engine.aggregates.values.ids import ContainerID
+from engine.drivers.linux.network import links, netlink
 from engine.drivers.linux.network.driver import LinuxNetworking
-from engine.drivers.ports.network import Networks, NetworkSpec, Sandboxes
+from engine.drivers.ports.network import NetworkInventory, Networks, NetworkSpec, Sandboxes
 from engine.errors import PortError
 from tests.support.netns import HOST_ADDRESS, World, link_names, open_world, own_network_namespace, running
 
@@ -415,3 +418,52 @@ async def test_a_failed_join_of_several_undoes_the_first(world: World) -> None:
     assert (await world.networking.networks.inventory()).ports == ()
     with socket.socket() as free:
         free.bind(("0.0.0.0", 8080))
+
+
+async def test_a_sandbox_without_endpoints_has_loopback_and_nothing_else(world: World) -> None:
+    container_id = ContainerID(secrets.token_hex(32))
+    netns_fd = await world.networking.sandboxes.open(container_id, {})
+    await world.networking.sandboxes.join(container_id, netns_fd, [])
+    assert await world.inside(netns_fd, link_names) == ["lo"]
+    os.close(netns_fd)
+
+
+async def test_a_killed_engine_leaves_bridges_and_ports_but_no_namespaces_of_its_own(namespace: None) -> None:
+    process = subprocess.Popen([sys.executable, "-c", _ENGINE], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert await trio.to_thread.run_sync(process.stdout.readline) == "joined\n"
+    with netlink.open_socket(netlink.ROUTE) as route:
+        before = [link.name for link in links.all_links(route)]
+    assert any(name.startswith("ishmael") for name in before)
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    with netlink.open_socket(netlink.ROUTE) as route, trio.fail_after(10):
+        while any(link.kind == "veth" for link in links.all_links(route)):
+            await trio.sleep(0.01)  # the kernel destroys a namespace in the background and tells nobody
+    networking = LinuxNetworking(pool_size=0)
+    async with running(networking):
+        inventory = await networking.networks.inventory()
+        assert len(inventory.bridges) == 1
+        assert [port.host_port for port in inventory.ports] == [8080]
+        await networking.networks.remove_orphans(inventory)
+        assert (await networking.networks.inventory()) == NetworkInventory()
+
+
+_ENGINE = """
+import trio
+from engine.aggregates.values.endpoints import PublishedPort
+from tests.support.netns import open_world
+
+async def main():
+    async with open_world() as world:
+        spec = await world.network(18)
+        await world.container(spec, 2, PublishedPort(host_ip="0.0.0.0", host_port=8080, container_port=80))
+        with trio.fail_after(10):
+            while len(world.networking._kernel.pool._ready) < 2:
+                await trio.sleep(0.01)
+        print("joined", flush=True)
+        await trio.sleep_forever()
+
+trio.run(main)
+"""
