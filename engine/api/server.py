@@ -16,6 +16,7 @@ import http.client
 import logging
 import os
 import secrets
+import select
 import socket
 import struct
 from collections import deque
@@ -44,6 +45,7 @@ log = logging.getLogger(__name__)
 READ_BYTES = 65536
 INBOX_BYTES_MAX = 1 << 18
 LINGER_S = 0.5
+HANG_UP_POLL_S = 0.05
 HEAD_BYTES_MAX = 1 << 20
 """As net/http: registry credentials of many registries travel in one header."""
 
@@ -220,6 +222,12 @@ class EngineProtocol(H11Protocol):
         return bytes(self.connection.trailing_data[0])
 
 
+def _has_hung_up(sock: Any) -> bool:
+    poll = select.poll()
+    poll.register(sock.fileno(), 0)  # POLLHUP and POLLERR are always told
+    return bool(poll.poll(0))
+
+
 async def _discard(event: object) -> None:
     """Where the rest of a hijacked request's HTTP goes."""
 
@@ -236,6 +244,7 @@ class EngineServer(TCPServer):
         self._read_scope = trio.CancelScope()
         self._released: trio.Event | None = None
         self._lingering = False
+        self._half_closed = False
         self.idle = True
         """Between two requests: may be closed at any time."""
 
@@ -275,10 +284,20 @@ class EngineServer(TCPServer):
                 if not self._lingering:
                     await self.protocol.handle(RawData(bytes(data)))
                 if not data:
+                    self._half_closed = True
+                    await self._hang_up()
                     break
             await self.protocol.handle(Closed())
         if self._released is not None:
             await self._released.wait()
+
+    async def _hang_up(self) -> None:
+        """After the client's end of input: wait while it still listens (`... | nc -U`, stdin of a hijack to be). Only a
+        unix socket tells the two apart, and epoll cannot wait for it alone: such clients are few, so they are polled.
+        Over TCP the end of input is taken for the end, as net/http does."""
+        sock = self.stream.socket
+        while sock.family == socket.AF_UNIX and not self._lingering and not _has_hung_up(sock):  # noqa: ASYNC110 - above
+            await trio.sleep(HANG_UP_POLL_S)
 
     async def protocol_send(self, event: Event) -> None:
         if isinstance(event, RawData):
@@ -310,10 +329,11 @@ class EngineServer(TCPServer):
         if self._lingering or self._released is not None:
             return  # a hijacked stream is only let go of: shutdown(2) would end it for the process that has it
         self._lingering = True
-        self._read_scope.deadline = trio.current_time() + LINGER_S
+        self._read_scope.deadline = trio.current_time() + (0 if self._half_closed else LINGER_S)
         try:
-            await self.stream.send_eof()
-        except (trio.BrokenResourceError, trio.BusyResourceError, trio.ClosedResourceError):
+            async with self.send_lock:
+                await self.stream.send_eof()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
             self._read_scope.cancel()  # they are gone already
 
     async def release(self) -> tuple[trio.SocketStream, bytes]:

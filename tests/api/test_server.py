@@ -127,6 +127,39 @@ async def test_pipelined_requests_are_answered_in_order_on_one_connection() -> N
         assert re.findall(rb"HTTP/1\.1 (\d+)", answer) == [b"200", b"404", b"200"]
 
 
+async def test_a_client_that_has_said_all_still_hears_the_answer_and_its_leaving_is_noticed() -> None:
+    asked, go_on, cancelled = trio.Event(), trio.Event(), trio.Event()
+
+    def register(app: EngineApp) -> None:
+        @app.route("/slow", methods=["GET"])
+        async def slow() -> Response:
+            asked.set()
+            try:
+                await go_on.wait()
+            except trio.Cancelled:
+                cancelled.set()
+                raise
+            return json_response("done")
+
+    def ask(path: str) -> socket.socket:
+        sock = connected(path)
+        sock.sendall(b"GET /slow HTTP/1.1\r\nHost: d\r\n\r\n")
+        sock.shutdown(socket.SHUT_WR)
+        return sock
+
+    async with served(register) as engine:
+        gone = await in_thread(lambda: ask(engine.path))
+        await asked.wait()
+        gone.close()
+        with trio.fail_after(5):
+            await cancelled.wait()
+        asked = trio.Event()
+        with contextlib.closing(await in_thread(lambda: ask(engine.path))) as listening:
+            await asked.wait()
+            go_on.set()
+            assert (await in_thread(lambda: read_all(listening))).endswith(b'"done"\n')
+
+
 async def test_a_connection_serves_many_requests() -> None:
     def talk(path: str) -> list[int]:
         with contextlib.closing(Client(path)) as client:
