@@ -49,13 +49,13 @@ CAUSE = Cause(actor="test", correlation="test")
 
 class MemoryRegistry:
     """The Registry port over dictionaries. `breaks`: blob digest -> offsets at which the connection breaks once;
-    `gate`: blobs wait for it before their first byte."""
+    `gates`: blobs that wait before their first byte."""
 
     def __init__(self) -> None:
         self.manifests: dict[str, tuple[str, bytes]] = {}
         self.blobs: dict[str, bytes] = {}
         self.breaks: dict[str, list[int]] = {}
-        self.gate: trio.Event | None = None
+        self.gates: dict[str, trio.Event] = {}
         self.begun: list[tuple[str, int]] = []
         self.ended: list[str] = []
 
@@ -100,8 +100,8 @@ class MemoryRegistry:
     ) -> AsyncIterator[bytes]:
         self.begun.append((wanted, offset))
         try:
-            if self.gate is not None:
-                await self.gate.wait()
+            if wanted in self.gates:
+                await self.gates[wanted].wait()
             data = self.blobs[wanted]
             breaks = self.breaks.get(wanted, [])
             stop = breaks.pop(0) if breaks else len(data)
@@ -187,6 +187,12 @@ class TestEngine:
 
     async def execute(self, *commands: Command) -> None:
         await self.hands.application.execute(*commands, cause=CAUSE)
+
+    async def until(self, fact: Callable[[], object]) -> None:
+        """Wait for something that shows in memory."""
+        with trio.fail_after(10):
+            while not fact():
+                await trio.sleep(0.001)
 
     async def ask(self, method: str, path: str, body: Any = None, **rest: Any) -> tuple[int, Any]:
         """(status, decoded JSON or text). Plain values are sent as JSON, bytes as they are."""

@@ -117,6 +117,11 @@ class Downloads:
                 self._forget(download)
                 download.scope.cancel()
 
+    def watchers(self, digest: str) -> int:
+        """How many wait for a blob that is under way."""
+        download = self._under_way.get(Digest(digest))
+        return 0 if download is None else download.watchers
+
     def _begin(self, download: Download) -> Download:
         assert self._nursery is not None, "downloads are not running"
         self._under_way[download.descriptor.digest] = download

@@ -46,7 +46,7 @@ class Images:
         self.configs = ImageConfigs(blobs)
         self.holds = Holds()
         self.additions = Additions(hands)
-        self._downloads = Downloads(
+        self.downloads = Downloads(
             registry,
             blobs,
             parallel=config.max_concurrent_downloads,
@@ -58,7 +58,7 @@ class Images:
             registry,
             blobs,
             layers,
-            downloads=self._downloads,
+            downloads=self.downloads,
             additions=self.additions,
             holds=self.holds,
             host=host_platform,
@@ -77,7 +77,7 @@ class Images:
     async def run(self, after: int, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve downloads and finish removals, from position `after` on, for ever."""
         async with trio.open_nursery() as nursery:
-            await nursery.start(self._downloads.run)
+            await nursery.start(self.downloads.run)
             await nursery.start(self._reactor.run, after)
             task_status.started()
 

@@ -1,0 +1,282 @@
+"""Pulling as a user sees it: what is told, what is there afterwards, and what is not after a failure."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from engine.aggregates.decider import Recorded
+from engine.aggregates.image import ImageStatus
+from engine.aggregates.transfer import TransferDone, TransferFailed
+from engine.aggregates.values.reference import parse
+from tests.api.harness import Client, in_thread
+from tests.support.images import digest, image_of, layer_of
+from tests.support.served_engine import CAUSE, MemoryRegistry, TestEngine, running_engine
+
+pytestmark = pytest.mark.root
+
+BASE = layer_of({"bin": None, "bin/sh": b"#!" + bytes(300_000)})
+TOP = layer_of({"etc": None, "etc/motd": b"hello\n"})
+
+
+def pull(name: str, tag: str = "latest", **query: str) -> str:
+    rest = "".join(f"&{key}={value}" for key, value in query.items())
+    return f"/images/create?fromImage={name}" + (f"&tag={tag}" if tag else "") + rest
+
+
+def words(lines: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """(id, status), each once, in order."""
+    return list(dict.fromkeys((line.get("id", ""), line["status"]) for line in lines if "status" in line))
+
+
+def history(engine: TestEngine, kind: str) -> list[Recorded]:
+    application = engine.hands.application
+    return [recorded for recorded in application.read(0, 10_000) if recorded.kind == kind]
+
+
+async def test_a_pull_tells_each_layer_and_ends_with_an_image_of_that_name(tmp_path: Path) -> None:
+    registry = MemoryRegistry()
+    image = image_of(BASE, TOP, Cmd=["/bin/sh"], Labels={"a": "b"})
+    manifest_digest = registry.push("docker.io/library/alpine", "3.20", image)
+    async with running_engine(tmp_path, registry_port=registry) as engine:
+        lines = await engine.lines("POST", pull("alpine", "3.20"))
+        base, top = (name[7:19] for name in [digest(blob) for blob in _layer_blobs(image)])
+        told = words(lines)
+        assert told[0] == ("3.20", "Pulling from library/alpine")
+        for layer in (base, top):
+            said = [status for identifier, status in told if identifier == layer]
+            assert said[0] == "Pulling fs layer"
+            assert said[-3:] == ["Download complete", "Extracting", "Pull complete"] or said[-2:] == [
+                "Download complete",
+                "Pull complete",
+            ]
+            assert "Verifying Checksum" in said
+        assert told[-2:] == [
+            ("", f"Digest: {manifest_digest}"),
+            ("", "Status: Downloaded newer image for alpine:3.20"),
+        ]
+        status, shown = await engine.ask("GET", "/images/alpine:3.20/json")
+        assert status == 200
+        assert shown["Id"] == image.image_id
+        assert shown["RepoTags"] == ["alpine:3.20"]
+        assert shown["RepoDigests"] == [f"alpine@{manifest_digest}"]
+        assert shown["RootFS"]["Layers"] == image.diff_ids
+        assert shown["Config"]["Cmd"] == ["/bin/sh"]
+        tree = engine.data_root / "layers" / shown["GraphDriver"]["Data"]["UpperDir"].rpartition("/layers/")[2]
+        assert (tree / "etc/motd").read_bytes() == b"hello\n"
+        assert [type(one.event).__name__ for one in history(engine, "transfer")] == ["TransferBegun", "TransferDone"]
+
+
+async def test_a_second_pull_says_that_the_image_is_up_to_date_and_fetches_nothing(tmp_path: Path) -> None:
+    registry = MemoryRegistry()
+    registry.push("docker.io/library/alpine", "latest", image_of(BASE))
+    async with running_engine(tmp_path, registry_port=registry) as engine:
+        await engine.lines("POST", pull("alpine"))
+        registry.begun.clear()
+        lines = await engine.lines("POST", pull("alpine"))
+        assert lines[-1]["status"] == "Status: Image is up to date for alpine:latest"
+        assert registry.begun == []
+
+
+async def test_layers_that_are_here_already_are_not_fetched_again(tmp_path: Path) -> None:
+    registry = MemoryRegistry()
+    first, second = image_of(BASE), image_of(BASE, TOP)
+    registry.push("docker.io/library/alpine", "1", first)
+    registry.push("docker.io/library/alpine", "2", second)
+    async with running_engine(tmp_path, registry_port=registry) as engine:
+        await engine.lines("POST", pull("alpine", "1"))
+        registry.begun.clear()
+        told = words(await engine.lines("POST", pull("alpine", "2")))
+        base = digest(_layer_blobs(first)[0])
+        assert (base[7:19], "Already exists") in told
+        assert base not in [name for name, _ in registry.begun]
+
+
+async def test_an_index_gives_the_image_of_the_wanted_platform(tmp_path: Path) -> None:
+    registry = MemoryRegistry()
+    mine, other = image_of(BASE), _for_architecture("arm64")
+    index = registry.push_index("docker.io/library/multi", "latest", {"linux/amd64": mine, "linux/arm64": other})
+    async with running_engine(tmp_path, registry_port=registry) as engine:
+        await engine.lines("POST", pull("multi"))
+        _, shown = await engine.ask("GET", "/images/multi/json")
+        assert shown["Id"] == mine.image_id
+        assert shown["RepoDigests"] == [f"multi@{index}"]
+        await engine.lines("POST", pull("multi", platform="linux/arm64"))
+        _, shown = await engine.ask("GET", "/images/multi/json")
+        assert (shown["Id"], shown["Architecture"]) == (other.image_id, "arm64")
+        status, answer = await engine.ask("POST", pull("multi", platform="linux/s390x"))
+        assert status == 404
+        assert "no matching manifest for linux/s390x" in answer["message"]
+
+
+async def test_a_pull_by_digest_keeps_the_digest_and_gives_no_tag(tmp_path: Path) -> None:
+    registry = MemoryRegistry()
+    found = registry.push("docker.io/library/alpine", "latest", image_of(BASE))
+    async with running_engine(tmp_path, registry_port=registry) as engine:
+        lines = await engine.lines("POST", pull("alpine", found))
+        assert lines[-1]["status"] == f"Status: Downloaded newer image for alpine@{found}"
+        _, images = await engine.ask("GET", "/images/json")
+        assert [(one["RepoTags"], one["RepoDigests"]) for one in images] == [([], [f"alpine@{found}"])]
+        status, _ = await engine.ask("GET", f"/images/alpine@{found}/json")
+        assert status == 200
+
+
+async def test_without_a_tag_every_tag_is_pulled(tmp_path: Path) -> None:
+    registry = MemoryRegistry()
+    registry.push("127.0.0.1:5000/app", "one", image_of(BASE))
+    registry.push("127.0.0.1:5000/app", "two", image_of(BASE, TOP))
+    async with running_engine(tmp_path, registry_port=registry) as engine:
+        lines = await engine.lines("POST", pull("127.0.0.1:5000/app", ""))
+        assert lines[-1]["status"] == "Status: Downloaded newer image for 127.0.0.1:5000/app"
+        _, images = await engine.ask("GET", "/images/json")
+        tags = sorted(tag for one in images for tag in one["RepoTags"])
+        assert tags == ["127.0.0.1:5000/app:one", "127.0.0.1:5000/app:two"]
+
+
+async def test_a_missing_image_is_404_before_anything_is_told(tmp_path: Path) -> None:
+    async with running_engine(tmp_path) as engine:
+        status, answer = await engine.ask("POST", pull("nowhere"))
+        assert status == 404
+        assert "manifest for nowhere:latest not found" in answer["message"]
+        failed = history(engine, "transfer")[-1].event
+        assert isinstance(failed, TransferFailed)
+        assert "manifest unknown" in failed.error
+
+
+async def test_a_broken_connection_goes_on_where_it_broke(tmp_path: Path) -> None:
+    registry = MemoryRegistry()
+    noise = layer_of({"noise": __import__("random").Random(1).randbytes(400_000)})
+    image = image_of(noise)
+    registry.push("docker.io/library/alpine", "latest", image)
+    blob = digest(_layer_blobs(image)[0])
+    registry.breaks[blob] = [100_000, 250_000]
+    async with running_engine(tmp_path, registry_port=registry) as engine:
+        lines = await engine.lines("POST", pull("alpine"))
+        assert lines[-1]["status"] == "Status: Downloaded newer image for alpine:latest"
+        assert [offset for name, offset in registry.begun if name == blob] == [0, 100_000, 250_000]
+
+
+async def test_a_blob_with_the_wrong_digest_fails_the_pull_and_leaves_nothing(tmp_path: Path) -> None:
+    registry = MemoryRegistry()
+    image = image_of(BASE)
+    registry.push("docker.io/library/alpine", "latest", image)
+    blob = digest(_layer_blobs(image)[0])
+    registry.blobs[blob] = bytes(len(registry.blobs[blob]))
+    async with running_engine(tmp_path, registry_port=registry) as engine:
+        lines = await engine.lines("POST", pull("alpine"))
+        assert "filesystem layer verification failed for digest" in lines[-1]["error"]
+        assert lines[-1]["errorDetail"]["message"] == lines[-1]["error"]
+        assert (await engine.ask("GET", "/images/json"))[1] == []
+        assert len([name for name, _ in registry.begun if name == blob]) == 5
+        assert await engine.images.collect() == 1, "only the configuration was left behind"
+        assert (await engine.storage.layers.inventory()).blobs == ()
+
+
+async def test_a_client_that_leaves_ends_its_download_but_not_one_that_another_waits_for(tmp_path: Path) -> None:
+    registry = MemoryRegistry()
+    image = image_of(BASE)
+    registry.push("docker.io/library/alpine", "latest", image)
+    layer = digest(_layer_blobs(image)[0])
+    async with running_engine(tmp_path, registry_port=registry) as engine:
+
+        async def quiet(message: object) -> None:
+            await trio.lowlevel.checkpoint()
+
+        async def one_pull(task_status: trio.TaskStatus[trio.CancelScope] = trio.TASK_STATUS_IGNORED) -> None:
+            with trio.CancelScope() as scope:
+                task_status.started(scope)
+                await engine.images.pull(parse("alpine:latest"), None, None, quiet, CAUSE)
+
+        gate = registry.gates[layer] = trio.Event()
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                leaver = await nursery.start(one_pull)
+                await nursery.start(one_pull)
+                await engine.until(lambda: engine.images.downloads.watchers(layer) == 2)
+                leaver.cancel()
+                await engine.until(lambda: engine.images.downloads.watchers(layer) == 1)
+                gate.set()
+        assert engine.hands.views.images.lookup("alpine") is not None
+        assert [name for name, _ in registry.begun].count(layer) == 1
+        outcomes = [one.event for one in history(engine, "transfer") if not type(one.event).__name__.endswith("Begun")]
+        assert [type(event) for event in outcomes].count(TransferDone) == 1
+        assert "cancelled by the client" in {event.error for event in outcomes if isinstance(event, TransferFailed)}
+
+
+async def test_a_download_that_nobody_waits_for_is_given_up(tmp_path: Path) -> None:
+    registry = MemoryRegistry()
+    image = image_of(BASE)
+    registry.push("docker.io/library/alpine", "latest", image)
+    layer = digest(_layer_blobs(image)[0])
+    registry.gates[layer] = trio.Event()
+    async with running_engine(tmp_path, registry_port=registry) as engine:
+        connection = Client(engine.served.path)
+        await in_thread(lambda: connection.request("POST", pull("alpine")))
+        await engine.until(lambda: layer in [name for name, _ in registry.begun])
+        connection.close()
+        await engine.until(lambda: layer in registry.ended)
+        await engine.until(lambda: engine.hands.application.live("transfer") == ())
+        assert engine.images.downloads.watchers(layer) == 0
+        assert (await engine.ask("GET", "/images/json"))[1] == []
+
+
+async def test_a_tag_moves_to_the_newer_image(tmp_path: Path) -> None:
+    registry = MemoryRegistry()
+    registry.push("docker.io/library/alpine", "latest", image_of(BASE))
+    async with running_engine(tmp_path, registry_port=registry) as engine:
+        await engine.lines("POST", pull("alpine"))
+        newer = image_of(TOP)
+        registry.push("docker.io/library/alpine", "latest", newer)
+        lines = await engine.lines("POST", pull("alpine"))
+        assert lines[-1]["status"] == "Status: Downloaded newer image for alpine:latest"
+        _, images = await engine.ask("GET", "/images/json")
+        assert [one["RepoTags"] for one in images if one["Id"] == newer.image_id] == [["alpine:latest"]]
+        assert [one["RepoTags"] for one in images if one["Id"] != newer.image_id] == [[]]
+
+
+async def test_a_restart_fails_open_transfers_finishes_removals_and_collects_orphans(tmp_path: Path) -> None:
+    from engine.aggregates.image import RemoveImage
+    from engine.aggregates.transfer import BeginTransfer
+
+    registry = MemoryRegistry()
+    image = image_of(BASE)
+    registry.push("docker.io/library/alpine", "latest", image)
+    async with running_engine(tmp_path, registry_port=registry) as engine:
+        await engine.lines("POST", pull("alpine"))
+
+    async def crash(engine: TestEngine) -> None:
+        """What a crash leaves: an open transfer, a blob of nobody, a removal that was only asked for."""
+        await engine.execute(BeginTransfer(transfer_id="t" * 64, at=1, kind="pull", reference="x"))
+        await engine.storage.blobs.ingest(_once(b"orphan"))
+        await engine.execute(RemoveImage(image_id=image.image_id, at=1))  # type: ignore[arg-type]  # a str in tests
+        assert await engine.images.recover() == 1
+
+    async with running_engine(tmp_path, registry_port=registry, prepare=crash) as engine:
+        state = await engine.hands.pump.until(
+            f"image:{image.image_id}", lambda state: state.status is ImageStatus.ABSENT
+        )
+        assert state.status is ImageStatus.ABSENT
+        transfer = engine.hands.application.state("transfer", "t" * 64)
+        assert transfer.error == "interrupted by a restart of the engine"
+        inventory = await engine.storage.layers.inventory()
+        assert (inventory.blobs, inventory.layers) == ((), ())
+
+
+async def _once(data: bytes) -> Any:
+    yield data
+
+
+def _layer_blobs(image: Any) -> list[bytes]:
+    return [image.blobs[entry["digest"]] for entry in json.loads(image.manifest)["layers"]]
+
+
+def _for_architecture(architecture: str) -> Any:
+    image = image_of(TOP)
+    document = json.loads(image.config) | {"architecture": architecture}
+    image.config = json.dumps(document).encode()
+    image.blobs = {}
+    return image.build()
