@@ -17,9 +17,11 @@ from engine.aggregates.values.manifest import ImageConfig
 from engine.aggregates.values.platform import Platform
 from engine.aggregates.values.reference import Reference
 from engine.clock import Clock
+from engine.aggregates.container.rules import RuleFacts
 from engine.config import DaemonConfig
 from engine.drivers.ports.host import Host
 from engine.drivers.ports.registry import Credentials
+from engine.transactions import EphemeralRange
 from engine.entropy import Entropy
 from engine.projections.views import Views
 from engine.vault import Vault
@@ -106,6 +108,9 @@ class ApiContext:
     host: Host
     engine_id: str
     images: ImageService
+    facts: RuleFacts
+    """What the rules of container configurations need to know of the host."""
+    ephemeral: EphemeralRange
     host_routes: Callable[[], Sequence[str]] = tuple
     """Destinations the host reaches already: new networks stay away from them."""
     ready: Callable[[], bool] = lambda: True

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from engine import transactions
 from engine.aggregates.container.commands import CreateContainer
+from engine.aggregates.container.log_options import check_log_options
 from engine.aggregates.container.merge import merge
 from engine.aggregates.container.mount_rules import mount_points
 from engine.aggregates.container.rules import check
@@ -32,12 +33,11 @@ from engine.aggregates.values.config import (
 from engine.aggregates.values.endpoints import NetworkAttachment
 from engine.aggregates.values.ids import RESTRICTED_NAME, ContainerID, VolumeName, short
 from engine.aggregates.values.mounts import MountPoint
-from engine.aggregates.values.platform import parse_platform
+from engine.aggregates.values.platform import parse as parse_platform
 from engine.aggregates.values.ports import port_wishes
 from engine.aggregates.volume import CreateVolume
 from engine.api import naming
 from engine.api.context import ApiContext
-from engine.drivers.ports.logs import check_log_options
 
 ANONYMOUS_LABEL = "com.docker.volume.anonymous"
 
@@ -106,7 +106,7 @@ class Creation:
     def _check_platform(self, image: ImageState, wanted: str) -> None:
         if not wanted or image.platform is None:
             return
-        asked = parse_platform(wanted).normalized
+        asked = parse_platform(wanted, self._context.images.host_platform).normalized
         if (asked.os, asked.architecture) != (image.platform.os, image.platform.architecture):
             raise Rejected(
                 Reason.NOT_FOUND,

@@ -16,6 +16,8 @@ from engine.api.context import ApiContext
 from engine.api.detach import detach_keys
 from engine.api.hijack import HIJACKED, hijack
 from engine.api.params import Query
+from engine.api.routes.container_logs import backlog
+from engine.api.shapes.stats import stats_document
 from engine.api.streams import current_request, empty, json_response, json_stream
 from engine.drivers.ports.runtime import Sample
 

@@ -28,6 +28,7 @@ from engine.api.params import Query, cause_of
 from engine.api.shapes import containers as shapes
 from engine.api.shapes.container_filters import ContainerFilter, image_name
 from engine.api.streams import current_request, empty, json_response, unaborted
+from engine.oci.resources import limits as resource_limits
 
 STOP_TIMEOUT_S = 10
 SIGKILL = 9
@@ -296,7 +297,7 @@ class Verbs:
             }
             check_resources(Resources(**merged), context.facts)
             if state.alive:
-                limits = context.resource_limits(Resources(**merged))
+                limits = resource_limits(Resources(**merged))
                 await context.ports.runtime.update(state.container_id, limits)
         policy = body.restart_policy if body.restart_policy is not None and body.restart_policy.name else None
         command = c.UpdateContainer(container_id=state.container_id, resources=resources, restart_policy=policy)

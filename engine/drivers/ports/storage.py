@@ -104,6 +104,10 @@ class RootFilesystems(Protocol):
         """Renamed away at once, deleted by the sweeper."""
         ...
 
+    def describe(self, container_id: ContainerID, chain: Sequence[ChainID]) -> Mapping[str, str]:
+        """Where the layers lie, in the words of `GraphDriver.Data`. Reads nothing."""
+        ...
+
     async def usage(self, container_id: ContainerID) -> int:
         """Bytes in the read-write layer."""
         ...

@@ -11,7 +11,7 @@ import contextlib
 import os
 import shutil
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import trio
 
@@ -58,6 +58,14 @@ class LinuxRootFilesystems:
     async def discard_rootfs(self, container_id: ContainerID) -> None:
         with as_port_error("discard rootfs"):
             self._places.discard(self._places.container(container_id))
+
+    def describe(self, container_id: ContainerID, chain: Sequence[ChainID]) -> Mapping[str, str]:
+        directory = self._places.container(container_id)
+        return {
+            "LowerDir": ":".join((*self._layers.lowers(chain), f"{self._places.layers}/init/diff")),
+            "UpperDir": f"{directory}/upper",
+            "WorkDir": f"{directory}/work",
+        }
 
     async def usage(self, container_id: ContainerID) -> int:
         upper = f"{self._places.container(container_id)}/upper"
