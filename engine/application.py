@@ -33,9 +33,10 @@ from engine.errors import PortError
 from engine.fingerprint import fingerprint_of
 from engine.folds import Fold, Folds, key_of, kind_of
 from engine.mapper import Entry, EventMapper
+from engine.private_file import create_private
 from engine.projections.base import Checkpoint, Head, Projection, ViewStore, restore
 from engine.pump import Pump
-from engine.recorder import LogFactory, LogRecorder, Row, create_private
+from engine.recorder import LogFactory, LogRecorder, Row
 from engine.upcasters import UPCASTERS, Upcasters
 
 WAL_COMMITS = 1024
@@ -132,6 +133,7 @@ class Application:
         self._commit_s = 0.0
         self._commits = 0  # since the write-ahead log began
         self._copied = 0  # of these, how many had their pages copied
+        self._rewind_at = 2 * WAL_COMMITS
         self._live: dict[str, set[str]] = {name: set() for name in self._deciders}
         self._due_snapshots: dict[str, Fold] = {}
         self._ended_streams: set[str] = set()
@@ -326,7 +328,7 @@ class Application:
                 self._wake = trio.Event()
                 while self._queue:
                     await self._commit_group()
-                    if self._commits >= 2 * WAL_COMMITS:
+                    if self._commits >= self._rewind_at:
                         await self._rewind()
                 if self._closing:
                     return
@@ -364,6 +366,9 @@ class Application:
             done = True
         if done:
             self._commits = self._copied = 0
+            self._rewind_at = 2 * WAL_COMMITS
+        else:
+            self._rewind_at = self._commits + WAL_COMMITS // 8
 
     def _publish(self, calls: Sequence[_Call]) -> None:
         """Everything past the commit, in order, without awaiting."""

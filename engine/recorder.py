@@ -11,10 +11,8 @@ Positions are explicit rowids, head + 1 onwards: a rolled back group leaves no g
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from eventsourcing.persistence import PersistenceError, StoredEvent
@@ -28,6 +26,8 @@ from eventsourcing.sqlite import (
 
 from engine import chain
 from engine.errors import Fault, PortError
+
+BUSY_TIMEOUT_MS = 5000
 
 Row = tuple[int, str, int, str, bytes]
 """(position, stream, version, topic, state)."""
@@ -132,15 +132,20 @@ class LogRecorder(SQLiteApplicationRecorder):
                 connection.cursor().execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def rewind(self) -> bool:
-        """Copy what is left and let the write-ahead log begin anew; False when somebody is in the way (another
-        `checkpoint`): try again. Blocking; the writer's verb, between two groups.
+        """Copy what is left and let the write-ahead log begin anew; False when somebody is in the way (a reader,
+        a `checkpoint`): try again. Blocking; the writer's verb, between two groups.
 
         Under steady load `checkpoint` alone is always a few commits behind, and the file would grow for ever."""
         assert self._writer is not None, "the recorder is not open"
         with _translated("checkpoint the log"):
             cursor = self._writer.cursor()
-            cursor.execute("PRAGMA wal_checkpoint(RESTART)")
-            return not cursor.fetchone()[0]
+            # No waiting: somebody who reads the log at leisure must not hold up the writer.
+            cursor.execute("PRAGMA busy_timeout=0")
+            try:
+                cursor.execute("PRAGMA wal_checkpoint(RESTART)")
+                return not cursor.fetchone()[0]
+            finally:
+                cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
 
     def _rows(self, statement: str, *parameters: Any) -> list[Any]:
         with _translated("read the log"):
@@ -177,20 +182,6 @@ class LogFactory(SQLiteFactory):
     """Builds LogRecorders for `eventsourcing`'s Application."""
 
     application_recorder_class = LogRecorder
-
-
-def create_private(path: Path) -> None:
-    """Make the file, readable by its owner only, before SQLite would make it by the umask. Idempotent."""
-    if path.exists():
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
-    # Without this the name itself could be lost with the power, and every acknowledged event with it.
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def _damaged(how: str) -> PortError:

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from engine.aggregates.values.sealed import Sealed
 from engine.entropy import Entropy
 from engine.errors import Fault, PortError
-from engine.recorder import create_private
+from engine.private_file import create_private
 
 KEY_BYTES = 32
 NONCE_BYTES = 12

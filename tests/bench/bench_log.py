@@ -1,4 +1,4 @@
-"""Figures of the log: `python -m tests.bench.bench_log [events]`. Prints, asserts nothing; trust ratios, not figures."""
+"""Figures of the log: `python -m tests.bench.bench_log [events]`. Prints and asserts nothing; trust ratios only."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ import trio.testing
 from engine import application as module
 from engine.application import LogOptions
 from engine.errors import PortError
+from replay.verify import verify
 from tests.support.counter import CAUSE, Add, Totals, counters
 
 
@@ -52,6 +53,40 @@ async def test_the_write_ahead_log_does_not_grow_with_history(tmp_path: Path, mo
             await application.execute(Add(name="a"), cause=CAUSE)
             sizes.append((tmp_path / "events.db-wal").stat().st_size)
         assert max(sizes) < 2_000_000, "600 commits of three to six pages would be 10 MB"
+
+
+async def test_somebody_who_reads_the_log_at_leisure_holds_up_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "WAL_COMMITS", 8)
+    async with counters(tmp_path).running() as application:
+        await application.execute(Add(name="a"), cause=CAUSE)
+        reader = sqlite3.connect(tmp_path / "events.db")
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM stored_events").fetchone()
+        with trio.fail_after(4):  # one busy timeout of SQLite's would be 5 s
+            for _ in range(100):
+                await application.execute(Add(name="a"), cause=CAUSE)
+        reader.close()
+
+
+async def test_a_living_log_verifies_at_any_moment(tmp_path: Path) -> None:
+    async with counters(tmp_path, totals=Totals()).running() as application:
+        done = False
+
+        async def write() -> None:
+            while not done:
+                await application.execute(Add(name="a", amount=3), cause=CAUSE)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(write)
+            for _ in range(10):
+                await application.checkpoint()
+                result = await trio.to_thread.run_sync(
+                    lambda: verify(tmp_path / "events.db", views=tmp_path / "views.db")
+                )
+                assert result.whole, result.findings
+            done = True
 
 
 async def test_views_that_can_not_be_written_stop_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
