@@ -68,6 +68,6 @@ async def test_rude_clients_leave_nothing_behind(seed: int, caplog: pytest.LogCa
         with trio.fail_after(5):
             while trio.lowlevel.current_statistics().tasks_living > tasks:
                 await trio.sleep(0.05)  # lingering connections end by themselves within half a second
-        assert len(os.listdir("/proc/self/fd")) == descriptors
+        assert len(os.listdir("/proc/self/fd")) <= descriptors
         assert (await engine.ask("GET", "/_ping"))[0] == 200
         assert "a connection broke" not in caplog.text
