@@ -467,3 +467,38 @@ async def main():
 
 trio.run(main)
 """
+
+
+async def test_a_udp_flow_from_before_follows_a_port_when_it_is_published_and_when_it_moves(world: World) -> None:
+    spec = await world.network(18)
+    opened = await world.inside(world.outside_fd, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    opened.setblocking(False)
+    with trio.socket.from_stdlib_socket(opened) as client:
+        await client.connect((HOST_ADDRESS, 5353))
+
+        async def ask() -> str:
+            with trio.fail_after(3):
+                await client.send(b"hello")
+                return (await client.recv(100)).decode()
+
+        with pytest.raises(ConnectionRefusedError):
+            await ask()
+        one = await world.container(spec, 2, published(5353, 53, "udp"))
+        await world.serve_udp(one.netns_fd, 53)
+        assert await ask() == "53 hello"
+        await world.networking.sandboxes.leave(one.container_id, one.joins, sandbox_gone=False)
+        two = await world.container(spec, 3, published(5353, 54, "udp"))
+        await world.serve_udp(two.netns_fd, 54)
+        assert await ask() == "54 hello"
+
+
+async def test_the_default_route_can_move_to_another_endpoint(world: World) -> None:
+    first, second = await world.network(18), await world.network(19)
+    one = await world.container(first, 2)
+    extra = world.plan_join(second, one.container_id, 7, interface="eth1")
+    await world.networking.sandboxes.join(one.container_id, one.netns_fd, [extra])
+    await world.networking.sandboxes.leave(one.container_id, one.joins, sandbox_gone=False)
+    for _ in range(2):
+        await world.networking.sandboxes.route(one.container_id, one.netns_fd, extra)
+    routes = await world.inside(one.netns_fd, lambda: os.popen("ip route show default").read())
+    assert routes.split()[:5] == ["default", "via", "172.19.0.1", "dev", "eth1"]

@@ -16,8 +16,8 @@ from engine.aggregates.values.ids import ContainerID, NetworkID
 
 
 class NetworkSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """A network to make. driver: bridge, host, null. subnets and gateways as CIDR and address; options by Docker's names
-    (`com.docker.network.bridge.name`, ...)."""
+    """A network to make. driver: bridge, host, null. subnets and gateways as CIDR and address; options by Docker's
+    names (`com.docker.network.bridge.name`, ...)."""
 
     network_id: NetworkID
     name: str
@@ -88,6 +88,11 @@ class Sandboxes(Protocol):
 
     async def leave(self, container_id: ContainerID, joins: Sequence[Join], *, sandbox_gone: bool) -> None:
         """Undo `join`. sandbox_gone: the namespace died with its processes, and the veth with it."""
+        ...
+
+    async def route(self, container_id: ContainerID, netns_fd: int, join: Join) -> None:
+        """Lead the default routes of a living sandbox through this endpoint: they end with the endpoint that carried
+        them, and do not go elsewhere by themselves. Idempotent."""
         ...
 
     async def adopt(self, container_id: ContainerID, pid: int, joins: Sequence[Join]) -> None:

@@ -18,7 +18,7 @@ import trio
 
 from engine.aggregates.values.endpoints import PublishedPort
 from engine.aggregates.values.ids import ContainerID
-from engine.drivers.linux.network import elements, hostports, links, namespaces, netlink, networks
+from engine.drivers.linux.network import conntrack, elements, hostports, links, namespaces, netlink, networks
 from engine.drivers.linux.network.elements import Publication
 from engine.drivers.linux.network.hostports import Reservation
 from engine.drivers.linux.network.namespaces import ReadySandbox, Veth
@@ -92,12 +92,17 @@ class LinuxSandboxes:
         for join in bridged:
             self._let_go(container_id, join)
 
+    async def route(self, container_id: ContainerID, netns_fd: int, join: Join) -> None:
+        """Lead the default routes of a living sandbox through this endpoint. Idempotent."""
+        if join.network.driver == "bridge":
+            await self._kernel.links.call(lambda: self._reroute(netns_fd, join))
+
     async def adopt(self, container_id: ContainerID, pid: int, joins: Sequence[Join]) -> None:
         """After an engine restart: bind the ports of a live container again and make sure that its elements are there.
         A port that a foreign process took meanwhile stays with DNAT alone: the container is not disturbed."""
         bridged = [join for join in joins if join.network.driver == "bridge"]
         publications = [each for join in bridged for each in publications_of(join)]
-        await self._kernel.links.call(lambda: elements.publish(self._kernel.netfilter, publications))
+        await self._kernel.links.call(lambda: self._publish(publications))
         for join in bridged:
             self._kernel.network_names[join.network.network_id] = join.network.name
             self._let_go(container_id, join)
@@ -152,7 +157,7 @@ class LinuxSandboxes:
                 veth = None
             if veth is not None:
                 self._delete(links.delete_link_at(veth.outside))
-            elements.publish(self._kernel.netfilter, [each for join in joins for each in publications_of(join)])
+            self._publish([each for join in joins for each in publications_of(join)])
         except (OSError, PortError) as error:
             for index in made:
                 self._delete(links.delete_link_at(index))
@@ -186,9 +191,26 @@ class LinuxSandboxes:
     def _leave(self, joins: Sequence[Join], *, sandbox_gone: bool) -> None:
         ports = [each.port for join in joins for each in publications_of(join)]
         elements.withdraw(self._kernel.netfilter, ports)
+        conntrack.forget_udp(self._kernel.netfilter, ports)
         if not sandbox_gone:
             for join in joins:
                 self._delete(links.delete_link(veth_name(join.endpoint.endpoint_id)))
+
+    def _reroute(self, netns_fd: int, join: Join) -> None:
+        endpoint = join.endpoint
+        with _route_inside(netns_fd) as inside:
+            link = links.find(inside, join.interface)
+            if link is None:
+                raise PortError("route", f"{join.interface} is not in the sandbox", fault=Fault.NOT_FOUND)
+            gateways = (endpoint.ipv4_gateway, endpoint.ipv6_gateway)
+            try:
+                netlink.transact(inside, [links.default_route(link.index, gateway) for gateway in gateways if gateway])
+            except OSError as error:
+                raise _join_failed(error) from error
+
+    def _publish(self, publications: Sequence[Publication]) -> None:
+        elements.publish(self._kernel.netfilter, publications)
+        conntrack.forget_udp(self._kernel.netfilter, [each.port for each in publications])
 
     def _delete(self, request: netlink.Request) -> None:
         try:
