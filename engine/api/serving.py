@@ -37,7 +37,7 @@ async def serve_api(
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until cancelled: then accept nothing more, close idle connections, give running requests `grace_s`, and
-    cut off the rest. The sockets are closed. `started` when connections are accepted."""
+    cut off the rest. The sockets stay the caller's (close_listeners removes their files). `started` when connections are accepted."""
     context = WorkerContext(None)
     live: set[EngineServer] = set()
     wrapped, config = ASGIWrapper(app), hypercorn_config()
@@ -45,7 +45,7 @@ async def serve_api(
     async def handle(stream: trio.SocketStream) -> None:
         await EngineServer(wrapped, config, context, live, stream).run()
 
-    listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(sock)) for sock in sockets]
+    listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(sock.dup())) for sock in sockets]
     closing = trio.Event()
     async with trio.open_nursery() as nursery:
         connections = await nursery.start(_keep_connections, closing)

@@ -1,4 +1,4 @@
-"""Messages of `/events` at rest: feed.db, a table by cursor with an index by time.
+"""Messages of `/events` at rest: views-events.db, a table by cursor with an index by time.
 
 Disposable, as views.db: whoever loses it has it folded anew. A file of its own, because views.db is rewritten whole by
 its owner while this one only grows. Every verb blocks.

@@ -115,3 +115,4 @@ async def served(
             await nursery.start(lambda *, task_status: serve_api(app, [sock], grace_s=grace_s, task_status=task_status))
             yield Served(path, nursery)
             nursery.cancel_scope.cancel()
+        sock.close()

@@ -9,14 +9,18 @@ import sys
 from pathlib import Path
 
 import pytest
+import trio
 
 from engine import options
+from engine.api.app import create_app
+from engine.api.serving import serve_api
 from engine.config import AddressPool, ConfigError, DaemonConfig, RuntimeConfig
 from engine.config_reference import config_page
 from engine.listeners import close_listeners, open_listeners
 from engine.notify import READY, notify
 from engine.options import OPTIONS
 from engine.pidfile import pidfile
+from tests.api.harness import context
 
 ROOT = Path(__file__).parents[2]
 
@@ -152,6 +156,16 @@ def test_a_unix_socket_has_mode_0660_and_its_file_ends_with_it(tmp_path: Path) -
     assert stat.S_IMODE(path.stat().st_mode) == 0o660
     with pytest.raises(ConfigError, match="another process is listening there"):
         open_listeners([f"unix://{path}"], group="")
+    close_listeners(sockets)
+    assert not path.exists()
+
+
+async def test_a_served_sockets_file_ends_with_the_engine(tmp_path: Path) -> None:
+    path = tmp_path / "engine.sock"
+    sockets = open_listeners([f"unix://{path}"], group="")
+    async with trio.open_nursery() as nursery:
+        await nursery.start(serve_api, create_app(context()), sockets)
+        nursery.cancel_scope.cancel()
     close_listeners(sockets)
     assert not path.exists()
 
