@@ -502,3 +502,18 @@ async def test_the_default_route_can_move_to_another_endpoint(world: World) -> N
         await world.networking.sandboxes.route(one.container_id, one.netns_fd, extra)
     routes = await world.inside(one.netns_fd, lambda: os.popen("ip route show default").read())
     assert routes.split()[:5] == ["default", "via", "172.19.0.1", "dev", "eth1"]
+
+
+async def test_a_bridge_of_an_earlier_engine_passes_to_the_new_network_of_its_name(world: World) -> None:
+    lost = await world.network(17, name="bridge")
+    spec = await world.network(18, name="bridge")
+    assert (await world.networking.networks.inventory()).bridges == (spec.network_id[:12],)
+    assert "172.17.0.1" not in os.popen("ip -4 addr show docker0").read()
+    await world.networking.networks.remove_orphans(NetworkInventory(bridges=(lost.network_id[:12],)))
+    one = await world.container(spec, 2, published(8080))
+    await world.serve_tcp(one.netns_fd, 80)
+    await world.serve_tcp(world.outside_fd, 7000)
+    assert await world.ask_tcp(one.netns_fd, "10.99.0.2", 7000) == f"7000 {HOST_ADDRESS}"
+    assert (await world.ask_tcp(HOST, "127.0.0.1", 8080)).startswith("80")
+    await world.networking.networks.remove(spec)
+    assert "docker0" not in link_names()

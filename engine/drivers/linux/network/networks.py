@@ -135,6 +135,8 @@ class LinuxNetworks:
             if found is None:
                 found = self._make_bridge(spec, rules.bridge, mtu)
             _assert_bridge(found)
+            if found.alias.startswith(_ALIAS) and found.alias != _ALIAS + spec.network_id:
+                self._take_over(spec, found)
             self._configure(spec, found, mtu)
             self._kernel.nft.apply(ruleset.network_elements("add", rules, self._kernel.families))
         except (OSError, PortError) as error:
@@ -153,6 +155,15 @@ class LinuxNetworks:
         owned = links.set_link(found.index, alias=_ALIAS + spec.network_id, mac_address=mac_address)
         netlink.transact(self._kernel.route, [owned])
         return found
+
+    def _take_over(self, spec: NetworkSpec, bridge: Link) -> None:
+        """A bridge of ours whose network the log no longer knows (a `docker0` from before the data was lost): it gets
+        its new owner's name, and loses its old addresses and rules."""
+        self._withdraw_all_of(bridge.name)
+        old = links.addresses_of(self._kernel.route, bridge.index)
+        stale = [links.delete_address(bridge.index, address, length) for address, length in old]
+        renamed = links.set_link(bridge.index, alias=_ALIAS + spec.network_id)
+        netlink.transact(self._kernel.route, [*stale, renamed])
 
     def _configure(self, spec: NetworkSpec, bridge: Link, mtu: int) -> None:
         """Addresses, sysctls, up. What is there already is left alone."""
