@@ -37,7 +37,8 @@ async def serve_api(
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until cancelled: then accept nothing more, close idle connections, give running requests `grace_s`, and
-    cut off the rest. The sockets stay the caller's (close_listeners removes their files). `started` when connections are accepted."""
+    cut off the rest. The sockets stay the caller's (close_listeners removes their files). `started` when connections
+    are accepted."""
     context = WorkerContext(None)
     live: set[EngineServer] = set()
     wrapped, config = ASGIWrapper(app), hypercorn_config()

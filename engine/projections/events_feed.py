@@ -1,7 +1,7 @@
 """The feed behind `/events`: every message of the log's whole history, in order, and those to come.
 
-Owns: the newest messages in memory, older ones in views-events.db, cursors over both. Refuses to know: what messages say
-(feed_messages.py), filters, HTTP.
+Owns: the newest messages in memory, older ones in views-events.db, cursors over both. Refuses to know: what messages
+say (feed_messages.py), filters, HTTP.
 
 A reader is a cursor, not a queue: one that lags reads from the file, so nobody is ever skipped and nothing is kept per
 reader (moby drops a subscriber's messages after 100 ms). `keep` moves messages from memory to the file; without it, or
