@@ -517,3 +517,16 @@ async def test_a_bridge_of_an_earlier_engine_passes_to_the_new_network_of_its_na
     assert (await world.ask_tcp(HOST, "127.0.0.1", 8080)).startswith("80")
     await world.networking.networks.remove(spec)
     assert "docker0" not in link_names()
+
+
+async def test_a_stopped_driver_gives_its_ports_back_and_a_new_one_keeps_the_forwarding_policy(world: World) -> None:
+    second = LinuxNetworking(pool_size=1)
+    async with running(second):
+        spec = await world.network(18)
+        container_id = ContainerID(secrets.token_hex(32))
+        netns_fd = await second.sandboxes.open(container_id, {})
+        await second.sandboxes.join(container_id, netns_fd, [world.plan_join(spec, container_id, 2, published(8080))])
+        os.close(netns_fd)
+    with socket.socket() as free:
+        free.bind(("0.0.0.0", 8080))
+    assert "policy drop" in os.popen("nft list chain ip ishmael forward").read()

@@ -27,4 +27,7 @@ class LinuxNetworking:
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Long-running: `await nursery.start(networking.run)`. When it ends, sockets, relays and pooled namespaces are
         given back; bridges, veths and elements stay, because containers go on."""
-        await self._kernel.run(task_status)
+        try:
+            await self._kernel.run(task_status)
+        finally:
+            self.sandboxes.let_all_go()

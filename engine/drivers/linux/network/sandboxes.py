@@ -108,6 +108,14 @@ class LinuxSandboxes:
             self._let_go(container_id, join)
             self._hold(container_id, join, self._reserve(join, tolerant=True))
 
+    def let_all_go(self) -> None:
+        """The driver ends: close what it holds of sandboxes. Containers and their DNAT go on."""
+        for container_id in list(self._opened):
+            self._forget_opened(container_id)
+        for held in self._held.values():
+            hostports.release(held.reservations)
+        self._held.clear()
+
     def _reserve(self, join: Join, *, tolerant: bool = False) -> list[Reservation]:
         made: list[Reservation] = []
         for port in join.ports:
