@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Mapping
 
 import trio
 
@@ -130,13 +129,12 @@ class Starts:
 
     async def _perform(self, state: ContainerState) -> tuple[int, tuple[Endpoint, ...], tuple[PublishedPort, ...]]:
         endpoints, ports = self._held(state)
-        async with AsyncExitStack() as undo:
-            rootfs = await self._rootfs.prepare(
-                state.container_id, state.layers, volatile=state.host.auto_remove
-            )
-            mounts = await self._sources(state, rootfs)
-            planned = joins(endpoints, state.networks, ports, self._hands.views.networks)
-            sandboxing = await undo.enter_async_context(self._sandbox(state, endpoints, planned))
+        rootfs = await self._rootfs.prepare(state.container_id, state.layers, volatile=state.host.auto_remove)
+        mounts = await self._sources(state, rootfs)
+        planned = joins(endpoints, state.networks, ports, self._hands.views.networks)
+        sandboxing = await self._open(state)
+        try:
+            await self._fit_out(state, endpoints, planned, sandboxing)
             files = await self._etc.write(state, endpoints)
             spec = await self._processes.of_container(state, rootfs, mounts, files, sandboxing)
             launch = Launch(
@@ -150,9 +148,15 @@ class Starts:
                 netns_fd=sandboxing.netns_fd,
             )
             pid = await self._runtime.start(launch)
-            undo.pop_all()
-        if sandboxing.netns_fd >= 0:
-            os.close(sandboxing.netns_fd)
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await self._resolver.stop_serving(state.container_id)
+                await self._sandboxes.leave(state.container_id, planned, sandbox_gone=True)
+            raise
+        finally:
+            # From here on the process holds the namespace, or nobody does.
+            if sandboxing.netns_fd >= 0:
+                os.close(sandboxing.netns_fd)
         return pid, endpoints, ports
 
     def _held(self, state: ContainerState) -> tuple[tuple[Endpoint, ...], tuple[PublishedPort, ...]]:
@@ -180,38 +184,27 @@ class Starts:
                 await self._paths.ensure(point.source, create=point.create_source)
         return state.mounts
 
-    @asynccontextmanager
-    async def _sandbox(
-        self, state: ContainerState, endpoints: tuple[Endpoint, ...], planned: tuple[Join, ...]
-    ) -> AsyncIterator[Sandboxing]:
-        """The network namespace with its endpoints; left again when the start fails."""
+    async def _open(self, state: ContainerState) -> Sandboxing:
+        """The network namespace: a new one, a donor's, or the host's."""
         mode = state.host.network_mode
         if mode == "host":
-            yield Sandboxing(netns_fd=-1, host=True)
-            return
+            return Sandboxing(netns_fd=-1, host=True)
         if mode.startswith("container:"):
-            yield Sandboxing(netns_fd=-1, path=f"/proc/{self._donor(state, mode).pid}/ns/net")
-            return
+            return Sandboxing(netns_fd=-1, path=f"/proc/{self._processes.donor(mode).pid}/ns/net")
         sysctls = {name: value for name, value in (state.host.sysctls or {}).items() if name.startswith(NETWORK_SYSCTL)}
-        netns_fd = await self._sandboxes.open(state.container_id, sysctls)
-        try:
-            await self._sandboxes.join(state.container_id, netns_fd, planned)
-            resolving = self._names.resolving_of(endpoints)
-            if resolving:
-                await self._resolver.serve(
-                    state.container_id, netns_fd, resolving, self._names.upstreams(state)
-                )
-            yield Sandboxing(netns_fd=netns_fd)
-        except BaseException:
-            with trio.CancelScope(shield=True):
-                await self._resolver.stop_serving(state.container_id)
-                await self._sandboxes.leave(state.container_id, planned, sandbox_gone=True)
-            os.close(netns_fd)
-            raise
+        return Sandboxing(netns_fd=await self._sandboxes.open(state.container_id, sysctls))
 
-    def _donor(self, state: ContainerState, mode: str) -> ContainerState:
-        """The container whose namespace is shared: it must run (CTR-38)."""
-        return self._processes.donor(mode)
+    async def _fit_out(
+        self, state: ContainerState, endpoints: tuple[Endpoint, ...], planned: tuple[Join, ...], sandboxing: Sandboxing
+    ) -> None:
+        """Endpoints, ports and the resolver of a namespace of the container's own."""
+        if sandboxing.netns_fd < 0:
+            return
+        await self._sandboxes.join(state.container_id, sandboxing.netns_fd, planned)
+        resolving = self._names.resolving_of(endpoints)
+        if resolving:
+            upstreams = self._names.upstreams(state)
+            await self._resolver.serve(state.container_id, sandboxing.netns_fd, resolving, upstreams)
 
     def _log(self, state: ContainerState) -> LogSpec:
         log = state.host.log_config
