@@ -14,7 +14,7 @@ import msgspec
 from engine.aggregates.container import commands as c
 from engine.aggregates.container.state import ContainerState
 from engine.aggregates.decider import Command, Reason, Rejected
-from engine.aggregates.image import TagImage, UntagImage
+from engine.aggregates.image import RequireImage, TagImage, UntagImage
 from engine.aggregates.names import MoveName, NameKind, ReleaseName, ReserveName
 from engine.aggregates.network import AllocateEndpoint, NetworkState, ReleaseEndpoint
 from engine.aggregates.ports import ReleasePorts, ReservePorts
@@ -105,12 +105,12 @@ def held(state: ContainerState) -> tuple[NetworkID, ...]:
 
 
 def create(command: c.CreateContainer) -> tuple[Command, ...]:
-    """A container with its name and its hold on named volumes (which are created before)."""
+    """A container with its name and its hold on named volumes (which are created before), from an image that stays."""
     volumes = [
         ReferenceVolume(name=name, container_id=command.container_id) for name in volume_names(command.mounts)
     ]
     reserve = ReserveName(kind=NameKind.CONTAINER, name=command.name, owner=command.container_id)
-    return (reserve, *volumes, command)
+    return (RequireImage(image_id=command.image_id), reserve, *volumes, command)
 
 
 def removed(state: ContainerState, at: int) -> tuple[Command, ...]:

@@ -72,6 +72,11 @@ class RecordRepositoryDigest(ImageCommand, frozen=True, kw_only=True):
     reference: str
 
 
+class RequireImage(ImageCommand, frozen=True, kw_only=True):
+    """Changes nothing; rejected unless the image is here to stay. In one transaction with what is made from the image,
+    it keeps a removal that was decided a moment ago from taking the layers away."""
+
+
 class RemoveImage(ImageCommand, frozen=True, kw_only=True):
     at: int
 
@@ -213,7 +218,9 @@ def evolve(state: ImageState, event: ImageEvent) -> ImageState:
             assert_never(event)
 
 
-ImageCommands = AddImage | TagImage | UntagImage | RecordRepositoryDigest | RemoveImage | ReportImageRemoved
+ImageCommands = (
+    AddImage | TagImage | UntagImage | RecordRepositoryDigest | RequireImage | RemoveImage | ReportImageRemoved
+)
 
 
 def decide(state: ImageState, command: ImageCommands) -> tuple[Event, ...]:
@@ -233,6 +240,10 @@ def decide(state: ImageState, command: ImageCommands) -> tuple[Event, ...]:
         case RecordRepositoryDigest():
             known = command.reference in state.repository_digests
             return () if known else (RepositoryDigestRecorded(reference=command.reference),)
+        case RequireImage():
+            if state.status is ImageStatus.REMOVING:
+                raise Rejected(Reason.NOT_FOUND, f"No such image: {state.image_id}")
+            return ()
         case RemoveImage():
             if state.status is ImageStatus.REMOVING:
                 raise Rejected(Reason.CONFLICT, f"image {state.image_id} is being removed")
