@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trio
 
 from engine.aggregates.container.commands import (
     CreateContainer,
@@ -293,8 +292,6 @@ async def test_nothing_is_made_from_an_image_whose_removal_was_decided_a_moment_
         image = image_of(BASE)
         await pulled(engine, "alpine", image)
         image_id = engine.hands.views.images.find("alpine").image_id
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(engine.execute, RemoveImage(image_id=image_id, at=1))
-            await trio.lowlevel.checkpoint()
-            with pytest.raises(Rejected, match="No such image"):
-                await engine.execute(RequireImage(image_id=image_id))
+        with pytest.raises(Rejected, match="No such image"):
+            await engine.execute(RemoveImage(image_id=image_id, at=1), RequireImage(image_id=image_id))
+        await engine.execute(RequireImage(image_id=image_id))
