@@ -47,7 +47,6 @@ class LinuxRuntime:
         self._attachments: dict[int, trio.Event] = {}
         self._ends: dict[int, str] = {}
         self._filters: dict[bytes, bytes] = {}
-        self._exec_filters: dict[str, tuple[bytes, int]] = {}
         self._parents: dict[str, str] = {}
 
     @property
@@ -92,6 +91,7 @@ class LinuxRuntime:
                 )
             )
         self._running = live
+        self._parents |= {r["container_id"]: r["group"] for r in found["running"] if r["group"]}
 
     def _on_push(self, kind: str, value: Any) -> None:
         if kind == "exit":
@@ -121,7 +121,6 @@ class LinuxRuntime:
         spec_filter = (launch.spec.get("linux") or {}).get("seccomp")
         program = self._compile(spec_filter) if spec_filter else b""
         prepared = plan.container_plan(launch, self.facts, program)
-        self._exec_filters[launch.container_id] = (program, seccomp.filter_flags(spec_filter or {}))
         self._parents[launch.container_id] = plan.cgroup_path(
             (launch.spec.get("linux") or {}).get("cgroupsPath") or f"/docker/{launch.container_id}"
         )
@@ -136,8 +135,7 @@ class LinuxRuntime:
         return pid
 
     async def execute(self, launch: ExecLaunch) -> int:
-        program, flags = self._exec_filters.get(launch.container_id, (b"", 0))
-        prepared = plan.exec_plan(launch, program, flags)
+        prepared = plan.exec_plan(launch)
         try:
             pid: int = await self._connection.request("execute", plan=prepared)
         except Refusal as refusal:
@@ -166,7 +164,8 @@ class LinuxRuntime:
             fault = Fault.NOT_FOUND if refusal.number == 3 else Fault.SYSTEM
             raise PortError(verb, refusal.message, errno=refusal.number, fault=fault) from refusal
 
-    def _path(self, container_id: str) -> str:
+    def cgroup_of(self, container_id: str) -> str:
+        """The path of a container's cgroup below every root."""
         return self._parents.get(container_id, f"/docker/{container_id}")
 
     async def freeze(self, container_id: str) -> None:
@@ -178,7 +177,7 @@ class LinuxRuntime:
     async def _set_frozen(self, container_id: str, *, frozen: bool) -> None:
         """Returns when every process has stopped (or goes on). v1's freezer may need to be asked again when a process
         was forking."""
-        path, facts = self._path(container_id), self.facts
+        path, facts = self.cgroup_of(container_id), self.facts
         if facts.version == 1:
             file = facts.mountpoint("freezer") + path + "/freezer.state"
             word = "FROZEN" if frozen else "THAWED"
@@ -199,7 +198,7 @@ class LinuxRuntime:
             raise PortError("freeze", f"cannot change the freezer of {container_id}: {error}") from error
 
     async def update(self, container_id: str, resources: Mapping[str, Any]) -> None:
-        writes = cgroup_plan.limit_writes(self.facts, self._path(container_id), resources)
+        writes = cgroup_plan.limit_writes(self.facts, self.cgroup_of(container_id), resources)
         try:
             await trio.to_thread.run_sync(_write_all, writes, limiter=_FILES)
         except FileNotFoundError as error:
@@ -210,7 +209,13 @@ class LinuxRuntime:
     async def list(self) -> Inventory:
         found = await self._ask("list")
         running = tuple(
-            Running(**raw, paused=not raw["exec_id"] and self._is_frozen(raw["container_id"]))
+            Running(
+                container_id=raw["container_id"],
+                run=raw["run"],
+                exec_id=raw["exec_id"],
+                pid=raw["pid"],
+                paused=not raw["exec_id"] and self._is_frozen(raw["container_id"]),
+            )
             for raw in found["running"]
         )
         known = {r.container_id for r in running} | {raw["container_id"] for raw in found["exits"]}
@@ -221,7 +226,7 @@ class LinuxRuntime:
         )
 
     def _is_frozen(self, container_id: str) -> bool:
-        path, facts = self._path(container_id), self.facts
+        path, facts = self.cgroup_of(container_id), self.facts
         try:
             if facts.version == 1:
                 return "THAWED" not in _read(facts.mountpoint("freezer") + path + "/freezer.state")
@@ -238,10 +243,9 @@ class LinuxRuntime:
 
     async def forget(self, container_id: str, run: int, *, exec_id: str = "") -> None:
         self._exits.pop((container_id, run, exec_id), None)
-        group = {} if exec_id else cgroup_plan.group_plan(self.facts, self._path(container_id), {})
+        group = {} if exec_id else cgroup_plan.group_plan(self.facts, self.cgroup_of(container_id), {})
         await self._ask("forget", container_id=container_id, run=run, exec_id=exec_id, group=group)
         if not exec_id and not any(key[0] == container_id for key in self._running):
-            self._exec_filters.pop(container_id, None)
             self._parents.pop(container_id, None)
 
     async def exits(self) -> AsyncIterator[Exit]:

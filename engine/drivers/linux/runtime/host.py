@@ -47,7 +47,7 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 def discover() -> HostFacts:
     """Read the host. Raises OSError where /proc is not mounted."""
-    unified, hierarchies = "", []
+    unified, hierarchies = "", list[Hierarchy]()
     with open("/proc/self/mountinfo") as table:
         for line in table:
             left, _, right = line.partition(" - ")

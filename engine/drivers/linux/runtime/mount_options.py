@@ -1,4 +1,4 @@
-"""Mount options of an OCI spec as numbers: flags, attributes, propagation, and what is left for the filesystem. Pure."""
+"""Mount options of an OCI spec as numbers: flags, attributes, propagation, the rest for the filesystem. Pure."""
 
 from __future__ import annotations
 

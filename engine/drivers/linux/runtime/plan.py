@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import re
 import resource
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from engine.drivers.linux.runtime import capabilities, cgroup_plan, seccomp
+from engine.aggregates.values import capabilities
+from engine.drivers.linux.runtime import cgroup_plan, seccomp
 from engine.drivers.linux.runtime.host import HostFacts
 from engine.drivers.linux.runtime.mount_options import PROPAGATION, mount_entry
 from engine.drivers.ports.runtime import ExecLaunch, Launch, LogSpec, Stdio
@@ -91,13 +92,14 @@ def container_plan(launch: Launch, facts: HostFacts, filter_bytes: bytes) -> dic
     }
 
 
-def exec_plan(launch: ExecLaunch, filter_bytes: bytes, filter_flags: int) -> dict[str, Any]:
+def exec_plan(launch: ExecLaunch) -> dict[str, Any]:
+    """A further process. Its seccomp filter is the container's, which the supervisor has kept."""
     return {
         "container_id": launch.container_id,
         "exec_id": launch.exec_id,
         "run": 0,
         "oom_score_adj": launch.process.get("oomScoreAdj"),
-        "process": process_plan(launch.process, filter_bytes, filter_flags),
+        "process": process_plan(launch.process, b"", 0),
         "stdio": stdio_plan(launch.stdio, LogSpec(driver="none")),
     }
 
@@ -129,15 +131,20 @@ def process_plan(process: Mapping[str, Any], filter_bytes: bytes, filter_flags: 
         "rlimits": [
             (getattr(resource, entry["type"]), entry["soft"], entry["hard"]) for entry in process.get("rlimits") or ()
         ],
-        "bounding": capabilities.mask(sets.get("bounding") or ()),
-        "effective": capabilities.mask(sets.get("effective") or ()),
-        "permitted": capabilities.mask(sets.get("permitted") or ()),
-        "inheritable": capabilities.mask(sets.get("inheritable") or ()),
-        "ambient": capabilities.mask(sets.get("ambient") or ()),
+        "bounding": _capability_mask(sets.get("bounding") or ()),
+        "effective": _capability_mask(sets.get("effective") or ()),
+        "permitted": _capability_mask(sets.get("permitted") or ()),
+        "inheritable": _capability_mask(sets.get("inheritable") or ()),
+        "ambient": _capability_mask(sets.get("ambient") or ()),
         "no_new_privileges": bool(process.get("noNewPrivileges")),
         "seccomp": filter_bytes,
         "seccomp_flags": filter_flags,
     }
+
+
+def _capability_mask(names: Iterable[str]) -> int:
+    """The set as bits; a name that is not known here is a bug of the spec's builder."""
+    return sum(1 << capabilities.ALL.index(name) for name in set(names))
 
 
 def stdio_plan(stdio: Stdio, log: LogSpec) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """Seccomp: a profile in, a BPF program out. Own compiler, run in the engine; the supervisor loads bytes. Pure.
 
-Owns: Docker's conditional profiles (`includes`, `excludes`, arches, capabilities, kernels) resolved to the plain OCI
-form, and that form compiled: for each architecture a binary search over system call numbers whose leaves return or
-test arguments. Tables of numbers are data/syscalls.json.
-Refuses to know: libseccomp; it took ten times as long (docs/design/runtime.md).
+Owns: the plain OCI form compiled: for each architecture a binary search over system call numbers whose leaves return
+or test arguments. Tables of numbers are data/syscalls.json.
+Refuses to know: Docker's conditions (engine/oci/seccomp.py decided them), and libseccomp, which took ten times as long
+(docs/design/runtime.md).
 Rough edge: SCMP_ACT_NOTIFY needs a listener and is refused.
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import json
 import struct
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources as package_data
 from typing import Any
 
@@ -38,7 +38,6 @@ AUDIT = {
     "SCMP_ARCH_ARM": 0x40000028,
 }
 NATIVE = {"x86_64": "SCMP_ARCH_X86_64", "aarch64": "SCMP_ARCH_AARCH64"}
-GO_ARCH = {"x86_64": "amd64", "aarch64": "arm64"}
 FLAGS = {"SECCOMP_FILTER_FLAG_TSYNC": 1, "SECCOMP_FILTER_FLAG_LOG": 2, "SECCOMP_FILTER_FLAG_SPEC_ALLOW": 4}
 
 
@@ -55,53 +54,6 @@ def _tables() -> dict[str, dict[str, int]]:
 
 def _data(name: str) -> bytes:
     return (package_data.files("engine.drivers.linux.runtime") / "data" / name).read_bytes()
-
-
-def resolve_profile(
-    profile: Mapping[str, Any], capabilities: Collection[str], machine: str, kernel: tuple[int, int]
-) -> dict[str, Any]:
-    """Docker's profile as the OCI spec has it: conditions decided, architectures expanded. Raises ValueError with
-    moby's words for a profile that contradicts itself."""
-    if profile.get("archMap") and profile.get("architectures"):
-        raise ValueError("both 'architectures' and 'archMap' are specified in the seccomp profile, use either one")
-    native, go_arch = NATIVE[machine], GO_ARCH[machine]
-    architectures = list(profile.get("architectures") or ())
-    for entry in profile.get("archMap") or ():
-        if entry["architecture"] == native:
-            architectures = [native, *(entry.get("subArchitectures") or ())]
-    syscalls = []
-    for call in profile.get("syscalls") or ():
-        includes, excludes = call.get("includes") or {}, call.get("excludes") or {}
-        if includes.get("arches") and go_arch not in includes["arches"]:
-            continue
-        if go_arch in (excludes.get("arches") or ()):
-            continue
-        if not all(name in capabilities for name in includes.get("caps") or ()):
-            continue
-        if any(name in capabilities for name in excludes.get("caps") or ()):
-            continue
-        if _version(includes.get("minKernel")) > kernel:
-            continue
-        if excludes.get("minKernel") and kernel >= _version(excludes["minKernel"]):
-            continue
-        names = list(call.get("names") or ([call["name"]] if call.get("name") else ()))
-        rule = {"names": names, "action": call["action"]}
-        for key in ("errnoRet", "args"):
-            if call.get(key) is not None:
-                rule[key] = call[key]
-        syscalls.append(rule)
-    resolved = {"defaultAction": profile["defaultAction"], "architectures": architectures, "syscalls": syscalls}
-    for key in ("defaultErrnoRet", "flags"):
-        if profile.get(key) is not None:
-            resolved[key] = profile[key]
-    return resolved
-
-
-def _version(text: str | None) -> tuple[int, int]:
-    if not text:
-        return (0, 0)
-    major, minor = text.split(".")[:2]
-    return int(major), int(minor)
 
 
 def filter_flags(seccomp: Mapping[str, Any]) -> int:

@@ -36,7 +36,7 @@ def main(exec_root: str, data_root: str) -> None:
     os.close(ready)
     try:
         serve(exec_root, data_root, telling)
-    except BaseException as error:  # noqa: BLE001 - reported, then the process ends
+    except BaseException as error:
         os.write(telling if telling >= 0 else 2, f"{type(error).__name__}: {error}\n".encode())
         raise
     finally:

@@ -47,10 +47,8 @@ def _make_parents(root: str, path: str, controller: str) -> None:
         if controller == "unified":
             enable_controllers(here)
         here += "/" + part
-        try:
-            os.mkdir(here)
-        except FileExistsError:
-            pass
+        if not os.path.isdir(here):
+            os.mkdir(here)  # nobody else makes groups here between these two lines
         if controller == "cpuset":
             _inherit_cpuset(here)
     if controller == "unified":

@@ -19,10 +19,15 @@ if TYPE_CHECKING:
     from typing import Any
 
 PARTIAL_SIZE = 16 * 1024
-_COMMON = tuple(
-    (bytes([byte]), text)
-    for byte, text in ((34, b'\\"'), (60, b"\\u003c"), (62, b"\\u003e"), (38, b"\\u0026"), (9, b"\\u0009"))
-) + ((b"\r", b"\\r"), (b"\x1b", b"\\u001b"))
+_COMMON = (
+    (b'"', b'\\"'),
+    (b"<", b"\\u003c"),
+    (b">", b"\\u003e"),
+    (b"&", b"\\u0026"),
+    (b"\t", b"\\u0009"),
+    (b"\r", b"\\r"),
+    (b"\x1b", b"\\u001b"),
+)
 _RARE = bytes(byte for byte in range(32) if byte not in (9, 10, 13, 27))
 
 

@@ -112,7 +112,7 @@ def _guard(report: socket.socket, steps: Any) -> NoReturn:
         wire.send(report, ("error", str(error), error.exit_code, error.number))
     except OSError as error:
         wire.send(report, ("error", _words(error), 0, error.errno or 0))
-    except BaseException as error:  # noqa: BLE001 - the child must never run on as a second supervisor
+    except BaseException as error:
         wire.send(report, ("error", f"{type(error).__name__}: {error}", 128, 0))
     finally:
         os._exit(127)

@@ -35,8 +35,8 @@ OUTBOX_MAX = 100_000
 class Process:
     """A live process: the container's first, or an exec."""
 
-    __slots__ = ("answer", "exec_id", "fds", "group", "id", "kills_group", "log_fd", "master", "pid", "report", "run",
-                 "runtime", "shape", "started")  # fmt: skip
+    __slots__ = ("answer", "exec_id", "fds", "filter", "group", "id", "kills_group", "log_fd", "master", "pid",
+                 "report", "run", "shape", "started")  # fmt: skip
 
     def __init__(self, container_id: str, exec_id: str, run: int, pid: int) -> None:
         self.id, self.exec_id, self.run, self.pid = container_id, exec_id, run, pid
@@ -49,6 +49,7 @@ class Process:
         self.group: dict[str, Any] = {}
         self.kills_group = False
         self.log_fd = -1
+        self.filter: tuple[bytes, int] = (b"", 0)
 
     @property
     def key(self) -> tuple[str, str]:
@@ -169,7 +170,7 @@ class Supervisor:
         except OSError as error:
             text = error.strerror or str(error)
             self._answer(connection, sequence, False, {"message": text, "errno": error.errno or 0, "exit_code": 128})
-        except Exception as error:  # noqa: BLE001 - one bad request must not end every container's parent
+        except Exception as error:
             words = f"{type(error).__name__}: {error}"
             self._answer(connection, sequence, False, {"message": words, "errno": 0, "exit_code": 128})
         else:
@@ -244,6 +245,7 @@ class Supervisor:
             self._discard_group(container, group)
             raise
         process.group, process.kills_group = group, not plan["own_pid_namespace"]
+        process.filter = plan["process"]["seccomp"], plan["process"]["seccomp_flags"]
         self._groups[container] = group
         process.answer = (connection, sequence)
         return launch
@@ -258,6 +260,7 @@ class Supervisor:
             return known.pid
         plan["run"] = target.run
         plan["cgroup"] = target.group
+        plan["process"]["seccomp"], plan["process"]["seccomp_flags"] = target.filter
         process = self._fork(plan, lambda stdio: launch.fork_exec(plan, stdio, target.pid, self._limits))
         process.answer = (connection, sequence)
         return launch
@@ -274,7 +277,13 @@ class Supervisor:
 
     def _do_list(self, connection: Connection, sequence: int, fds: list[int]) -> Any:
         running = [
-            {"container_id": p.id, "run": p.run, "exec_id": p.exec_id, "pid": p.pid}
+            {
+                "container_id": p.id,
+                "run": p.run,
+                "exec_id": p.exec_id,
+                "pid": p.pid,
+                "group": p.group["trees"][0]["path"] if p.group.get("trees") else "",
+            }
             for p in self._processes.values()
             if p.started
         ]
