@@ -147,6 +147,7 @@ class Application:
     async def running(self) -> AsyncIterator[Application]:
         """Open the log, bring projections to its head, and write until the block is left; then everything that waits
         is committed and derived state checkpointed. Raises PortError when the log can not be used."""
+        failure: Exception | None = None
         try:
             await trio.to_thread.run_sync(self._open, limiter=self._limiter)
             async with trio.open_nursery() as nursery:
@@ -154,11 +155,14 @@ class Application:
                 nursery.start_soon(self._keep_house, name="log housekeeper")
                 try:
                     yield self
+                except Exception as error:
+                    failure = error  # raised again below, without the nursery's group around it
                 finally:
                     self._closing = True
-                    self._wake.set()
-                    self._dirty.set()
-                    self._urgent.set()
+                    for event in (self._wake, self._dirty, self._urgent):
+                        event.set()
+            if failure is not None:
+                raise failure
         finally:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(self._close, limiter=self._limiter)
@@ -199,7 +203,9 @@ class Application:
     def _close(self) -> None:
         """Also after an `_open` that failed half-way."""
         try:
-            if self._opened and self._recorder.position != self._checkpointed:
+            # A projection that failed half-way through a commit is not to be believed.
+            settled = self._opened and self._recorder.position == self.position
+            if settled and self.position != self._checkpointed:
                 self._save(self._checkpoint_contents())
         finally:
             self._views.close()

@@ -14,7 +14,7 @@ import pytest
 import trio
 import trio.testing
 
-from engine.aggregates.decider import Rejected
+from engine.aggregates.decider import Recorded, Rejected
 from engine.application import LogOptions
 from engine.errors import Fault, PortError
 from tests.support.counter import CAUSE, COUNTER, Add, End, Totals, counters
@@ -282,6 +282,33 @@ async def test_an_event_that_was_never_announced_fails_its_own_call_only(tmp_pat
         with pytest.raises(KeyError):
             await application.execute(Add(name="a"), cause=CAUSE)
         assert (await application.execute(End(name="a"), cause=CAUSE)).position == 1
+
+
+async def test_what_the_block_raises_comes_out_as_it_is(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError):
+        async with counters(tmp_path).running() as application:
+            await application.execute(Add(name="a"), cause=CAUSE)
+            raise ZeroDivisionError
+    async with counters(tmp_path).running() as application:
+        assert application.state("counter", "a").total == 1
+
+
+async def test_a_projection_that_fails_is_a_bug_that_ends_the_engine_and_not_the_log(tmp_path: Path) -> None:
+    class Broken(Totals):
+        def apply(self, recorded: Recorded) -> None:
+            super().apply(recorded)
+            if recorded.position == 2:
+                raise LookupError("a bug")
+
+    Broken.__module__ = Totals.__module__  # else it counts as other code, and everything is folded anew
+    with pytest.raises(ExceptionGroup) as caught:
+        async with counters(tmp_path, totals=Broken()).running() as application:
+            await application.execute(Add(name="a", amount=3), cause=CAUSE)
+    assert caught.group_contains(LookupError)
+    totals = Totals()
+    async with counters(tmp_path, totals=totals).running() as application:
+        assert application.state("counter", "a").total == 3
+        assert totals.totals == {"a": 3}
 
 
 async def test_the_log_is_private_to_its_owner(tmp_path: Path) -> None:
