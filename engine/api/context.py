@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
+from engine.aggregates.container.rules import RuleFacts
 from engine.aggregates.decider import Cause, Command, Recorded
 from engine.aggregates.image import ImageState
 from engine.aggregates.values.ids import ImageID
@@ -17,13 +18,12 @@ from engine.aggregates.values.manifest import ImageConfig
 from engine.aggregates.values.platform import Platform
 from engine.aggregates.values.reference import Reference
 from engine.clock import Clock
-from engine.aggregates.container.rules import RuleFacts
 from engine.config import DaemonConfig
 from engine.drivers.ports.host import Host
 from engine.drivers.ports.registry import Credentials
-from engine.transactions import EphemeralRange
 from engine.entropy import Entropy
 from engine.projections.views import Views
+from engine.transactions import EphemeralRange
 from engine.vault import Vault
 
 
