@@ -18,6 +18,7 @@ from engine.aggregates.values.endpoints import PublishedPort
 from engine.aggregates.values.ids import ContainerID
 from engine.drivers.linux.network import links, netlink
 from engine.drivers.linux.network.driver import LinuxNetworking
+from engine.drivers.linux.network.state import NetworkingOptions
 from engine.drivers.ports.network import NetworkInventory, Networks, NetworkSpec, Sandboxes
 from engine.errors import PortError
 from tests.support.netns import HOST_ADDRESS, World, link_names, open_world, own_network_namespace, running
@@ -361,7 +362,7 @@ async def test_published_ports_survive_the_engine_and_are_adopted(namespace: Non
             for reservation in held.reservations:
                 reservation.close()
         assert (await world.ask_tcp(world.outside_fd, HOST_ADDRESS, 8080)).startswith("80")
-        second = LinuxNetworking(pool_size=1)
+        second = LinuxNetworking(NetworkingOptions(pool_size=1))
         async with running(second):
             assert (await world.ask_tcp(world.outside_fd, HOST_ADDRESS, 8080)).startswith("80")
             await second.networks.create(spec)
@@ -441,7 +442,7 @@ async def test_a_killed_engine_leaves_bridges_and_ports_but_no_namespaces_of_its
     with netlink.open_socket(netlink.ROUTE) as route, trio.fail_after(10):
         while any(link.kind == "veth" for link in links.all_links(route)):
             await trio.sleep(0.01)  # the kernel destroys a namespace in the background and tells nobody
-    networking = LinuxNetworking(pool_size=0)
+    networking = LinuxNetworking(NetworkingOptions(pool_size=0))
     async with running(networking):
         inventory = await networking.networks.inventory()
         assert len(inventory.bridges) == 1
@@ -520,7 +521,7 @@ async def test_a_bridge_of_an_earlier_engine_passes_to_the_new_network_of_its_na
 
 
 async def test_a_stopped_driver_gives_its_ports_back_and_a_new_one_keeps_the_forwarding_policy(world: World) -> None:
-    second = LinuxNetworking(pool_size=1)
+    second = LinuxNetworking(NetworkingOptions(pool_size=1))
     async with running(second):
         spec = await world.network(18)
         container_id = ContainerID(secrets.token_hex(32))
@@ -530,3 +531,41 @@ async def test_a_stopped_driver_gives_its_ports_back_and_a_new_one_keeps_the_for
     with socket.socket() as free:
         free.bind(("0.0.0.0", 8080))
     assert "policy drop" in os.popen("nft list chain ip ishmael forward").read()
+
+
+async def test_without_a_firewall_no_rules_are_written_and_published_ports_are_relayed(namespace: None) -> None:
+    async with open_world(NetworkingOptions(firewall=False, pool_size=1)) as world:
+        spec = await world.network(18)
+        one = await world.container(spec, 2, published(8080), published(5353, 53, "udp"))
+        await world.serve_tcp(one.netns_fd, 80)
+        await world.serve_udp(one.netns_fd, 53)
+        assert await world.ask_tcp(HOST, "127.0.0.1", 8080) == "80 172.18.0.1"
+        assert await world.ask_tcp(world.outside_fd, HOST_ADDRESS, 8080) == "80 172.18.0.1"
+        assert await world.ask_udp(world.outside_fd, HOST_ADDRESS, 5353) == "53 hello"
+        assert os.popen("nft list ruleset").read() == ""
+        await world.networking.sandboxes.leave(one.container_id, one.joins, sandbox_gone=False)
+        await world.networking.networks.remove(spec)
+        with socket.socket() as free:
+            free.bind(("0.0.0.0", 8080))
+
+
+async def test_without_relays_the_port_is_reserved_but_only_dnat_leads_to_it(namespace: None) -> None:
+    async with open_world(NetworkingOptions(relays=False, pool_size=1)) as world:
+        one = await world.container(await world.network(18), 2, published(8080), published(8080, host_ip="::"))
+        await world.serve_tcp(one.netns_fd, 80)
+        assert (await world.ask_tcp(HOST, "127.0.0.1", 8080)).startswith("80")
+        assert not await world.reaches(HOST, "::1", 8080)
+
+
+async def test_forwarding_is_left_alone_when_told_so(namespace: None) -> None:
+    async with open_world(NetworkingOptions(forwarding=False, pool_size=1)):
+        assert open("/proc/sys/net/ipv4/ip_forward").read() == "0\n"
+
+
+async def test_whoever_is_not_root_in_a_container_may_bind_low_ports_and_ping(world: World) -> None:
+    one = await world.container(await world.network(18), 2)
+    read = await world.inside(
+        one.netns_fd,
+        lambda: [open(f"/proc/sys/net/ipv4/{n}").read() for n in ("ip_unprivileged_port_start", "ping_group_range")],
+    )
+    assert read == ["0\n", "0\t2147483647\n"]

@@ -21,10 +21,12 @@ from engine.aggregates.values.ids import ContainerID, NetworkID
 from engine.drivers.linux.network import links, namespaces, netlink
 from engine.drivers.linux.network.driver import LinuxNetworking
 from engine.drivers.linux.network.namespaces import NamespaceThread
+from engine.drivers.linux.network.state import NetworkingOptions
 from engine.drivers.ports.network import Join, NetworkSpec
 
 T = TypeVar("T")
 HOST_ADDRESS, OUTSIDE_ADDRESS = "10.99.0.1", "10.99.0.2"
+_OPTIONS = NetworkingOptions(pool_size=2)
 HOST_ADDRESS6, OUTSIDE_ADDRESS6 = "fd99::1", "fd99::2"
 
 
@@ -221,14 +223,14 @@ async def running(networking: LinuxNetworking) -> AsyncIterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def open_world() -> AsyncIterator[World]:
+async def open_world(options: NetworkingOptions = _OPTIONS) -> AsyncIterator[World]:
     """The engine's host with a running driver, and an outside host one cable away that routes everything to it."""
     thread = NamespaceThread("test-world")
     thread.start()
     outside = await thread.call(lambda: namespaces.make_sandbox({}))
     try:
         await thread.call(lambda: _connect_outside(outside.netns_fd, outside.route))
-        networking = LinuxNetworking(pool_size=2)
+        networking = LinuxNetworking(options)
         async with running(networking), trio.open_nursery() as nursery:
             world = World(networking, thread, outside.netns_fd, nursery)
             try:

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import trio
 
 from engine.drivers.linux.network.networks import LinuxNetworks
 from engine.drivers.linux.network.resolver import LinuxResolver
 from engine.drivers.linux.network.sandboxes import LinuxSandboxes
-from engine.drivers.linux.network.state import Kernel
+from engine.drivers.linux.network.state import Kernel, NetworkingOptions
+
+_DEFAULTS = NetworkingOptions()
 
 
 class LinuxNetworking:
-    """The three ports over one kernel. No I/O before `run`.
+    """The three ports over one kernel. No I/O before `run`."""
 
-    pool_size: ready namespaces kept (about 100 KB of kernel memory each). sysctls: written into every namespace before
-    anybody asks, so that a start that asks for the same needs no further hand-over."""
-
-    def __init__(self, *, pool_size: int = 4, sysctls: Mapping[str, str] | None = None) -> None:
-        self._kernel = Kernel(pool_size=pool_size, sysctls=sysctls or {})
+    def __init__(self, options: NetworkingOptions = _DEFAULTS) -> None:
+        self._kernel = Kernel(options)
         self.networks = LinuxNetworks(self._kernel)
         self.sandboxes = LinuxSandboxes(self._kernel)
         self.resolver = LinuxResolver(self._kernel)

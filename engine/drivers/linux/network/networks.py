@@ -10,11 +10,9 @@ import errno
 import ipaddress
 import os
 import re
-from collections.abc import Sequence
 
-from engine.aggregates.values.endpoints import PublishedPort
 from engine.aggregates.values.ids import short
-from engine.drivers.linux.network import elements, links, namespaces, netlink, ruleset
+from engine.drivers.linux.network import links, namespaces, netlink
 from engine.drivers.linux.network.links import Link
 from engine.drivers.linux.network.ruleset import BridgeRules
 from engine.drivers.linux.network.state import Kernel
@@ -138,7 +136,7 @@ class LinuxNetworks:
             if found.alias.startswith(_ALIAS) and found.alias != _ALIAS + spec.network_id:
                 self._take_over(spec, found)
             self._configure(spec, found, mtu)
-            self._kernel.nft.apply(ruleset.network_elements("add", rules, self._kernel.families))
+            self._kernel.firewall.add_network(rules)
         except (OSError, PortError) as error:
             if made:
                 self._delete_link(rules.bridge)
@@ -159,7 +157,7 @@ class LinuxNetworks:
     def _take_over(self, spec: NetworkSpec, bridge: Link) -> None:
         """A bridge of ours whose network the log no longer knows (a `docker0` from before the data was lost): it gets
         its new owner's name, and loses its old addresses and rules."""
-        self._withdraw_all_of(bridge.name)
+        self._kernel.firewall.remove_bridge(bridge.name)
         old = links.addresses_of(self._kernel.route, bridge.index)
         stale = [links.delete_address(bridge.index, address, length) for address, length in old]
         renamed = links.set_link(bridge.index, alias=_ALIAS + spec.network_id)
@@ -190,16 +188,10 @@ class LinuxNetworks:
             rules = rules_of(spec)
         except PortError:
             rules = BridgeRules(bridge=bridge_name(spec), subnets=spec.subnets)
-        self._withdraw_rules(rules)
+        self._kernel.firewall.remove_network(rules)
         found = links.find(self._kernel.route, rules.bridge)
         if found is not None and found.alias == _ALIAS + spec.network_id:
             self._delete_link(rules.bridge)
-
-    def _withdraw_rules(self, rules: BridgeRules) -> None:
-        """Adding first makes the deletion of an element that is not there no error; both are one transaction."""
-        families = self._kernel.families
-        add = ruleset.network_elements("add", rules, families)
-        self._kernel.nft.apply(add + ruleset.network_elements("delete", rules, families))
 
     def _delete_link(self, name: str) -> None:
         try:
@@ -215,15 +207,11 @@ class LinuxNetworks:
         return NetworkInventory(
             bridges=tuple(sorted(short(link.alias.removeprefix(_ALIAS)) for link in ours.values())),
             veths=tuple(sorted(match[1] for link in veths if (match := _VETH.fullmatch(link.name)))),
-            ports=tuple(sorted(self._published())),
+            ports=tuple(sorted(self._kernel.firewall.published())),
         )
 
-    def _published(self) -> Sequence[PublishedPort]:
-        versions = (4, 6) if self._kernel.ipv6 else (4,)
-        return [each.port for version in versions for each in elements.published(self._kernel.netfilter, version)]
-
     def _remove_orphans(self, inventory: NetworkInventory) -> None:
-        elements.withdraw(self._kernel.netfilter, inventory.ports)
+        self._kernel.firewall.withdraw(inventory.ports)
         for endpoint in inventory.veths:
             self._delete_link(f"veth{endpoint}")
         bridges = [
@@ -232,25 +220,8 @@ class LinuxNetworks:
             if link.alias.startswith(_ALIAS) and short(link.alias.removeprefix(_ALIAS)) in inventory.bridges
         ]
         for bridge in bridges:
-            self._withdraw_all_of(bridge.name)
+            self._kernel.firewall.remove_bridge(bridge.name)
             self._delete_link(bridge.name)
-
-    def _withdraw_all_of(self, bridge: str) -> None:
-        """An orphan's specification is unknown, so its subnets are read from the set that names the bridge."""
-        for family in self._kernel.families:
-            subnets = [
-                element["concat"][0]
-                for item in self._kernel.nft.listing(f"list set {family} {ruleset.TABLE} home")
-                for element in item.get("set", {}).get("elem", ())
-                if element["concat"][1] == bridge
-            ]
-            prefixes = tuple(_cidr(subnet) for subnet in subnets)
-            everything = BridgeRules(bridge=bridge, subnets=prefixes, icc=True, masquerade=True, unprotected=True)
-            add = ruleset.network_elements("add", everything, (family,))
-            self._kernel.nft.apply(add + ruleset.network_elements("delete", everything, (family,)))
-            internal = BridgeRules(bridge=bridge, subnets=(), internal=True)
-            add = ruleset.network_elements("add", internal, (family,))
-            self._kernel.nft.apply(add + ruleset.network_elements("delete", internal, (family,)))
 
     def _host_subnets(self) -> tuple[str, ...]:
         ours: set[str] = set()
@@ -265,14 +236,6 @@ def _assert_bridge(link: Link) -> None:
     if link.kind != "bridge":
         message = f"existing interface {link.name} is not a bridge"
         raise PortError("create", message, fault=Fault.FORBIDDEN)
-
-
-def _cidr(listed: object) -> str:
-    """A subnet as libnftables lists it: `{"prefix": {"addr": ..., "len": ...}}`, or a single address."""
-    if isinstance(listed, dict):
-        prefix = listed["prefix"]
-        return f"{prefix['addr']}/{prefix['len']}"
-    return str(listed)
 
 
 def _failed(operation: str, what: str, error: OSError) -> PortError:

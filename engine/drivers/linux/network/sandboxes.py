@@ -18,7 +18,7 @@ import trio
 
 from engine.aggregates.values.endpoints import PublishedPort
 from engine.aggregates.values.ids import ContainerID
-from engine.drivers.linux.network import conntrack, elements, hostports, links, namespaces, netlink, networks
+from engine.drivers.linux.network import hostports, links, namespaces, netlink, networks
 from engine.drivers.linux.network.elements import Publication
 from engine.drivers.linux.network.hostports import Reservation
 from engine.drivers.linux.network.namespaces import ReadySandbox, Veth
@@ -102,7 +102,7 @@ class LinuxSandboxes:
         A port that a foreign process took meanwhile stays with DNAT alone: the container is not disturbed."""
         bridged = [join for join in joins if join.network.driver == "bridge"]
         publications = [each for join in bridged for each in publications_of(join)]
-        await self._kernel.links.call(lambda: self._publish(publications))
+        await self._kernel.links.call(lambda: self._kernel.firewall.publish(publications))
         for join in bridged:
             self._kernel.network_names[join.network.network_id] = join.network.name
             self._let_go(container_id, join)
@@ -120,7 +120,7 @@ class LinuxSandboxes:
         made: list[Reservation] = []
         for port in join.ports:
             try:
-                reservation = hostports.reserve(port, _target(join, port), relayed=needs_relay(join, port))
+                reservation = hostports.reserve(port, _target(join, port), relayed=self._is_relayed(join, port))
             except PortError as error:
                 if tolerant:
                     continue
@@ -136,11 +136,15 @@ class LinuxSandboxes:
         nursery = self._kernel.nursery
         assert nursery is not None, "the driver is running"
         for reservation in reservations:
-            if reservation.socket is not None and needs_relay(join, reservation.port):
+            if reservation.socket is not None and self._is_relayed(join, reservation.port):
                 target = (_target(join, reservation.port), reservation.port.container_port)
                 scope = trio.CancelScope()
                 held.relays.append(scope)
                 nursery.start_soon(relay, scope, reservation.socket, target, name="port-relay")
+
+    def _is_relayed(self, join: Join, port: PublishedPort) -> bool:
+        options = self._kernel.options
+        return options.relays and not join.network.internal and (not options.firewall or needs_relay(join, port))
 
     def _let_go(self, container_id: ContainerID, join: Join) -> None:
         held = self._held.pop((container_id, join.endpoint.endpoint_id), None)
@@ -165,7 +169,7 @@ class LinuxSandboxes:
                 veth = None
             if veth is not None:
                 self._delete(links.delete_link_at(veth.outside))
-            self._publish([each for join in joins for each in publications_of(join)])
+            self._kernel.firewall.publish([each for join in joins for each in publications_of(join)])
         except (OSError, PortError) as error:
             for index in made:
                 self._delete(links.delete_link_at(index))
@@ -198,8 +202,7 @@ class LinuxSandboxes:
 
     def _leave(self, joins: Sequence[Join], *, sandbox_gone: bool) -> None:
         ports = [each.port for join in joins for each in publications_of(join)]
-        elements.withdraw(self._kernel.netfilter, ports)
-        conntrack.forget_udp(self._kernel.netfilter, ports)
+        self._kernel.firewall.withdraw(ports)
         if not sandbox_gone:
             for join in joins:
                 self._delete(links.delete_link(veth_name(join.endpoint.endpoint_id)))
@@ -215,10 +218,6 @@ class LinuxSandboxes:
                 netlink.transact(inside, [links.default_route(link.index, gateway) for gateway in gateways if gateway])
             except OSError as error:
                 raise _join_failed(error) from error
-
-    def _publish(self, publications: Sequence[Publication]) -> None:
-        elements.publish(self._kernel.netfilter, publications)
-        conntrack.forget_udp(self._kernel.netfilter, [each.port for each in publications])
 
     def _delete(self, request: netlink.Request) -> None:
         try:
@@ -247,7 +246,7 @@ def publications_of(join: Join) -> list[Publication]:
 def needs_relay(join: Join, port: PublishedPort) -> bool:
     """IPv6 addresses are relayed: `::1` can not be DNATed, and a container may have no IPv6 address; DNAT, where it can
     serve the packet, comes before. Likewise an IPv4 host address of a container without IPv4."""
-    return not join.network.internal and (_version(port.host_ip) == 6 or not join.endpoint.ipv4_address)
+    return _version(port.host_ip) == 6 or not join.endpoint.ipv4_address
 
 
 def _target(join: Join, port: PublishedPort) -> str:

@@ -1,0 +1,119 @@
+"""The firewall as the rest of the driver sees it: networks and published ports come and go.
+
+Owns: the nft context and the nfnetlink socket. Everything here runs on the link thread.
+`Disabled` stands in for it where the host's administrator wants no rules (`--iptables=false`): then nothing is
+masqueraded, nothing is isolated, and published ports are relayed by the engine alone, as docker-proxy does for moby.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from typing import Protocol
+
+from engine.aggregates.values.endpoints import PublishedPort
+from engine.drivers.linux.network import conntrack, elements, netlink, ruleset
+from engine.drivers.linux.network.elements import Publication
+from engine.drivers.linux.network.libnftables import Nftables
+from engine.drivers.linux.network.ruleset import BridgeRules
+
+
+class Firewall(Protocol):
+    """All verbs are idempotent; each is one transaction."""
+
+    def close(self) -> None: ...
+
+    def add_network(self, rules: BridgeRules) -> None: ...
+
+    def remove_network(self, rules: BridgeRules) -> None: ...
+
+    def remove_bridge(self, bridge: str) -> None:
+        """Everything about a bridge whose network is unknown."""
+        ...
+
+    def drop_strangers(self, family: str) -> None:
+        """Forward nothing that is no network's of ours."""
+        ...
+
+    def publish(self, publications: Sequence[Publication]) -> None: ...
+
+    def withdraw(self, ports: Sequence[PublishedPort]) -> None: ...
+
+    def published(self) -> list[PublishedPort]: ...
+
+
+class NftablesFirewall:
+    """Tables `ip ishmael` and `ip6 ishmael` of the calling thread's namespace. Opening it writes the static rules."""
+
+    def __init__(self, *, ipv6: bool) -> None:
+        self._families = ("ip", "ip6") if ipv6 else ("ip",)
+        self._nft = Nftables()
+        self._nft.apply(ruleset.base(ipv6=ipv6))
+        self._netfilter: socket.socket = netlink.open_socket(netlink.NETFILTER)
+
+    def close(self) -> None:
+        self._nft.close()
+        self._netfilter.close()
+
+    def add_network(self, rules: BridgeRules) -> None:
+        self._nft.apply(ruleset.network_elements("add", rules, self._families))
+
+    def remove_network(self, rules: BridgeRules) -> None:
+        # Adding first makes the deletion of an element that is not there no error; both are one transaction.
+        add = ruleset.network_elements("add", rules, self._families)
+        self._nft.apply(add + ruleset.network_elements("delete", rules, self._families))
+
+    def remove_bridge(self, bridge: str) -> None:
+        subnets = [
+            _cidr(element["concat"][0])
+            for family in self._families
+            for item in self._nft.listing(f"list set {family} {ruleset.TABLE} home")
+            for element in item.get("set", {}).get("elem", ())
+            if element["concat"][1] == bridge
+        ]
+        self.remove_network(BridgeRules(bridge=bridge, subnets=tuple(subnets), unprotected=True))
+        self.remove_network(BridgeRules(bridge=bridge, subnets=(), internal=True))
+
+    def drop_strangers(self, family: str) -> None:
+        self._nft.apply(ruleset.forward_policy(family, "drop"))
+
+    def publish(self, publications: Sequence[Publication]) -> None:
+        elements.publish(self._netfilter, publications)
+        conntrack.forget_udp(self._netfilter, [each.port for each in publications])
+
+    def withdraw(self, ports: Sequence[PublishedPort]) -> None:
+        elements.withdraw(self._netfilter, ports)
+        conntrack.forget_udp(self._netfilter, ports)
+
+    def published(self) -> list[PublishedPort]:
+        versions = (4, 6) if "ip6" in self._families else (4,)
+        return [each.port for version in versions for each in elements.published(self._netfilter, version)]
+
+
+class Disabled:
+    """No rules at all."""
+
+    def close(self) -> None: ...
+
+    def add_network(self, rules: BridgeRules) -> None: ...
+
+    def remove_network(self, rules: BridgeRules) -> None: ...
+
+    def remove_bridge(self, bridge: str) -> None: ...
+
+    def drop_strangers(self, family: str) -> None: ...
+
+    def publish(self, publications: Sequence[Publication]) -> None: ...
+
+    def withdraw(self, ports: Sequence[PublishedPort]) -> None: ...
+
+    def published(self) -> list[PublishedPort]:
+        return []
+
+
+def _cidr(listed: object) -> str:
+    """A subnet as libnftables lists it: `{"prefix": {"addr": ..., "len": ...}}`, or a single address."""
+    if isinstance(listed, dict):
+        prefix = listed["prefix"]
+        return f"{prefix['addr']}/{prefix['len']}"
+    return str(listed)
