@@ -1,0 +1,130 @@
+"""The Docker CLI against images, networks, volumes and disk usage; images come from a real registry on loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+
+from engine.drivers.registry.client import RegistryClient
+from engine.drivers.registry.policy import RegistryPolicy
+from engine.reactors.defaults import ensure_default_networks
+from tests.support.images import busybox_image, image_of, layer_of
+from tests.support.registry import TestRegistry, running_registry, tool
+from tests.support.served_engine import TestEngine, running_engine
+
+pytestmark = pytest.mark.root
+
+
+class Cli:
+    def __init__(self, engine: TestEngine, home: Path) -> None:
+        self._program = shutil.which("docker") or tool("docker")
+        self._environment = {
+            "PATH": os.defpath,
+            "HOME": str(home),
+            "DOCKER_HOST": f"unix://{engine.served.path}",
+            "DOCKER_CONFIG": str(home / "docker"),
+        }
+
+    async def __call__(self, *words: str, fails: bool = False) -> str:
+        """Standard output; with `fails`, what it complains about."""
+        run = partial(
+            subprocess.run, [self._program, *words], env=self._environment, capture_output=True, text=True, timeout=60
+        )
+        with trio.fail_after(90):
+            done = await trio.to_thread.run_sync(run)
+        assert (done.returncode != 0) is fails, f"docker {' '.join(words)}: {done.stdout}{done.stderr}"
+        return done.stderr if fails else done.stdout.strip()
+
+
+@asynccontextmanager
+async def session(tmp_path: Path) -> AsyncIterator[tuple[Cli, TestRegistry, TestEngine]]:
+    async def prepare(engine: TestEngine) -> None:
+        await ensure_default_networks(engine.hands, host_routes=())
+
+    with running_registry(tmp_path / "registry") as registry:
+        async with RegistryClient(RegistryPolicy()) as client:
+            async with running_engine(tmp_path / "data", registry_port=client, prepare=prepare) as engine:
+                yield Cli(engine, tmp_path), registry, engine
+
+
+async def test_pull_list_tag_history_and_remove(tmp_path: Path) -> None:
+    async with session(tmp_path) as (docker, registry, _):
+        image = busybox_image()
+        found = registry.push("busybox", "1.36", image)
+        name = f"{registry.address}/busybox:1.36"
+        told = await docker("pull", name)
+        assert "1.36: Pulling from busybox" in told
+        assert "Pull complete" in told
+        assert f"Digest: {found}" in told
+        assert f"Status: Downloaded newer image for {name}" in told
+        assert "Image is up to date" in await docker("pull", name)
+        assert await docker("images", "-q", "--no-trunc") == image.image_id
+        assert await docker("image", "inspect", "-f", "{{.Os}}/{{.Architecture}}", name) == "linux/amd64"
+        assert "layer 0" in await docker("history", name)
+        await docker("tag", name, "mine:v1")
+        assert "mine" in await docker("images")
+        assert await docker("rmi", "mine:v1") == "Untagged: mine:v1"
+        assert f"Deleted: {image.image_id}" in await docker("rmi", name)
+        assert await docker("images", "-q") == ""
+        assert "No such image: nothing:latest" in await docker("rmi", "nothing", fails=True)
+        complaint = await docker("pull", f"{registry.address}/nothing", fails=True)
+        assert "not found" in complaint
+
+
+async def test_pull_all_tags_by_digest_and_for_another_platform(tmp_path: Path) -> None:
+    async with session(tmp_path) as (docker, registry, _):
+        image = image_of(layer_of({"a": b"a"}), oci=True, compress="zstd")
+        found = registry.push("app", "one", image)
+        registry.push("app", "two", image_of(layer_of({"b": b"b"}), compress="none"))
+        name = f"{registry.address}/app"
+        await docker("pull", "-a", name)
+        tags = await docker("images", name, "--format", "{{.Tag}}")
+        assert sorted(tags.split()) == ["one", "two"]
+        await docker("rmi", f"{name}:one", f"{name}:two")
+        await docker("pull", f"{name}@{found}")
+        assert await docker("images", "--digests", "--format", "{{.Digest}}") == found
+        assert "does not match the specified platform" in await docker(
+            "pull", "--platform", "linux/arm64", f"{name}:one", fails=True
+        )
+
+
+async def test_networks(tmp_path: Path) -> None:
+    async with session(tmp_path) as (docker, _, _):
+        assert sorted((await docker("network", "ls", "--format", "{{.Name}}")).split()) == ["bridge", "host", "none"]
+        identifier = await docker("network", "create", "--label", "a=b", "--subnet", "10.77.0.0/24", "web")
+        assert len(identifier) == 64
+        inspected = json.loads(await docker("network", "inspect", "web"))[0]
+        assert inspected["IPAM"]["Config"] == [{"Subnet": "10.77.0.0/24", "Gateway": "10.77.0.1"}]
+        assert "already exists" in await docker("network", "create", "web", fails=True)
+        assert "Pool overlaps" in await docker("network", "create", "--subnet", "10.77.0.0/16", "other", fails=True)
+        assert "pre-defined network" in await docker("network", "rm", "bridge", fails=True)
+        assert await docker("network", "rm", "web") == "web"
+        await docker("network", "create", "unused")
+        assert "unused" in await docker("network", "prune", "-f")
+
+
+async def test_volumes_and_disk_usage(tmp_path: Path) -> None:
+    async with session(tmp_path) as (docker, registry, _):
+        registry.push("busybox", "latest", busybox_image())
+        await docker("pull", "-q", f"{registry.address}/busybox")
+        assert await docker("volume", "create", "data") == "data"
+        assert "data" in await docker("volume", "ls", "-q")
+        assert (await docker("volume", "inspect", "-f", "{{.Driver}}", "data")) == "local"
+        usage = await docker("system", "df", "--format", "{{.Type}}|{{.TotalCount}}|{{.Active}}")
+        assert usage.splitlines()[0] == "Images|1|0"
+        assert "Local Volumes|1|0" in usage
+        assert "data" in await docker("system", "df", "-v")
+        assert "Total reclaimed space" in await docker("volume", "prune", "-a", "-f")
+        assert await docker("volume", "ls", "-q") == ""
+        assert "no such volume" in await docker("volume", "rm", "data", fails=True)
+        assert "Total reclaimed space" in await docker("image", "prune", "-a", "-f")
+        assert await docker("images", "-q") == ""
