@@ -137,7 +137,15 @@ class Files(Protocol):
         *,
         no_overwrite_dir_non_dir: bool,
         copy_uid_gid: bool,
-    ) -> None: ...
+    ) -> None:
+        """Unpack a tar (compressed or not) into a directory. Raises PortError: NOT_FOUND, INVALID for what is no
+        directory, is read-only, or is no archive."""
+        ...
+
+    def export(self, root: FilesRoot) -> AsyncIterator[bytes]:
+        """A tar of the whole tree; give a root without pid and mounts to leave volumes out. A running container's
+        read-write layer may be read this way."""
+        ...
 
 
 class FilesMount(msgspec.Struct, frozen=True, kw_only=True):
@@ -149,21 +157,24 @@ class FilesMount(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FilesRoot(msgspec.Struct, frozen=True, kw_only=True):
-    """A container's file tree. pid: of its first process, or 0; then `rootfs` and `mounts` are put together."""
+    """A container's file tree. pid: of its first process, or 0; then `rootfs` and `mounts` are put together.
+
+    user: the container's `User`, to whom `copy_uid_gid` gives what is extracted."""
 
     container_id: ContainerID
     pid: int
     rootfs: RootFilesystem
     mounts: tuple[FilesMount, ...] = ()
     readonly: bool = False
+    user: str = ""
 
 
 class ContainerFolders(Protocol):
     """`<data-root>/containers/<id>/`: the generated files and the logs of a container."""
 
     async def write(self, container_id: ContainerID, files: Mapping[str, str]) -> str:
-        """Write small files (hosts, hostname, resolv.conf); the folder's path. Existing files are rewritten in place, so
-        that a running container's bind mounts see the change."""
+        """Write small files (hosts, hostname, resolv.conf); the folder's path. Existing files are rewritten in place,
+        so that a running container's bind mounts see the change."""
         ...
 
     def path(self, container_id: ContainerID) -> str: ...

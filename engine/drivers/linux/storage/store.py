@@ -8,6 +8,7 @@ from __future__ import annotations
 import trio
 
 from engine.drivers.linux.storage.blobs import LinuxBlobStore
+from engine.drivers.linux.storage.files import LinuxFiles
 from engine.drivers.linux.storage.layers import LinuxLayerStore
 from engine.drivers.linux.storage.places import Places
 from engine.drivers.linux.storage.rootfs import LinuxRootFilesystems
@@ -18,7 +19,7 @@ SWEEP_INTERVAL_S = 5.0
 
 
 class LinuxStorage:
-    """One data root's stores. Attributes are the ports: blobs, layers, rootfs."""
+    """One data root's stores. Attributes are the ports: blobs, layers, rootfs, files."""
 
     def __init__(self, data_root: str, *, parallel_unpacks: int = 2) -> None:
         self.places = Places(data_root)
@@ -27,6 +28,7 @@ class LinuxStorage:
         self._sweep_limiter = trio.CapacityLimiter(1)
         self.blobs = LinuxBlobStore(self.places, limiter)
         self.layers = LinuxLayerStore(self.places, self.workers, limiter)
+        self.files = LinuxFiles(self.places, self.workers)
         self.rootfs = LinuxRootFilesystems(self.places, self.layers, self.workers, limiter)
 
     async def sweep(self) -> None:

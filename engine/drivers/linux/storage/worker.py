@@ -25,8 +25,13 @@ _TASKS = {
     "stat": "inside.stat",
     "archive": "inside.archive",
     "extract": "inside.extract",
+    "export": "inside.export",
     "fill": "filling.fill",
 }
+
+
+_DEPTH_MAX = 10_000
+"""A path of PATH_MAX bytes has two thousand directories; walking is recursive."""
 
 
 class TaskError(Exception):
@@ -46,6 +51,7 @@ def report(**fields: Any) -> None:
 def main() -> None:
     name, fields = sys.argv[2], json.loads(sys.argv[3])
     os.umask(0)
+    sys.setrecursionlimit(_DEPTH_MAX)
     try:
         report(result=_task(name)(fields))
     except TaskError as error:
