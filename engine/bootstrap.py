@@ -48,7 +48,8 @@ from engine.drivers.linux.inotify import watches
 from engine.drivers.linux.logs.json_file import JsonFileLogs
 from engine.drivers.linux.network.driver import LinuxNetworking
 from engine.drivers.linux.process_table import ProcessTable
-from engine.drivers.linux.runtime.driver import LinuxMeter, LinuxRuntime
+from engine.drivers.linux.runtime.driver import LinuxRuntime
+from engine.drivers.linux.runtime.meter import LinuxMeter
 from engine.drivers.linux.runtime.users import LinuxIdentities
 from engine.drivers.linux.storage.folders import LinuxContainerFolders
 from engine.drivers.linux.storage.store import LinuxStorage
@@ -200,7 +201,7 @@ class Engine:
         return Ports(
             runtime=runtime,
             streams=runtime,
-            meter=LinuxMeter(runtime),
+            meter=LinuxMeter(runtime, trio.CapacityLimiter(4)),
             storage=storage,
             folders=LinuxContainerFolders(storage.places),
             volumes=LinuxVolumes(storage.places),

@@ -22,6 +22,8 @@ from engine.api.streams import current_request, empty, json_response, json_strea
 from engine.drivers.ports.runtime import Sample
 
 SAMPLE_INTERVAL_S = 1.0
+EXIT_WAIT_S = 1.0
+"""How long the end of the output waits for the exit, so that who asks for the code next finds it."""
 CONDITIONS = frozenset({"", "not-running", "next-exit", "removed"})
 
 
@@ -61,7 +63,7 @@ def register(app: EngineApp, context: ApiContext) -> None:
                     await client.send_all(batch)
             if not query.flag("stream"):
                 return HIJACKED
-            await context.ports.streams.attach(
+            end = await context.ports.streams.attach(
                 state.container_id,
                 client.fd,
                 stdin=query.flag("stdin") and state.config.open_stdin,
@@ -71,6 +73,9 @@ def register(app: EngineApp, context: ApiContext) -> None:
                 detach_keys=keys if tty else b"",
                 early_input=client.early_input,
             )
+            if end.reason == "eof":
+                with trio.move_on_after(EXIT_WAIT_S):
+                    await context.pump.until(f"container:{state.container_id}", lambda now: not now.alive)
         return HIJACKED
 
     @app.route("/containers/<name>/top", methods=["GET"])
@@ -114,10 +119,7 @@ async def waiting(context: ApiContext, state: ContainerState, condition: str) ->
                 f"container:{container_id}",
                 lambda now: not (now.alive or now.starting or now.status is Status.RESTARTING),
             )
-    answer: dict[str, Any] = {"StatusCode": after.exit_code}
-    if after.error:
-        answer["Error"] = {"Message": after.error}
-    yield answer
+    yield {"StatusCode": after.exit_code}
 
 
 def dimension(query: Query, key: str) -> int:

@@ -23,6 +23,8 @@ from engine.api.routes.container_streams import dimension
 from engine.api.streams import current_request, empty, frame, json_response
 
 STDERR = 2
+EXIT_WAIT_S = 1.0
+"""How long the end of the output waits for the exit: a process may close its output and run on."""
 RESIZE_WAIT_S = 10.0
 """How long a resize waits for the process to be there. Source: moby daemon/resize.go."""
 
@@ -163,7 +165,7 @@ async def start_exec(context: ApiContext, state: ExecState, body: StartBody, req
 
         async def attach() -> None:
             attaching.set()
-            await context.ports.streams.attach(
+            end = await context.ports.streams.attach(
                 state.container_id,
                 client.fd,
                 exec_id=state.exec_id,
@@ -174,6 +176,10 @@ async def start_exec(context: ApiContext, state: ExecState, body: StartBody, req
                 detach_keys=detach_keys(spec.detach_keys) if spec.tty else b"",
                 early_input=client.early_input,
             )
+            if end.reason == "eof":
+                # The client asks for the exit code as soon as the connection ends: it must be there by then.
+                with trio.move_on_after(EXIT_WAIT_S):
+                    await context.pump.until(f"exec:{state.exec_id}", lambda now: now.status is ExecStatus.EXITED)
 
         nursery.start_soon(attach, name="exec attach")
         await attaching.wait()

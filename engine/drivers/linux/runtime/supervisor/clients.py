@@ -108,11 +108,5 @@ class Client:
             passed.append(byte)
         return bytes(passed), False
 
-    def finish_output(self) -> None:
-        try:
-            self.sock.shutdown(socket.SHUT_WR)
-        except OSError:
-            self.gone = True
-
     def close(self) -> None:
         self.sock.close()

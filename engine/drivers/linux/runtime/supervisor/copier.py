@@ -177,7 +177,6 @@ class Copier:
     def _say_abort(self, fds: list[int], container: str, exec_id: str) -> None:
         """The start failed: whoever waited for output gets its end."""
         for client in self._early.pop((container, exec_id), []):
-            client.finish_output()
             self._leave(None, client, "eof")
 
     def _say_cancel(self, fds: list[int], ident: int) -> None:
@@ -279,8 +278,9 @@ class Copier:
         self._retire(stream)
 
     def _end_client(self, stream: Stream, client: Client) -> None:
+        # Closed, not shut down: an engine that holds the socket too ends the connection once the exit is in the log, so
+        # that a client that asks for the exit code on end of file finds it.
         if not client.backlog:
-            client.finish_output()
             self._leave(stream, client, "eof")
 
     def _retire(self, stream: Stream) -> None:
