@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import sqlite3
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
@@ -27,14 +26,14 @@ from eventsourcing.persistence import InfrastructureFactory, StoredEvent
 from eventsourcing.utils import Environment, EnvType
 
 from engine.aggregates.decider import Cause, Command, Decider, Event, Recorded
+from engine.checkpoints import Checkpoints
 from engine.clock import Clock
 from engine.codec import EventCodec
 from engine.errors import PortError
-from engine.fingerprint import fingerprint_of
-from engine.folds import Fold, Folds, key_of, kind_of
+from engine.folds import Fold, Folds
 from engine.mapper import Entry, EventMapper
 from engine.private_file import create_private
-from engine.projections.base import Checkpoint, Head, Projection, ViewStore, restore
+from engine.projections.base import Checkpoint, Head, Projection
 from engine.pump import Pump
 from engine.recorder import LogFactory, LogRecorder, Row
 from engine.upcasters import UPCASTERS, Upcasters
@@ -108,17 +107,23 @@ class Application:
         self._options = options
         codec = EventCodec((event for decider in deciders for event in decider.events), upcasters)
         self._mapper = EventMapper(codec)
-        self._views = ViewStore(directory / "views.db")
+        self._checkpoints = Checkpoints(
+            directory / "views.db",
+            deciders=self._deciders,
+            projections=self._projections,
+            snapshot_from=options.snapshot_from,
+        )
         self._store: _Store | None = None
-        self._recorder: LogRecorder  # set by _open, like the two below
-        self._fingerprint = ""
-        self._live_streams: _LiveStreams
+        self._recorder: LogRecorder  # set by _open
         self._opened = False
         self._limiter = trio.CapacityLimiter(2)
         # The writer never stands in line behind a checkpoint or somebody's long look back.
         self._writer_limiter = trio.CapacityLimiter(1)
         self._folds = Folds(
-            self._deciders, capacity=options.folds, load_snapshot=self._load_snapshot, load_tail=self.history
+            self._deciders,
+            capacity=options.folds,
+            load_snapshot=self._checkpoints.load_snapshot,
+            load_tail=self.history,
         )
         self.pump = Pump(read=self.read, fold=self._folds.get, ended=self._folds.ended, limiter=self._limiter)
         """Follows what is committed: `subscribe(after)`, `until(stream, predicate)`."""
@@ -134,12 +139,6 @@ class Application:
         self._commits = 0  # since the write-ahead log began
         self._copied = 0  # of these, how many had their pages copied
         self._rewind_at = 2 * WAL_COMMITS
-        self._live: dict[str, set[str]] = {name: set() for name in self._deciders}
-        self._due_snapshots: dict[str, Fold] = {}
-        self._ended_streams: set[str] = set()
-        self._checkpointed = 0
-        self.restored: dict[str, int] = {}
-        """Where each projection was restored at this start; 0 means folded from the beginning."""
 
     # -- life ----------------------------------------------------------------------------------------------------------
 
@@ -172,43 +171,21 @@ class Application:
         self._store = _Store(self._path, self._mapper)
         self._recorder = self._store.log_recorder
         self._recorder.open()
-        self._open_views()
-        self._fingerprint = fingerprint_of([*self._deciders.values(), *(type(item) for item in self._projections)])
-        live = _LiveStreams(self._live, self._folds)
-        self.restored = restore(
-            [*self._projections, live],
-            self._views,
-            fingerprint=self._fingerprint,
-            read=self.read,
-            seal_at=self._recorder.seal_at,
+        self._checkpoints.open(
+            self._folds, head=self._recorder.position, read=self.read, seal_at=self._recorder.seal_at
         )
-        live.settle()
         self.pump.position = self._recorder.position
-        self._checkpointed = min(self.restored.values(), default=0)
-        self._live_streams = live
         self._opened = True
-
-    def _open_views(self) -> None:
-        self._views.open()
-        head = self._views.head()
-        if head is not None and self._recorder.seal_at(head.position) != head.seal:
-            _LOGGER.error(
-                "views.db has seen position %d of another log than the one that ends at %d: the log was replaced or "
-                "lost its tail; views are folded anew",
-                head.position,
-                self._recorder.position,
-            )
-            self._views.clear()
 
     def _close(self) -> None:
         """Also after an `_open` that failed half-way."""
         try:
             # A projection that failed half-way through a commit is not to be believed.
             settled = self._opened and self._recorder.position == self.position
-            if settled and self.position != self._checkpointed:
-                self._save(self._checkpoint_contents())
+            if settled and self.position != self._checkpoints.position:
+                self._save(self._derived_state())
         finally:
-            self._views.close()
+            self._checkpoints.close()
             if self._store is not None:
                 self._store.log_recorder.close()
                 self._store.close()
@@ -288,7 +265,12 @@ class Application:
 
     def live(self, kind: str) -> tuple[str, ...]:
         """The keys of all streams of an aggregate that have begun and not ended, sorted."""
-        return tuple(sorted(self._live[kind]))
+        return self._checkpoints.live(kind)
+
+    @property
+    def restored(self) -> Mapping[str, int]:
+        """Where each projection was restored at this start; 0 means folded from the beginning."""
+        return self._checkpoints.restored
 
     def read(self, after: int, limit: int) -> list[Recorded]:
         """Up to `limit` committed events past a position, in order. Blocks (about 6 us an event)."""
@@ -313,16 +295,6 @@ class Application:
         position, stream, version, topic, state = row
         time_ns, cause, event = self._mapper.codec.decode(topic, state)
         return Recorded(position=position, stream=stream, version=version, time_ns=time_ns, cause=cause, event=event)
-
-    def _load_snapshot(self, stream: str) -> Fold | None:
-        saved = self._views.snapshot(stream, self._fingerprint)
-        if saved is None:
-            return None
-        state_type = type(self._deciders[kind_of(stream)].initial(key_of(stream)))
-        try:
-            return Fold(msgspec.msgpack.decode(saved[1], type=state_type), saved[0])
-        except msgspec.MsgspecError:
-            return None
 
     # -- the writer ----------------------------------------------------------------------------------------------------
 
@@ -399,7 +371,7 @@ class Application:
         self._dirty.set()
         self._commits += 1
         if (
-            position - self._checkpointed >= self._options.checkpoint_events
+            position - self._checkpoints.position >= self._options.checkpoint_events
             or self._commits - self._copied >= WAL_COMMITS
         ):
             self._urgent.set()
@@ -409,16 +381,7 @@ class Application:
         self._folds.put(stream, fold)
         if self._pending.get(stream) is fold:
             del self._pending[stream]
-        if self._folds.ended(stream, fold.state):
-            self._live[kind_of(stream)].discard(key_of(stream))
-            self._due_snapshots.pop(stream, None)
-            if fold.version >= self._options.snapshot_from:
-                self._ended_streams.add(stream)
-        else:
-            self._live[kind_of(stream)].add(key_of(stream))
-            self._ended_streams.discard(stream)
-            if fold.version >= self._options.snapshot_from:
-                self._due_snapshots[stream] = fold
+        self._checkpoints.note(stream, fold, ended=self._folds.ended(stream, fold.state))
 
     def _fail(self, error: PortError) -> None:
         """Nothing of these calls was appended, and later ones were decided on what never happened."""
@@ -441,7 +404,7 @@ class Application:
                 await self._urgent.wait()
             self._urgent = trio.Event()
             self._copied = self._commits
-            due = self.position - self._checkpointed >= self._options.checkpoint_events
+            due = self.position - self._checkpoints.position >= self._options.checkpoint_events
             if self._closing:
                 return
             if due or waiting.cancelled_caught:
@@ -451,29 +414,15 @@ class Application:
 
     async def checkpoint(self) -> None:
         """Write projections and state snapshots to views.db now. Failing costs the next start time, and no truth."""
-        await trio.to_thread.run_sync(self._save, self._checkpoint_contents(), limiter=self._limiter)
+        await trio.to_thread.run_sync(self._save, self._derived_state(), limiter=self._limiter)
 
-    def _checkpoint_contents(self) -> Checkpoint:
-        """Taken on the loop, between two commits; encoded and written elsewhere."""
+    def _derived_state(self) -> Checkpoint:
         seal = self._recorder.seal_at(self.position)
         assert seal is not None, "the log's head is not the end of a commit"
-        contents = Checkpoint(
-            head=Head(position=self.position, seal=seal),
-            fingerprint=self._fingerprint,
-            views={projection.name: projection.dump() for projection in (*self._projections, self._live_streams)},
-            snapshots={stream: (fold.version, fold.state) for stream, fold in self._due_snapshots.items()},
-            ended=tuple(self._ended_streams),
-        )
-        self._due_snapshots = {}
-        self._ended_streams = set()
-        self._checkpointed = self.position
-        return contents
+        return self._checkpoints.take(Head(position=self.position, seal=seal))
 
-    def _save(self, contents: Checkpoint) -> None:
-        try:
-            self._views.save(contents)
-        except sqlite3.Error as error:
-            _LOGGER.warning("derived state is not checkpointed, the next start takes longer: %s", error)
+    def _save(self, checkpoint: Checkpoint) -> None:
+        self._checkpoints.save(checkpoint)
         self._copy_pages()
 
     def _copy_pages(self) -> None:
@@ -481,40 +430,6 @@ class Application:
             self._recorder.checkpoint()
         except PortError as error:
             _LOGGER.warning("the write-ahead log is not copied: %s", error)
-
-
-class _LiveStreams:
-    """Which streams have begun and not ended: what recovery has to look at, whatever the length of history.
-
-    While catching up it only notes which streams moved; `settle` then folds those."""
-
-    name = "live-streams"
-
-    def __init__(self, live: dict[str, set[str]], folds: Folds) -> None:
-        self._live = live
-        self._folds = folds
-        self._moved: set[str] = set()
-
-    def apply(self, recorded: Recorded) -> None:
-        self._moved.add(recorded.stream)
-
-    def settle(self) -> None:
-        for stream in self._moved:
-            ended = self._folds.ended(stream, self._folds.get(stream).state)
-            keys = self._live[kind_of(stream)]
-            keys.discard(key_of(stream)) if ended else keys.add(key_of(stream))
-        self._moved.clear()
-
-    def dump(self) -> object:
-        return {kind: sorted(keys) for kind, keys in self._live.items()}
-
-    def restore(self, dumped: bytes) -> None:
-        for kind, keys in msgspec.msgpack.decode(dumped, type=dict[str, list[str]]).items():
-            self._live[kind].update(keys)
-
-    def reset(self) -> None:
-        for keys in self._live.values():
-            keys.clear()
 
 
 class _Store(EventSourcedApplication[str]):

@@ -87,6 +87,7 @@ class ViewStore:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._database: sqlite_utils.Database | None = None
+        self._reader: sqlite_utils.Database | None = None
 
     def open(self) -> None:
         """Open or make the file. Idempotent."""
@@ -97,9 +98,10 @@ class ViewStore:
             self._open()
 
     def close(self) -> None:
-        if self._database is not None:
-            self._database.conn.close()
-            self._database = None
+        for database in (self._database, self._reader):
+            if database is not None:
+                database.conn.close()
+        self._database = self._reader = None
 
     def views(self) -> dict[str, View]:
         """All checkpoints whose bytes are whole, by name."""
@@ -156,19 +158,28 @@ class ViewStore:
     def _open(self) -> None:
         if self._database is not None:
             return
+        database = self._connect()
+        try:
+            database.table("views").create(_VIEWS, pk="name", if_not_exists=True)
+            database.table("state_snapshots").create(_SNAPSHOTS, pk="stream", if_not_exists=True)
+            database.table("head").create(_HEAD, pk="id", if_not_exists=True)
+            # The loop looks up snapshots while a thread writes: each has a connection, nobody waits for the other.
+            self._reader = self._connect()
+        except BaseException:
+            database.conn.close()
+            raise
+        self._database = database
+
+    def _connect(self) -> sqlite_utils.Database:
         connection = sqlite3.connect(self._path, check_same_thread=False)
         try:
             # Losing views.db costs time, not truth: no commit here ever waits for the disk.
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=OFF")
-            database = sqlite_utils.Database(connection)
-            database.table("views").create(_VIEWS, pk="name", if_not_exists=True)
-            database.table("state_snapshots").create(_SNAPSHOTS, pk="stream", if_not_exists=True)
-            database.table("head").create(_HEAD, pk="id", if_not_exists=True)
         except BaseException:
             connection.close()
             raise
-        self._database = database
+        return sqlite_utils.Database(connection)
 
     def _discard(self) -> None:
         self.close()
@@ -177,7 +188,9 @@ class ViewStore:
 
     def _query(self, statement: str, *parameters: object) -> list[dict[str, Any]]:
         try:
-            return list(self._opened.query(statement, parameters))
+            reader = self._reader
+            assert reader is not None, "the view store is not open"
+            return list(reader.query(statement, parameters))
         except sqlite3.DatabaseError:
             self.clear()
             return []

@@ -92,7 +92,7 @@ async def test_a_living_log_verifies_at_any_moment(tmp_path: Path) -> None:
 async def test_views_that_can_not_be_written_stop_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     totals = Totals()
     async with counters(tmp_path, totals=totals).running() as application:
-        application._views._opened.execute("DROP TABLE views")
+        application._checkpoints._views._opened.execute("DROP TABLE views")
         await application.execute(Add(name="a"), cause=CAUSE)
         await application.checkpoint()
         await application.execute(Add(name="a"), cause=CAUSE)

@@ -19,7 +19,7 @@ from engine.projections.execs import Execs
 from engine.projections.images import Images
 from engine.projections.networks import Networks
 from engine.projections.volumes import Volumes
-from tests.support.counter import CAUSE, Add, SteppingClock, Totals, counters
+from tests.support.counter import CAUSE, COUNTER, Add, SteppingClock, Totals, counters
 from tests.support.story import tell
 
 PROJECTIONS = (Containers, Images, Networks, Volumes, Execs)
@@ -103,8 +103,7 @@ async def test_a_new_view_is_folded_from_the_beginning_while_others_go_on_from_w
     Second.__module__ = Totals.__module__  # else it counts as other code, and everything is folded anew
 
     first, second = Totals(), Second()
-    application = counters(tmp_path, totals=first)
-    application._projections = (first, second)
+    application = Application(tmp_path, deciders=[COUNTER], clock=SteppingClock(), projections=[first, second])
     async with application.running():
         assert (first.told, second.told) == (0, 5)
         assert first.totals == second.totals == {"a": 5}

@@ -1,0 +1,158 @@
+"""Derived state between two lives of the engine: what is written to views.db, and what of it is believed again.
+
+Owns: the list of projections with our own one (which streams live), state snapshots that are due, and the judgement
+whether views.db belongs to this log and this code.
+Refuses to know: commands, commits, when a checkpoint is due (the application says so).
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from engine.aggregates.decider import Decider, Recorded
+from engine.fingerprint import fingerprint_of
+from engine.folds import Fold, Folds, key_of, kind_of
+from engine.projections.base import Checkpoint, Head, Projection, Read, SealAt, ViewStore, restore
+
+_LOGGER = logging.getLogger("ishmael.log")
+
+
+class Checkpoints:
+    """views.db as the application uses it. `open`, `save`, `close` block; the others are for the loop."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        deciders: Mapping[str, Decider[Any]],
+        projections: Sequence[Projection],
+        snapshot_from: int,
+    ) -> None:
+        self._views = ViewStore(path)
+        self._deciders = deciders
+        self._live = LiveStreams(deciders)
+        self._projections: tuple[Projection, ...] = (*projections, self._live)
+        self._snapshot_from = snapshot_from
+        self._fingerprint = ""
+        self._due: dict[str, Fold] = {}
+        self._ended: set[str] = set()
+        self.position = 0
+        """Of the last checkpoint; after `open`, the lowest that a projection was restored at."""
+        self.restored: dict[str, int] = {}
+        """Where each projection was restored at this start; 0 means folded from the beginning."""
+
+    def open(self, folds: Folds, *, head: int, read: Read, seal_at: SealAt) -> None:
+        """Bring all projections to the head of the log."""
+        self._views.open()
+        seen = self._views.head()
+        if seen is not None and seal_at(seen.position) != seen.seal:
+            _LOGGER.error(
+                "views.db has seen position %d of another log than the one that ends at %d: the log was replaced or "
+                "lost its tail; views are folded anew",
+                seen.position,
+                head,
+            )
+            self._views.clear()
+        own = (type(projection) for projection in self._projections)
+        self._fingerprint = fingerprint_of([*self._deciders.values(), *own])
+        self.restored = restore(
+            self._projections, self._views, fingerprint=self._fingerprint, read=read, seal_at=seal_at
+        )
+        self._live.settle(lambda stream: folds.ended(stream, folds.get(stream).state))
+        self.position = min(self.restored.values())
+
+    def close(self) -> None:
+        self._views.close()
+
+    def live(self, kind: str) -> tuple[str, ...]:
+        """Keys of the streams of an aggregate that have begun and not ended, sorted."""
+        return self._live.of(kind)
+
+    def load_snapshot(self, stream: str) -> Fold | None:
+        """A stream's state snapshot, if this code made it and it can be read."""
+        saved = self._views.snapshot(stream, self._fingerprint)
+        if saved is None:
+            return None
+        state_type = type(self._deciders[kind_of(stream)].initial(key_of(stream)))
+        try:
+            return Fold(msgspec.msgpack.decode(saved[1], type=state_type), saved[0])
+        except msgspec.MsgspecError:
+            return None
+
+    def note(self, stream: str, fold: Fold, *, ended: bool) -> None:
+        """A stream has moved."""
+        self._live.note(stream, ended=ended)
+        if fold.version < self._snapshot_from:
+            return
+        if ended:
+            self._due.pop(stream, None)
+            self._ended.add(stream)
+        else:
+            self._due[stream] = fold
+            self._ended.discard(stream)
+
+    def take(self, head: Head) -> Checkpoint:
+        """Everything as of now, to be saved in another thread. Call it between two commits."""
+        checkpoint = Checkpoint(
+            head=head,
+            fingerprint=self._fingerprint,
+            views={projection.name: projection.dump() for projection in self._projections},
+            snapshots={stream: (fold.version, fold.state) for stream, fold in self._due.items()},
+            ended=tuple(self._ended),
+        )
+        self._due = {}
+        self._ended = set()
+        self.position = head.position
+        return checkpoint
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Failing costs the next start time, and no truth."""
+        try:
+            self._views.save(checkpoint)
+        except sqlite3.Error as error:
+            _LOGGER.warning("derived state is not checkpointed, the next start takes longer: %s", error)
+
+
+class LiveStreams:
+    """A projection: which streams have begun and not ended. What recovery looks at, whatever the length of history.
+
+    While catching up it only notes which streams moved; `settle` then asks for their states."""
+
+    name = "live-streams"
+
+    def __init__(self, deciders: Mapping[str, Decider[Any]]) -> None:
+        self._keys: dict[str, set[str]] = {kind: set() for kind in deciders}
+        self._moved: set[str] = set()
+
+    def of(self, kind: str) -> tuple[str, ...]:
+        return tuple(sorted(self._keys[kind]))
+
+    def note(self, stream: str, *, ended: bool) -> None:
+        keys = self._keys[kind_of(stream)]
+        keys.discard(key_of(stream)) if ended else keys.add(key_of(stream))
+
+    def settle(self, ended: Callable[[str], bool]) -> None:
+        for stream in self._moved:
+            self.note(stream, ended=ended(stream))
+        self._moved.clear()
+
+    def apply(self, recorded: Recorded) -> None:
+        self._moved.add(recorded.stream)
+
+    def dump(self) -> object:
+        return {kind: sorted(keys) for kind, keys in self._keys.items()}
+
+    def restore(self, dumped: bytes) -> None:
+        for kind, keys in msgspec.msgpack.decode(dumped, type=dict[str, list[str]]).items():
+            self._keys[kind].update(keys)
+
+    def reset(self) -> None:
+        for keys in self._keys.values():
+            keys.clear()
+        self._moved.clear()
