@@ -36,6 +36,7 @@ from engine.api.routes import (
     execs,
     images,
     networks,
+    registry,
     volumes,
 )
 from engine.api.serving import serve_api
@@ -54,7 +55,7 @@ from engine.drivers.linux.runtime.users import LinuxIdentities
 from engine.drivers.linux.storage.folders import LinuxContainerFolders
 from engine.drivers.linux.storage.store import LinuxStorage
 from engine.drivers.linux.volume.host_paths import LinuxHostPaths
-from engine.drivers.linux.volume.local import LinuxVolumes
+from engine.drivers.linux.volume.local import LocalVolumes
 from engine.drivers.registry.client import RegistryClient
 from engine.drivers.registry.policy import RegistryPolicy
 from engine.entropy import SystemEntropy
@@ -103,7 +104,7 @@ class Ports(msgspec.Struct, frozen=True, kw_only=True):
     meter: LinuxMeter
     storage: LinuxStorage
     folders: LinuxContainerFolders
-    volumes: LinuxVolumes
+    volumes: LocalVolumes
     networking: LinuxNetworking
     logs: JsonFileLogs
     process_table: ProcessTable
@@ -204,7 +205,7 @@ class Engine:
             meter=LinuxMeter(runtime, trio.CapacityLimiter(4)),
             storage=storage,
             folders=LinuxContainerFolders(storage.places),
-            volumes=LinuxVolumes(storage.places),
+            volumes=LocalVolumes(storage.places, storage.workers),
             networking=LinuxNetworking(),
             logs=JsonFileLogs(watching, clock=self._clock, limiter=trio.CapacityLimiter(4)),  # type: ignore[arg-type]
             process_table=ProcessTable(),
@@ -320,6 +321,7 @@ class Engine:
             execs,
             images,
             networks,
+            registry,
             volumes,
             disk_usage,
         ):

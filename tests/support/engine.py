@@ -1,0 +1,234 @@
+"""A whole engine for tests: `ishmaeld` in a network namespace of its own, with the real docker CLI and docker-py.
+
+Every engine has its own roots, socket and namespace, so tests run side by side and nothing touches the host's
+interfaces. `close` ends containers, supervisor and namespace, and `leaks` tells what is left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+
+from tests.support.images import busybox_image
+from tests.support.registry import tool
+
+START_S = 30.0
+COMMAND_S = 60.0
+
+
+class Engine:
+    """One engine's life. `start` after `kill` or `stop` is a restart on the same roots."""
+
+    def __init__(self, *flags: str, live_restore: bool = True) -> None:
+        self.name = f"ishmael-{secrets.token_hex(4)}"
+        self.root = Path(tempfile.mkdtemp(prefix="ishmael-test-"))
+        self.data_root = self.root / "data"
+        self.exec_root = self.root / "exec"
+        self.socket = self.root / "engine.sock"
+        self.log = self.root / "engine.log"
+        self.flags = flags
+        self.process: subprocess.Popen[bytes] | None = None
+        _run("ip", "netns", "add", self.name)
+        self.in_namespace("ip", "link", "set", "lo", "up")
+        # A name server that never answers makes everything wait: nothing outside is reachable, at once.
+        self.in_namespace("ip", "route", "add", "unreachable", "default")
+
+    # -- the engine ----------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start and wait until it answers."""
+        with contextlib.suppress(FileNotFoundError):
+            self.socket.unlink()
+        command = [
+            "nsenter", f"--net=/run/netns/{self.name}", sys.executable, "-m", "engine",
+            "-H", f"unix://{self.socket}", "--data-root", str(self.data_root), "--exec-root", str(self.exec_root),
+            "--pidfile", str(self.root / "pid"), *self.flags,
+        ]  # fmt: skip
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        deadline = time.monotonic() + START_S
+        while True:
+            if self.process.poll() is not None:
+                raise AssertionError(f"the engine did not start:\n{self.log.read_text()[-4000:]}")
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                if self.request("GET", "/_ping")[0] == 200:
+                    return
+            assert time.monotonic() < deadline, self.log.read_text()[-4000:]
+            time.sleep(0.02)
+
+    def kill(self) -> None:
+        """kill -9."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> int:
+        """SIGTERM; the exit status."""
+        return self._end(signal.SIGTERM)
+
+    def _end(self, number: int) -> int:
+        assert self.process is not None
+        self.process.send_signal(number)
+        status = self.process.wait(60)
+        self.process = None
+        return status
+
+    def restart(self) -> None:
+        self.stop()
+        self.start()
+
+    # -- clients -------------------------------------------------------------------------------------------------------
+
+    @property
+    def host(self) -> str:
+        return f"unix://{self.socket}"
+
+    def cli(
+        self, *arguments: str, check: bool = True, data: str | None = None, timeout_s: float = COMMAND_S
+    ) -> subprocess.CompletedProcess[str]:
+        """Run the real docker CLI."""
+        done = subprocess.run(
+            [tool("docker"), *arguments], env=self.environment, input=data, capture_output=True, text=True,
+            timeout=timeout_s, stdin=None if data is not None else subprocess.DEVNULL, check=False,
+        )  # fmt: skip
+        if check and done.returncode:
+            raise AssertionError(f"docker {' '.join(arguments)}: {done.returncode}\n{done.stdout}{done.stderr}")
+        return done
+
+    def out(self, *arguments: str, **options: Any) -> str:
+        """The CLI's output, without the last newline."""
+        return self.cli(*arguments, **options).stdout.rstrip("\n")
+
+    @property
+    def environment(self) -> dict[str, str]:
+        config = self.root / "docker-config"
+        config.mkdir(exist_ok=True)
+        return {**os.environ, "DOCKER_HOST": self.host, "DOCKER_CONFIG": str(config)}
+
+    @contextlib.contextmanager
+    def client(self) -> Iterator[docker.DockerClient]:
+        client = docker.DockerClient(base_url=self.host, version="auto", timeout=60)
+        try:
+            yield client
+        finally:
+            client.close()
+
+    def request(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, bytes]:
+        """One raw request; (status, body)."""
+        connection = _UnixConnection(str(self.socket))
+        payload = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        if payload is not None and not isinstance(body, bytes):
+            headers.setdefault("Content-Type", "application/json")
+        try:
+            connection.request(method, path, payload, headers)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
+
+    def json(self, path: str) -> Any:
+        status, body = self.request("GET", path)
+        assert status == 200, body
+        return json.loads(body)
+
+    def load_busybox(self) -> None:
+        """The image `busybox:latest`, by `docker load`."""
+        archive = self.root / "busybox.tar"
+        archive.write_bytes(busybox_image().docker_archive("busybox:latest"))
+        self.cli("load", "-q", "-i", str(archive))
+
+    def in_namespace(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a command on the engine's own network."""
+        return _run("nsenter", f"--net=/run/netns/{self.name}", *command, check=check)
+
+    def wait_for(self, fact: Any, timeout_s: float = 20.0) -> Any:
+        """Poll a fact of the outside world until it is truthy."""
+        deadline = time.monotonic() + timeout_s
+        while not (value := fact()):
+            assert time.monotonic() < deadline, "it did not come true"
+            time.sleep(0.02)
+        return value
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    def replay(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run `replay` on this engine's log."""
+        return _run(
+            sys.executable, "-m", "replay", "--log", str(self.data_root / "events.db"), *arguments, check=False
+        )
+
+    def close(self) -> None:
+        """Remove every container, end engine and supervisor, delete the namespace."""
+        try:
+            if self.process is None:
+                self.start()
+            ids = [row["Id"] for row in self.json("/containers/json?all=1")]
+            for container_id in ids:
+                self.request("DELETE", f"/containers/{container_id}?force=1&v=1")
+            self.stop()
+        finally:
+            if self.process is not None:
+                self.process.kill()
+                self.process.wait()
+            self.end_supervisor()
+            _run("ip", "netns", "delete", self.name, check=False)
+            shutil.rmtree(self.root, ignore_errors=True)
+
+    def supervisors(self) -> list[int]:
+        """Pids of the supervisor and what it forked for itself."""
+        found = []
+        for entry in os.listdir("/proc"):
+            with contextlib.suppress(OSError):
+                if entry.isdecimal():
+                    words = Path(f"/proc/{entry}/cmdline").read_bytes().split(b"\0")
+                    if str(self.exec_root).encode() in words and any(b"supervisor" in word for word in words):
+                        found.append(int(entry))
+        return found
+
+    def end_supervisor(self) -> None:
+        for pid in self.supervisors():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=COMMAND_S)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+def _run(*command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=check, timeout=COMMAND_S)
+
+
+@contextlib.contextmanager
+def running_engine(*flags: str) -> Iterator[Engine]:
+    """An engine with busybox, for the length of the block."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    engine = Engine(*flags)
+    try:
+        engine.start()
+        engine.load_busybox()
+        yield engine
+    finally:
+        engine.close()
