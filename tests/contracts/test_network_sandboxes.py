@@ -322,6 +322,8 @@ async def test_a_bridge_that_the_user_made_is_used_and_never_deleted(world: Worl
     ("options", "words"),
     [
         ({"com.docker.network.bridge.gateway_mode_ipv4": "routed"}, "not implemented"),
+        ({"com.docker.network.bridge.gateway_mode_ipv4": "isolated"}, "can only be used for an internal network"),
+        ({"com.docker.network.bridge.gateway_mode_ipv6": "odd"}, "unknown gateway mode odd"),
         ({"com.docker.network.host_ipv4": "10.99.0.1"}, "not implemented"),
         ({"com.docker.network.driver.mtu": "much"}, "failed to parse mtu"),
         ({"com.docker.network.bridge.enable_icc": "maybe"}, "failed to parse com.docker.network.bridge.enable_icc"),
@@ -569,3 +571,14 @@ async def test_whoever_is_not_root_in_a_container_may_bind_low_ports_and_ping(wo
         lambda: [open(f"/proc/sys/net/ipv4/{n}").read() for n in ("ip_unprivileged_port_start", "ping_group_range")],
     )
     assert read == ["0\n", "0\t2147483647\n"]
+
+
+async def test_an_isolated_network_has_no_address_of_the_host(world: World) -> None:
+    options = {"com.docker.network.bridge.gateway_mode_ipv4": "isolated"}
+    spec = await world.network(18, internal=True, options=options)
+    one, two = await world.container(spec, 2), await world.container(spec, 3)
+    await world.serve_tcp(two.netns_fd, 80)
+    await world.serve_tcp(HOST, 9000)
+    assert await world.ask_tcp(one.netns_fd, two.address, 80) == f"80 {one.address}"
+    assert not await world.reaches(one.netns_fd, "172.18.0.1", 9000)
+    assert "172.18.0.1" not in os.popen("ip addr").read()

@@ -24,7 +24,10 @@ _ICC = "com.docker.network.bridge.enable_icc"
 _MASQUERADE = "com.docker.network.bridge.enable_ip_masquerade"
 _INHIBIT_IPV4 = "com.docker.network.bridge.inhibit_ipv4"
 _MTU = "com.docker.network.driver.mtu"
-_GATEWAY_MODES = ("com.docker.network.bridge.gateway_mode_ipv4", "com.docker.network.bridge.gateway_mode_ipv6")
+_GATEWAY_MODES = {
+    4: "com.docker.network.bridge.gateway_mode_ipv4",
+    6: "com.docker.network.bridge.gateway_mode_ipv6",
+}
 _UNSUPPORTED = (
     "com.docker.network.host_ipv4",
     "com.docker.network.host_ipv6",
@@ -64,11 +67,7 @@ def rules_of(spec: NetworkSpec) -> BridgeRules:
     for option in _UNSUPPORTED:
         if spec.options.get(option):
             raise PortError("create", f"option {option} is not implemented", fault=Fault.NOT_IMPLEMENTED)
-    modes = {spec.options.get(option, "") or "nat" for option in _GATEWAY_MODES}
-    for mode in sorted(modes - {"nat", "nat-unprotected"}):
-        if mode not in ("routed", "isolated"):
-            raise PortError("create", f"unknown gateway mode {mode}", fault=Fault.INVALID)
-        raise PortError("create", f"gateway mode {mode} is not implemented", fault=Fault.NOT_IMPLEMENTED)
+    modes = [gateway_mode(spec, version) for version in (4, 6)]
     return BridgeRules(
         bridge=bridge_name(spec),
         subnets=spec.subnets,
@@ -77,6 +76,19 @@ def rules_of(spec: NetworkSpec) -> BridgeRules:
         masquerade=_flag(spec, _MASQUERADE, default=True),
         unprotected="nat-unprotected" in modes,
     )
+
+
+def gateway_mode(spec: NetworkSpec, version: int) -> str:
+    """`nat`, `nat-unprotected`, or `isolated`: the host has no address on the bridge. Raises PortError for others."""
+    mode = spec.options.get(_GATEWAY_MODES[version], "") or "nat"
+    if mode == "routed":
+        raise PortError("create", "gateway mode routed is not implemented", fault=Fault.NOT_IMPLEMENTED)
+    if mode not in ("nat", "nat-unprotected", "isolated"):
+        raise PortError("create", f"unknown gateway mode {mode}", fault=Fault.INVALID)
+    if mode == "isolated" and not spec.internal:
+        message = "gateway mode 'isolated' can only be used for an internal network"
+        raise PortError("create", message, fault=Fault.INVALID)
+    return mode
 
 
 def _flag(spec: NetworkSpec, option: str, *, default: bool) -> bool:
@@ -177,6 +189,7 @@ class LinuxNetworks:
         requests = []
         for subnet, gateway in zip(spec.subnets, spec.gateways, strict=False):
             inhibited = ":" not in subnet and _flag(spec, _INHIBIT_IPV4, default=False)
+            inhibited = inhibited or gateway_mode(spec, 6 if ":" in subnet else 4) == "isolated"
             if gateway and not inhibited and str(ipaddress.ip_address(gateway)) not in present:
                 requests.append(links.new_address(bridge.index, gateway, int(subnet.partition("/")[2])))
         netlink.transact(route, [*requests, links.set_link(bridge.index, mtu=mtu, up=True)])
