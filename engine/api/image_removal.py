@@ -111,7 +111,7 @@ class ImageRemovals:
         return None
 
     def _users(self, state: ImageState) -> list[ContainerState]:
-        return cast("list[ContainerState]", self._context.views.containers.using_image(state.image_id))
+        return self._context.views.containers.using_image(state.image_id)
 
     # -- doing ---------------------------------------------------------------------------------------------------------
 

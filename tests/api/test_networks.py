@@ -238,3 +238,17 @@ async def test_connects_that_can_not_be_are_refused(tmp_path: Path) -> None:
             400,
             "user specified IP address is supported on user defined networks only",
         )
+
+
+async def test_a_beginning_that_several_ids_have_is_ambiguous(tmp_path: Path) -> None:
+    async with running_engine(tmp_path) as engine:
+        for number in range(17):  # more than there are hexadecimal digits
+            subnet = {"Config": [{"Subnet": f"10.7.{number}.0/24"}]}
+            await engine.ask("POST", "/networks/create", {"Name": f"net{number}", "IPAM": subnet})
+        starts = [network_id[0] for network_id in engine.networks.made]
+        common = next(start for start in starts if starts.count(start) > 1)
+        status, answer = await engine.ask("GET", f"/networks/{common}")
+        assert status == 400
+        assert answer["message"] == (
+            f"network {common} is ambiguous ({starts.count(common)} matches found based on ID prefix)"
+        )

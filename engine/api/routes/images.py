@@ -350,7 +350,7 @@ async def _prune(context: ApiContext, removals: ImageRemovals, filters: Filters)
             continue
         if (until is not None and state.created_at > until) or not prune_label_match(filters, state.labels):
             continue
-        sizes = {layer.chain_id: layer.size for layer in state.layers}
+        sizes = {str(layer.chain_id): layer.size for layer in state.layers}
         try:
             records = await removals.remove_unused(state, cause_of(request))
         except Rejected:

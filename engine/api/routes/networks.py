@@ -87,14 +87,14 @@ def register(app: EngineApp, context: ApiContext) -> None:
         query = Query.of(request)
         if query.text("verbose") and query.text("verbose") not in ("0", "1", "true", "false", "True", "False"):
             raise Rejected(Reason.INVALID, f"invalid value for verbose: {query.text('verbose')}")
-        state = context.views.networks.find(name)
+        state = routes.find(name)
         if query.text("scope", "local") not in ("", "local"):
             raise Rejected(Reason.NOT_FOUND, f"network {name} not found")
         return json_response(routes.inspected(state))
 
     @app.route("/networks/<path:name>", methods=["DELETE"])
     async def delete(name: str) -> Response:
-        await routes.remove(context.views.networks.find(name), cause_of(request))
+        await routes.remove(routes.find(name), cause_of(request))
         return empty(204)
 
 
@@ -112,6 +112,17 @@ class NetworkRoutes:
         self._choosing = trio.Lock()
 
     # -- reading -------------------------------------------------------------------------------------------------------
+
+    def find(self, name: str) -> NetworkState:
+        """NET-03. Raises Rejected: NOT_FOUND, INVALID for a beginning that several ids have."""
+        try:
+            return self._context.views.networks.find(name)
+        except Rejected as error:
+            if error.reason is not Reason.INVALID:
+                raise
+            count = sum(state.network_id.startswith(name) for state in self._context.views.networks)
+            words = f"network {name} is ambiguous ({count} matches found based on ID prefix)"
+            raise Rejected(Reason.INVALID, words) from error
 
     def inspected(self, state: NetworkState) -> dict[str, object]:
         containers = self._context.views.containers
@@ -236,7 +247,7 @@ class NetworkRoutes:
     async def connect(self, name: str, body: shapes.ConnectBody, cause: Cause) -> None:
         """NET-05. Returns when the endpoint is there (running container) or noted (any other)."""
         container = self._container(body.container)
-        network = self._context.views.networks.find(name)
+        network = self.find(name)
         config = body.endpoint_config
         self._check_connect(network, body)
         attachment = NetworkAttachment(
@@ -276,7 +287,7 @@ class NetworkRoutes:
 
     async def disconnect(self, name: str, body: shapes.DisconnectBody, cause: Cause) -> None:
         """NET-05. force also takes the endpoint of a container that is gone."""
-        network = self._context.views.networks.find(name)
+        network = self.find(name)
         try:
             container = self._container(body.container)
         except Rejected as error:
