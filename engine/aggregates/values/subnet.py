@@ -162,19 +162,20 @@ def next_address(pool: Pool, taken: Collection[str], wanted: str, cursor: str) -
     begin = first
     if cursor and first <= int(ipaddress.ip_address(cursor)) < last:
         begin = int(ipaddress.ip_address(cursor)) + 1
-    # At most len(used) numbers are refused, so this ends long before the range does.
-    for number in (*_free_runs(begin, last, used), *_free_runs(first, begin - 1, used)):
-        address = ipaddress.IPv6Address(number) if ":" in pool.subnet else ipaddress.IPv4Address(number)
-        return str(address)
-    raise Rejected(Reason.UNAVAILABLE, "no available addresses on this pool")
+    number = _first_free_number(begin, last, used)
+    if number is None:
+        number = _first_free_number(first, begin - 1, used)
+    if number is None:
+        raise Rejected(Reason.UNAVAILABLE, "no available addresses on this pool")
+    return str(ipaddress.IPv6Address(number) if ":" in pool.subnet else ipaddress.IPv4Address(number))
 
 
-def _free_runs(first: int, last: int, used: Collection[int]) -> tuple[int, ...]:
-    """The first free number of first..last, or nothing."""
+def _first_free_number(first: int, last: int, used: Collection[int]) -> int | None:
+    """Refuses at most len(used) numbers, however many there are."""
     number = first
     while number <= last and number in used:
         number += 1
-    return (number,) if number <= last else ()
+    return number if number <= last else None
 
 
 def _assignable(pool: Pool) -> tuple[int, int]:

@@ -27,6 +27,7 @@ from engine.drivers.linux.network import links, netlink
 
 T = TypeVar("T")
 
+_LIBC = ctypes.CDLL(None, use_errno=True)  # a handle; looking it up for every call would double the cost of setns
 _CLONE_NEWNET = 0x40000000
 UNUSED_INTERFACE = "unused"
 _LOOPBACK_INDEX = 1
@@ -118,15 +119,13 @@ def open_of_process(pid: int) -> int:
 
 
 def _set_namespace(netns_fd: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.setns(netns_fd, _CLONE_NEWNET) != 0:
+    if _LIBC.setns(netns_fd, _CLONE_NEWNET) != 0:
         number = ctypes.get_errno()
         raise OSError(number, f"setns: {os.strerror(number)}")
 
 
 def _unshare() -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.unshare(_CLONE_NEWNET) != 0:
+    if _LIBC.unshare(_CLONE_NEWNET) != 0:
         number = ctypes.get_errno()
         raise OSError(number, f"unshare: {os.strerror(number)}")
 
