@@ -17,7 +17,16 @@ import msgspec
 
 from engine.aggregates.decider import Reason, Rejected
 from engine.aggregates.values.config import ContainerConfig
-from engine.aggregates.values.descriptor import INDEXES, MANIFESTS, OCI_INDEX, OCI_MANIFEST, SCHEMA1, Descriptor
+from engine.aggregates.values.descriptor import (
+    DOCKER_CONFIG,
+    DOCKER_MANIFEST,
+    INDEXES,
+    MANIFESTS,
+    OCI_INDEX,
+    OCI_MANIFEST,
+    SCHEMA1,
+    Descriptor,
+)
 from engine.aggregates.values.ids import SHA256_DIGEST, DiffID, Digest
 from engine.aggregates.values.platform import Platform, fallbacks
 
@@ -118,6 +127,22 @@ def choose(index: ImageIndex, wanted: Platform) -> IndexEntry:
     raise Rejected(
         Reason.NOT_FOUND,
         f"no matching manifest for {wanted} in the manifest list entries: no match for platform in manifest: not found",
+    )
+
+
+def render_manifest(config: Descriptor, layers: Sequence[Descriptor]) -> bytes:
+    """A Docker schema 2 manifest for an image that came without one; the same parts give the same bytes."""
+
+    def document(descriptor: Descriptor, media_type: str) -> dict[str, Any]:
+        return {"mediaType": media_type, "size": descriptor.size, "digest": descriptor.digest}
+
+    return msgspec.json.encode(
+        {
+            "schemaVersion": 2,
+            "mediaType": DOCKER_MANIFEST,
+            "config": document(config, DOCKER_CONFIG),
+            "layers": [document(layer, layer.media_type) for layer in layers],
+        }
     )
 
 

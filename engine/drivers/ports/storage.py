@@ -13,6 +13,7 @@ import msgspec
 
 from engine.aggregates.values.descriptor import Descriptor as Descriptor
 from engine.aggregates.values.ids import ChainID, ContainerID, DiffID, Digest
+from engine.aggregates.values.platform import Platform
 from engine.drivers.ports.runtime import RootFilesystem
 
 Progress = Callable[[int, int], None]
@@ -167,6 +168,58 @@ class FilesRoot(msgspec.Struct, frozen=True, kw_only=True):
     mounts: tuple[FilesMount, ...] = ()
     readonly: bool = False
     user: str = ""
+
+
+class LoadedLayer(msgspec.Struct, frozen=True, kw_only=True):
+    """A layer of an archive: its blob as it lies there, and what it must unpack to."""
+
+    diff_id: DiffID
+    blob: Descriptor
+
+
+class LoadedImage(msgspec.Struct, frozen=True, kw_only=True):
+    """An image of an archive; all its blobs are in the store. references: canonical, with tags. layers: lowest
+    first."""
+
+    config: Descriptor
+    manifest: Descriptor
+    layers: tuple[LoadedLayer, ...]
+    references: tuple[str, ...] = ()
+
+
+class ImportedLayer(msgspec.Struct, frozen=True, kw_only=True):
+    """A root file system as a layer, stored uncompressed: the blob's digest is the DiffID."""
+
+    diff_id: DiffID
+    blob: Descriptor
+
+
+class SavedImage(msgspec.Struct, frozen=True, kw_only=True):
+    """An image to write into an archive. manifest: None where there is none yet. references: what to name it by."""
+
+    config: Descriptor
+    manifest: Descriptor | None
+    layers: tuple[LoadedLayer, ...]
+    references: tuple[str, ...] = ()
+
+
+class ImageArchives(Protocol):
+    """Images as tar archives. Unpacking what was loaded is the caller's (`LayerStore.unpack`)."""
+
+    async def load(
+        self, source: AsyncIterator[bytes], platform: Platform, progress: Progress | None = None
+    ) -> tuple[LoadedImage, ...]:
+        """Take in a docker-archive or OCI layout, compressed or not; platform: which image of an index. Raises
+        PortError(INVALID), leaving nothing."""
+        ...
+
+    async def import_layer(self, source: AsyncIterator[bytes], progress: Progress | None = None) -> ImportedLayer:
+        """Take in a tar of a root file system, compressed or not."""
+        ...
+
+    def save(self, images: Sequence[SavedImage]) -> AsyncIterator[bytes]:
+        """An OCI layout with Docker's manifest.json and repositories. The same images give the same bytes."""
+        ...
 
 
 class ContainerFolders(Protocol):

@@ -11,11 +11,9 @@ import subprocess
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from typing import Any
 
-import trio
-
 from engine.drivers.linux.storage.errors import as_port_error
 from engine.drivers.linux.storage.places import Places
-from engine.drivers.linux.storage.workers import Worker, Workers
+from engine.drivers.linux.storage.workers import Workers
 from engine.drivers.ports.storage import FilesRoot, PathStat
 
 _CHUNK = 256 << 10
@@ -52,7 +50,7 @@ class LinuxFiles:
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL}
             async with self._workers.start("extract", {**tree, **wishes, "user": root.user}, **pipes) as worker:
                 await worker.ready()
-                await _feed(worker, archive)
+                await worker.feed(archive)
                 await worker.outcome()
 
     async def _stream(self, task: str, root: FilesRoot, fields: dict[str, Any]) -> AsyncGenerator[bytes, None]:
@@ -89,13 +87,3 @@ class LinuxFiles:
             if place:
                 with contextlib.suppress(OSError):
                     os.rmdir(place)  # the mount died with the worker's namespace.
-
-
-async def _feed(worker: Worker, archive: AsyncIterator[bytes]) -> None:
-    """Send the archive and close the pipe. A worker that ended early has said why: `outcome` raises it."""
-    stdin = worker.process.stdin
-    assert stdin is not None
-    async with stdin:
-        with contextlib.suppress(trio.BrokenResourceError):
-            async for chunk in archive:
-                await stdin.send_all(chunk)

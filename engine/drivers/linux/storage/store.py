@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import trio
 
+from engine.drivers.linux.storage.archives import LinuxImageArchives
 from engine.drivers.linux.storage.blobs import LinuxBlobStore
 from engine.drivers.linux.storage.files import LinuxFiles
 from engine.drivers.linux.storage.layers import LinuxLayerStore
@@ -19,7 +20,7 @@ SWEEP_INTERVAL_S = 5.0
 
 
 class LinuxStorage:
-    """One data root's stores. Attributes are the ports: blobs, layers, rootfs, files."""
+    """One data root's stores. Attributes are the ports: blobs, layers, rootfs, files, archives."""
 
     def __init__(self, data_root: str, *, parallel_unpacks: int = 2) -> None:
         self.places = Places(data_root)
@@ -28,6 +29,7 @@ class LinuxStorage:
         self._sweep_limiter = trio.CapacityLimiter(1)
         self.blobs = LinuxBlobStore(self.places, limiter)
         self.layers = LinuxLayerStore(self.places, self.workers, limiter)
+        self.archives = LinuxImageArchives(self.places, self.blobs, self.workers, limiter)
         self.files = LinuxFiles(self.places, self.workers)
         self.rootfs = LinuxRootFilesystems(self.places, self.layers, self.workers, limiter)
 

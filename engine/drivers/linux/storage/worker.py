@@ -27,6 +27,8 @@ _TASKS = {
     "extract": "inside.extract",
     "export": "inside.export",
     "fill": "filling.fill",
+    "receive_archive": "receiving.receive_archive",
+    "receive_layer": "receiving.receive_layer",
 }
 
 

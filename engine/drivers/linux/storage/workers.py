@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import trio
@@ -61,6 +61,16 @@ class Worker:
             if "error" in message:
                 raise self._port_error(message["error"])
         raise PortError(self._operation, f"{self._operation}: {' '.join(noise)[-2000:]}")
+
+    async def feed(self, source: AsyncIterator[bytes]) -> None:
+        """Send everything to the worker's stdin and close it. A worker that ended early has said why: `outcome` raises
+        it."""
+        stdin = self.process.stdin
+        assert stdin is not None
+        async with stdin:
+            with suppress(trio.BrokenResourceError):
+                async for chunk in source:
+                    await stdin.send_all(chunk)
 
     async def _message(self, noise: list[str]) -> dict[str, Any] | None:
         """The next JSON line; None at the end. Anything else goes to `noise`."""
@@ -117,7 +127,9 @@ class Workers:
                 process.kill()
             with trio.CancelScope(shield=True):
                 await process.wait()
-                await process.aclose() if hasattr(process, "aclose") else None
+                for pipe in (process.stdin, process.stdout, process.stderr):
+                    if pipe is not None:
+                        await pipe.aclose()
 
 
 def _import_path() -> str:

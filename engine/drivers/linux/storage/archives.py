@@ -1,0 +1,230 @@
+"""Port ImageArchives: images as tar archives, in (`docker load`, `import`) and out (`docker save`).
+
+Owns the formats: OCI image layout, and Docker's own (`manifest.json`) with both old and new member names. A worker
+splits an incoming archive into files; which of them become blobs is decided here, and the rest is thrown away. Layers
+are kept exactly as they lie in the archive (docs/decisions/0004-blobs-as-received.md). An outgoing archive is an OCI
+layout with Docker's `manifest.json` and `repositories` beside it, as dockerd writes since 25: every loader finds its
+own. Refuses to know: which images exist, and unpacking.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import msgspec
+import trio
+
+from engine.aggregates.decider import Rejected
+from engine.aggregates.values.descriptor import DOCKER_MANIFEST, OCI_INDEX, Descriptor
+from engine.aggregates.values.ids import Digest
+from engine.aggregates.values.manifest import Manifest, parse_manifest, render_manifest
+from engine.aggregates.values.platform import Platform
+from engine.aggregates.values.reference import parse as parse_reference
+from engine.drivers.linux.storage.archive_index import Archive, FoundImage, find_images
+from engine.drivers.linux.storage.errors import as_port_error
+from engine.drivers.linux.storage.places import DIRECTORY_MODE, Places, sync_directory
+from engine.drivers.linux.storage.tar_writer import RECORD_END, header, padding
+from engine.drivers.linux.storage.workers import Workers
+from engine.drivers.ports.storage import BlobStore, ImportedLayer, LoadedImage, LoadedLayer, Progress, SavedImage
+from engine.errors import Fault, PortError
+
+_CHUNK = 1 << 20
+_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
+
+
+class LinuxImageArchives:
+    """See engine/drivers/ports/storage.py, ImageArchives."""
+
+    def __init__(self, places: Places, blobs: BlobStore, workers: Workers, limiter: trio.CapacityLimiter) -> None:
+        self._places = places
+        self._blobs = blobs
+        self._workers = workers
+        self._limiter = limiter
+
+    async def load(
+        self, source: AsyncIterator[bytes], platform: Platform, progress: Progress | None = None
+    ) -> tuple[LoadedImage, ...]:
+        with self._temporary("load") as directory:
+            members = await self._receive("receive_archive", {"directory": directory}, source, progress)
+            archive = Archive(members)
+            try:
+                images = await trio.to_thread.run_sync(find_images, archive, platform, limiter=self._limiter)
+            except Rejected as error:
+                raise PortError("load", error.message, fault=Fault.INVALID) from error
+            return tuple([await self._keep(image, archive) for image in images])
+
+    async def import_layer(self, source: AsyncIterator[bytes], progress: Progress | None = None) -> ImportedLayer:
+        with self._temporary("import") as directory:
+            path = f"{directory}/layer"
+            found = await self._receive("receive_layer", {"file": path}, source, progress)
+            await self._adopt(path, Digest(found["digest"]))
+        blob = Descriptor(media_type=_LAYER, digest=Digest(found["digest"]), size=found["size"])
+        return ImportedLayer(diff_id=found["digest"], blob=blob)
+
+    async def save(self, images: Sequence[SavedImage]) -> AsyncGenerator[bytes, None]:
+        written: set[Digest] = set()
+        index: list[dict[str, Any]] = []
+        docker: list[dict[str, Any]] = []
+        repositories: dict[str, dict[str, str]] = {}
+        for image in images:
+            manifest_body = await self._manifest_body(image)
+            manifest = _described(manifest_body, image.manifest)
+            yield _small(_blob_name(manifest.digest), manifest_body)
+            written.add(manifest.digest)
+            for blob in (image.config, *(layer.blob for layer in image.layers)):
+                if blob.digest not in written:
+                    written.add(blob.digest)
+                    async for chunk in self._blob(blob.digest):
+                        yield chunk
+            index += _index_entries(manifest, image.references)
+            docker.append(_docker_entry(image))
+            _add_repositories(repositories, image)
+        yield _small("index.json", _json({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": index}))
+        yield _small("manifest.json", _json(docker))
+        yield _small("oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
+        if repositories:
+            yield _small("repositories", _json(repositories) + b"\n")
+        yield RECORD_END
+
+    async def _receive(
+        self, task: str, fields: dict[str, Any], source: AsyncIterator[bytes], progress: Progress | None
+    ) -> Any:
+        """Feed a worker and hear it out at the same time."""
+        done = 0
+
+        def advance(size: int) -> None:
+            nonlocal done
+            done += size
+            if progress is not None:
+                progress(done, 0)
+
+        async with self._workers.start(task, fields, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as worker:
+            outcome: Any = None
+            trouble: PortError | None = None
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(partial(worker.feed, source), name=f"feed {task}")
+                try:
+                    outcome = await worker.outcome(advance)
+                except PortError as error:
+                    trouble = error  # raised outside: a nursery would wrap it in a group.
+                nursery.cancel_scope.cancel()
+            if trouble is not None:
+                raise trouble
+            return outcome
+
+    async def _keep(self, image: FoundImage, archive: Archive) -> LoadedImage:
+        """Turn the members of one image into blobs. A layer may be shared with an earlier image, or be in the store."""
+        for digest in (image.config.digest, *(layer.blob.digest for layer in image.layers)):
+            await self._adopt(archive.file_of(digest), digest)
+        body = image.manifest_body or render_manifest(image.config, [layer.blob for layer in image.layers])
+        stored = await self._blobs.ingest(_once(body))
+        media_type = image.manifest_media_type if image.manifest_body else DOCKER_MANIFEST
+        return LoadedImage(
+            config=image.config,
+            manifest=Descriptor(media_type=media_type, digest=stored.digest, size=stored.size),
+            layers=tuple(LoadedLayer(diff_id=layer.diff_id, blob=layer.blob) for layer in image.layers),
+            references=image.references,
+        )
+
+    async def _adopt(self, path: str, digest: Digest) -> None:
+        """Make a synced, hashed file a blob. Nothing happens when it was adopted already."""
+        with as_port_error("store blob"):
+            await trio.to_thread.run_sync(_adopt, self._places, path, digest, limiter=self._limiter)
+
+    async def _manifest_body(self, image: SavedImage) -> bytes:
+        if image.manifest is not None and await self._blobs.has(image.manifest.digest):
+            return await self._blobs.read(image.manifest.digest)
+        return render_manifest(image.config, [layer.blob for layer in image.layers])
+
+    async def _blob(self, digest: Digest) -> AsyncIterator[bytes]:
+        with as_port_error("save"):
+            fd = os.open(self._blobs.path(digest), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            size = os.fstat(fd).st_size
+            yield header(_blob_name(digest).encode(), size=size)
+            left = size
+            while left:
+                chunk = await trio.to_thread.run_sync(os.read, fd, min(_CHUNK, left), limiter=self._limiter)
+                if not chunk:
+                    raise PortError("save", f"blob {digest} is shorter than it was")
+                left -= len(chunk)
+                yield chunk
+            yield padding(size)
+        finally:
+            os.close(fd)
+
+    @contextmanager
+    def _temporary(self, what: str) -> Iterator[str]:
+        with as_port_error(what):
+            directory = self._places.new_temporary(what)
+            os.mkdir(directory, 0o700)
+        try:
+            yield directory
+        finally:
+            self._places.discard(directory)
+
+
+def _adopt(places: Places, path: str, digest: Digest) -> None:
+    target = places.blob(digest)
+    if os.path.exists(target):
+        return
+    os.makedirs(places.content, DIRECTORY_MODE, exist_ok=True)
+    os.rename(path, target)
+    sync_directory(places.content)
+
+
+def _described(body: bytes, said: Descriptor | None) -> Descriptor:
+    manifest = parse_manifest(body, said.media_type if said is not None else "")
+    assert isinstance(manifest, Manifest), "an image's manifest is no index"
+    digest = Digest("sha256:" + hashlib.sha256(body).hexdigest())
+    return Descriptor(media_type=manifest.media_type, digest=digest, size=len(body))
+
+
+def _index_entries(manifest: Descriptor, references: Sequence[str]) -> list[dict[str, Any]]:
+    """One entry a name, as containerd's exporter writes them."""
+    entry = {"mediaType": manifest.media_type, "digest": manifest.digest, "size": manifest.size}
+    named = []
+    for text in references:
+        reference = parse_reference(text)
+        annotations = {"io.containerd.image.name": str(reference), "org.opencontainers.image.ref.name": reference.tag}
+        named.append({**entry, "annotations": annotations})
+    return named or [entry]
+
+
+def _docker_entry(image: SavedImage) -> dict[str, Any]:
+    return {
+        "Config": _blob_name(image.config.digest),
+        "RepoTags": [parse_reference(text).familiar for text in image.references] or None,
+        "Layers": [_blob_name(layer.blob.digest) for layer in image.layers],
+    }
+
+
+def _add_repositories(repositories: dict[str, dict[str, str]], image: SavedImage) -> None:
+    if not image.layers:
+        return
+    top = image.layers[-1].blob.digest.partition(":")[2]
+    for text in image.references:
+        reference = parse_reference(text)
+        repositories.setdefault(reference.familiar_name, {})[reference.tag] = top
+
+
+def _blob_name(digest: Digest) -> str:
+    return f"blobs/sha256/{digest.partition(':')[2]}"
+
+
+def _small(name: str, body: bytes) -> bytes:
+    return header(name.encode(), size=len(body)) + body + padding(len(body))
+
+
+def _json(document: object) -> bytes:
+    return msgspec.json.encode(document)
+
+
+async def _once(body: bytes) -> AsyncIterator[bytes]:
+    yield body
