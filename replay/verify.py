@@ -30,7 +30,7 @@ _EVENTS = (
 )
 _CHAIN = (
     "SELECT first, last, leaves, seal,"
-    " typeof(last)='integer' AND typeof(leaves)='blob' AND typeof(seal)='blob' FROM chain"
+    " typeof(first)='integer' AND typeof(last)='integer' AND typeof(leaves)='blob' AND typeof(seal)='blob' FROM chain"
 )
 
 
@@ -77,8 +77,9 @@ def verify(path: Path, *, expect: tuple[int, str] | None = None, views: Path | N
             # One snapshot for chain and events, whatever a living engine appends meanwhile.
             connection.execute("BEGIN")
             checker.check(connection)
-        except UNREADABLE as error:
-            checker.find(0, "file", f"SQLite can not read the log: {error}")
+        except (*UNREADABLE, TypeError, ValueError, OverflowError) as error:
+            # A damaged schema makes columns of other types, or other columns; nothing more can be said by position.
+            checker.find(0, "file", f"the log can not be read as one: {error}")
         if expect is not None:
             checker.compare_head(*expect, origin="the expected head")
         if remembered is not None:
@@ -131,7 +132,7 @@ class _Checker:
         for first, last, leaves, seal, typed in _rows(connection, _CHAIN, "first", self._unreadable_chain):
             count = last - first + 1 if typed else 0
             if count < 1 or len(leaves) != count * chain.HASH_BYTES or len(seal) != chain.HASH_BYTES:
-                self.find(first, "chain", f"the chain's row at position {first} is damaged")
+                self.find(first if typed else expected, "chain", "the chain's row that should begin here is damaged")
                 continue
             if first != expected:
                 self._skip(expected, first)
@@ -263,7 +264,7 @@ def _rows(connection: sqlite3.Connection, statement: str, key: str, unreadable: 
             return
         if row is None:
             return
-        last = row[0]
+        last = row[0] if isinstance(row[0], int) else last
         yield row
 
 

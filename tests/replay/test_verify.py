@@ -153,6 +153,22 @@ def test_a_lost_tail_is_noticed_by_the_head_in_views_db_or_one_kept_elsewhere(co
     assert kinds(verify(copy, expect=(50, "00" * 32))) == [(50, "changed")]
 
 
+@pytest.mark.parametrize(
+    ("text", "damaged"),
+    [
+        (b"first INTEGER PRIMARY KEY", b"first INTEGEQ PRIMARY KEY"),
+        (b"leaves BLOB", b"leavez BLOB"),
+        (b"originator_version INTEGER", b"originator_versiom INTEGER"),
+        (b"stored_events (", b"stored_eventz ("),
+    ],
+)
+def test_a_damaged_schema_is_damage(log: Path, tmp_path: Path, text: bytes, damaged: bytes) -> None:
+    content = (log / "events.db").read_bytes()
+    assert text in content
+    (tmp_path / "events.db").write_bytes(content.replace(text, damaged))
+    assert not verify(tmp_path / "events.db").whole
+
+
 def test_a_file_that_is_no_database_is_damage_and_not_a_crash(tmp_path: Path) -> None:
     path = tmp_path / "events.db"
     path.write_bytes(b"this was a log once" * 1000)
