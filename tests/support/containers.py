@@ -134,13 +134,18 @@ def logged(launch: Launch, stream: str = "") -> str:
 
 
 @contextlib.asynccontextmanager
-async def harbour(directory: Path, layer: Path) -> AsyncIterator[Harbour]:
+async def harbour(directory: Path, layer: Path, *, engine_dies: bool = False) -> AsyncIterator[Harbour]:
+    """engine_dies: leave the supervisor and its containers behind, for the next one on the same directory."""
     place = Harbour(directory, layer)
     async with trio.open_nursery() as nursery:
         await nursery.start(place.runtime.run)
         try:
             yield place
         finally:
+            if engine_dies:
+                place.runtime.let_go()
+                nursery.cancel_scope.cancel()
+                return
             with trio.move_on_after(DEADLINE_S) as scope:
                 scope.shield = True
                 await place.runtime.shutdown()

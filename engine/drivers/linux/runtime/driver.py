@@ -9,6 +9,7 @@ it held are reported as exits with 255: nobody will ever know their status.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -39,6 +40,7 @@ class LinuxRuntime:
     """Runtime and Streams. `exec_root` on a tmpfs holds the socket, `data_root` the journal of exits."""
 
     def __init__(self, exec_root: str, data_root: str) -> None:
+        self._exec_root = exec_root
         self._connection = Connection(exec_root, data_root)
         self._facts: HostFacts | None = None
         self._running: dict[Key, int] = {}
@@ -48,6 +50,7 @@ class LinuxRuntime:
         self._ends: dict[int, str] = {}
         self._filters: dict[bytes, bytes] = {}
         self._parents: dict[str, str] = {}
+        self._leaving = False
 
     @property
     def facts(self) -> HostFacts:
@@ -155,7 +158,7 @@ class LinuxRuntime:
         return self._filters[key]
 
     async def signal(self, container_id: str, signal_number: int, *, exec_id: str = "") -> None:
-        await self._ask("signal", container_id=container_id, exec_id=exec_id, number=signal_number)
+        await self._ask("signal", container_id=container_id, exec_id=exec_id, number=int(signal_number))
 
     async def _ask(self, verb: str, fds: tuple[int, ...] = (), **arguments: Any) -> Any:
         try:
@@ -219,10 +222,12 @@ class LinuxRuntime:
             for raw in found["running"]
         )
         known = {r.container_id for r in running} | {raw["container_id"] for raw in found["exits"]}
+        claims = await trio.to_thread.run_sync(self._claims, limiter=_FILES)
+        self._parents = claims | self._parents
         return Inventory(
             running=running,
             exits=tuple(Exit(**raw) for raw in found["exits"]),
-            orphans=tuple(sorted(self._groups_on_host() - known)),
+            orphans=tuple(sorted(set(claims) - known)),
         )
 
     def _is_frozen(self, container_id: str) -> bool:
@@ -234,12 +239,13 @@ class LinuxRuntime:
         except OSError:
             return False
 
-    def _groups_on_host(self) -> set[str]:
-        root = (self.facts.mountpoint("pids") or self.facts.unified) + "/docker"
-        try:
-            return {entry.name for entry in os.scandir(root) if entry.is_dir()}
-        except OSError:
-            return set()
+    def _claims(self) -> dict[str, str]:
+        """Container ids with a cgroup made by this engine's supervisors, and its path."""
+        found = {}
+        for entry in os.scandir(self._exec_root + "/groups"):
+            with open(entry.path) as claim:
+                found[entry.name] = claim.read() or f"/docker/{entry.name}"
+        return found
 
     async def forget(self, container_id: str, run: int, *, exec_id: str = "") -> None:
         self._exits.pop((container_id, run, exec_id), None)
@@ -259,6 +265,10 @@ class LinuxRuntime:
                     yield exit_
             seen.intersection_update(self._exits)
             await changed.wait()
+
+    def let_go(self) -> None:
+        """The engine stops: attachments cancelled from now on stay with the copier, and their clients stay attached."""
+        self._leaving = True
 
     async def shutdown(self) -> None:
         """Kill every container and end the supervisor: for tests, never part of an engine's stop."""
@@ -293,9 +303,12 @@ class LinuxRuntime:
         try:
             await ended.wait()
         except trio.Cancelled:
+            if self._leaving:
+                raise
             with trio.move_on_after(1) as scope:
                 scope.shield = True
-                await self._ask("cancel", ident=ident)
+                with contextlib.suppress(PortError):
+                    await self._ask("cancel", ident=ident)
             raise
         finally:
             self._attachments.pop(ident, None)

@@ -165,7 +165,8 @@ def execute(path: str, arguments: list[str], environment: dict[str, str]) -> NoR
 
 
 def restore_signals() -> None:
-    """Python ignores two signals, and ignored ones survive exec."""
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    """Ignored signals survive exec: those that Python, the supervisor, or whoever started it ignores."""
+    for number in range(1, signal.NSIG):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())

@@ -71,6 +71,7 @@ class Supervisor:
         self._listener = listener
         self._exec_root = exec_root
         self._mountpoint = os.fsencode(exec_root + "/rootfs")
+        self._groups_directory = exec_root + "/groups"
         self._null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         self._journal = Journal(data_root + "/supervisor/exits")
         self._exits: dict[tuple[str, str, int], dict[str, Any]] = {}
@@ -97,6 +98,7 @@ class Supervisor:
     def prepare(self) -> None:
         """Everything with an effect that must be done once: roots, limits, signals, the copier."""
         os.makedirs(self._mountpoint, 0o700, exist_ok=True)
+        os.makedirs(self._groups_directory, 0o700, exist_ok=True)
         for exit_ in self._journal.read():
             self._exits[exit_["container_id"], exit_["exec_id"], exit_["run"]] = exit_
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -236,6 +238,7 @@ class Supervisor:
             return 0
         self._finish_dying(container)
         group = plan["cgroup"]
+        self._claim(container, group)
         try:
             cgroups.make(group)
             process = self._fork(plan, lambda stdio: launch.fork_container(
@@ -348,9 +351,8 @@ class Supervisor:
         for process in list(self._processes.values()):
             os.kill(process.pid, signal.SIGKILL)
             os.waitpid(process.pid, 0)
-        for group in self._groups.values():
-            cgroups.kill(group)
-            self._dying[group["trees"][0]["path"] if group["trees"] else ""] = group
+        for container, group in self._groups.items():
+            self._discard_group(container, group)
         deadline = time.monotonic() + 5
         while self._dying and time.monotonic() < deadline:
             self._sweep()
@@ -556,6 +558,13 @@ class Supervisor:
             cgroups.kill(group)
             self._dying[container] = group
 
+    def _claim(self, container: str, group: dict[str, Any]) -> None:
+        """Write down whose group this is: another engine on this host may use the same parent group, and neither may
+        take the other's for an orphan."""
+        if group["trees"]:
+            with open(f"{self._groups_directory}/{container}", "w") as claim:
+                claim.write(group["trees"][0]["path"])
+
     def _finish_dying(self, container: str) -> None:
         """A start right after a forget: the old group must be gone, its counters are not the new run's."""
         group = self._dying.pop(container, None)
@@ -565,7 +574,11 @@ class Supervisor:
     def _sweep(self) -> None:
         for container, group in list(self._dying.items()):
             if cgroups.remove(group):
-                self._dying.pop(container, None)
+                del self._dying[container]
+                try:
+                    os.unlink(f"{self._groups_directory}/{container}")
+                except FileNotFoundError:
+                    continue
 
     # ---- the copier
 
