@@ -48,6 +48,7 @@ from engine.drivers.linux.host import LinuxHost
 from engine.drivers.linux.inotify import watches
 from engine.drivers.linux.logs.json_file import JsonFileLogs
 from engine.drivers.linux.network.driver import LinuxNetworking
+from engine.drivers.linux.network.state import NetworkingOptions
 from engine.drivers.linux.process_table import ProcessTable
 from engine.drivers.linux.runtime.driver import LinuxRuntime
 from engine.drivers.linux.runtime.meter import LinuxMeter
@@ -206,7 +207,11 @@ class Engine:
             storage=storage,
             folders=LinuxContainerFolders(storage.places),
             volumes=LocalVolumes(storage.places, storage.workers),
-            networking=LinuxNetworking(),
+            networking=LinuxNetworking(
+                NetworkingOptions(
+                    firewall=config.iptables, forwarding=config.ip_forward, relays=config.userland_proxy
+                )
+            ),
             logs=JsonFileLogs(watching, clock=self._clock, limiter=trio.CapacityLimiter(4)),  # type: ignore[arg-type]
             process_table=ProcessTable(),
             registry=RegistryClient(

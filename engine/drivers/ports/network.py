@@ -76,9 +76,9 @@ class Networks(Protocol):
 class Sandboxes(Protocol):
     """A container's network namespace and the endpoints in it."""
 
-    async def open(self, container_id: ContainerID, sysctls: Mapping[str, str]) -> int:
+    async def open(self, container_id: ContainerID, sysctls: Mapping[str, str], *, joined: bool = True) -> int:
         """A network namespace for the container with lo up; its fd, which the caller closes. The namespace lives as
-        long as somebody holds it: an engine that dies before the start leaves nothing."""
+        long as somebody holds it: an engine that dies before the start leaves nothing. joined: endpoints follow."""
         ...
 
     async def join(self, container_id: ContainerID, netns_fd: int, joins: Sequence[Join]) -> None:

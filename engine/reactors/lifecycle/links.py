@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from engine import transactions
 from engine.aggregates.container import commands as c
+from engine.aggregates.container.state import ContainerState
 from engine.aggregates.decider import Rejected
 from engine.aggregates.network import NetworkState, ReleaseEndpoint
 from engine.aggregates.values.endpoints import Endpoint
@@ -78,13 +79,27 @@ class Links:
         if mine is None:
             return
         # The ports stay where the start put them: only a new start moves them to another gateway (as in moby).
-        mine = replace(mine, ports=(), interface=f"eth{_free_index(state.endpoints)}")
+        mine = replace(mine, ports=(), interface=_free_interface(state.pid))
         await self._in_namespace(state.pid, effect.container_id, mine)
 
     async def _in_namespace(self, pid: int, container_id: ContainerID, join: Join) -> None:
-        netns_fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        netns_fd = _open_netns(pid)
         try:
             await self._sandboxes.join(container_id, netns_fd, (join,))
+        finally:
+            os.close(netns_fd)
+
+    async def _move_default_route(self, state: ContainerState, left: str) -> None:
+        """The endpoint that comes next by priority carries the default route now (NET-22)."""
+        staying = [endpoint for endpoint in state.endpoints if endpoint.network_id != left]
+        wishes = [attachment for attachment in state.networks if attachment.network_id != left]
+        planned = joins(staying, wishes, (), self._hands.views.networks)
+        gateway = next((join for join in planned if join.default_route), None)
+        if gateway is None or not state.pid:
+            return
+        netns_fd = _open_netns(state.pid)
+        try:
+            await self._sandboxes.route(state.container_id, netns_fd, gateway)
         finally:
             os.close(netns_fd)
 
@@ -96,6 +111,7 @@ class Links:
             if join.endpoint.network_id == effect.network_id
         ]
         await self._sandboxes.leave(effect.container_id, leaving, sandbox_gone=False)
+        await self._move_default_route(state, effect.network_id)
         with trio.CancelScope(shield=True):
             await self._hands.report(
                 NAME,
@@ -106,6 +122,16 @@ class Links:
         await self._names.serve_running(self._hands.container(effect.container_id))
 
 
-def _free_index(endpoints: tuple[Endpoint, ...]) -> int:
-    """Interfaces are numbered by joining; a gap left by a disconnect is not filled while others follow it."""
-    return len(endpoints)
+def _open_netns(pid: int) -> int:
+    """The network namespace of a container's first process. Raises PortError when it is gone."""
+    try:
+        return os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise PortError("network", "the container is not running", errno=error.errno or 0) from error
+
+
+def _free_interface(pid: int) -> str:
+    """The first ethN that the container's namespace does not have: a disconnect leaves gaps that may be filled."""
+    with open(f"/proc/{pid}/net/dev") as table:
+        taken = {line.partition(":")[0].strip() for line in table}
+    return next(name for number in range(len(taken) + 1) if (name := f"eth{number}") not in taken)

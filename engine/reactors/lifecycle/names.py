@@ -50,7 +50,11 @@ class Names:
             if network is not None and network.user_defined and network.settings.driver == "bridge"
         )
 
-    def upstreams(self, state: ContainerState) -> tuple[str, ...]:
+    def upstreams(self, state: ContainerState, endpoints: Sequence[Endpoint]) -> tuple[str, ...]:
+        """Where questions about other names go; nowhere from a container that is on internal networks only (NET-26)."""
+        networks = [self._hands.views.networks.get(endpoint.network_id) for endpoint in endpoints]
+        if all(network is not None and network.settings.internal for network in networks):
+            return ()
         return tuple(state.host.dns or ()) or self._upstreams
 
     async def serve_running(self, state: ContainerState) -> None:
@@ -60,6 +64,6 @@ class Names:
             return
         netns_fd = os.open(f"/proc/{state.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            await self._resolver.serve(state.container_id, netns_fd, networks, self.upstreams(state))
+            await self._resolver.serve(state.container_id, netns_fd, networks, self.upstreams(state, state.endpoints))
         finally:
             os.close(netns_fd)

@@ -27,7 +27,7 @@ def spec_of(state: NetworkState) -> NetworkSpec:
 
 def joins_of(state: ContainerState, networks: Networks) -> tuple[Join, ...]:
     """The joins that a running container has."""
-    return joins(state.endpoints, state.networks, state.ports, networks)
+    return joins(state.endpoints, state.networks, state.ports, networks, name=state.name)
 
 
 def joins(
@@ -35,6 +35,8 @@ def joins(
     attachments: Iterable[NetworkAttachment],
     ports: tuple[PublishedPort, ...],
     networks: Networks,
+    *,
+    name: str = "",
 ) -> tuple[Join, ...]:
     """One join per endpoint on a bridge, in the order of the endpoints; the default route goes by priority, then name
     (NET-22), never through an internal network. The endpoint with the default route carries the published ports."""
@@ -49,6 +51,7 @@ def joins(
         Join(
             network=spec_of(network),
             endpoint=endpoint,
+            endpoint_name=name,
             interface=f"eth{index}",
             default_route=endpoint.endpoint_id == gateway,
             ports=ports if endpoint.endpoint_id == gateway else (),

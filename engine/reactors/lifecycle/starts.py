@@ -131,8 +131,8 @@ class Starts:
         endpoints, ports = self._held(state)
         rootfs = await self._rootfs.prepare(state.container_id, state.layers, volatile=state.host.auto_remove)
         mounts = await self._sources(state, rootfs)
-        planned = joins(endpoints, state.networks, ports, self._hands.views.networks)
-        sandboxing = await self._open(state)
+        planned = joins(endpoints, state.networks, ports, self._hands.views.networks, name=state.name)
+        sandboxing = await self._open(state, joined=bool(planned))
         try:
             await self._fit_out(state, endpoints, planned, sandboxing)
             files = await self._etc.write(state, endpoints)
@@ -184,7 +184,7 @@ class Starts:
                 await self._paths.ensure(point.source, create=point.create_source)
         return state.mounts
 
-    async def _open(self, state: ContainerState) -> Sandboxing:
+    async def _open(self, state: ContainerState, *, joined: bool) -> Sandboxing:
         """The network namespace: a new one, a donor's, or the host's."""
         mode = state.host.network_mode
         if mode == "host":
@@ -192,7 +192,7 @@ class Starts:
         if mode.startswith("container:"):
             return Sandboxing(netns_fd=-1, path=f"/proc/{self._processes.donor(mode).pid}/ns/net")
         sysctls = {name: value for name, value in (state.host.sysctls or {}).items() if name.startswith(NETWORK_SYSCTL)}
-        return Sandboxing(netns_fd=await self._sandboxes.open(state.container_id, sysctls))
+        return Sandboxing(netns_fd=await self._sandboxes.open(state.container_id, sysctls, joined=joined))
 
     async def _fit_out(
         self, state: ContainerState, endpoints: tuple[Endpoint, ...], planned: tuple[Join, ...], sandboxing: Sandboxing
@@ -200,10 +200,11 @@ class Starts:
         """Endpoints, ports and the resolver of a namespace of the container's own."""
         if sandboxing.netns_fd < 0:
             return
-        await self._sandboxes.join(state.container_id, sandboxing.netns_fd, planned)
+        if planned:
+            await self._sandboxes.join(state.container_id, sandboxing.netns_fd, planned)
         resolving = self._names.resolving_of(endpoints)
         if resolving:
-            upstreams = self._names.upstreams(state)
+            upstreams = self._names.upstreams(state, endpoints)
             await self._resolver.serve(state.container_id, sandboxing.netns_fd, resolving, upstreams)
 
     def _log(self, state: ContainerState) -> LogSpec:

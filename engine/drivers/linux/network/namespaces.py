@@ -181,6 +181,25 @@ def make_sandbox(sysctls: Mapping[str, str]) -> ReadySandbox:
         os.close(home)
 
 
+def make_bare(sysctls: Mapping[str, str]) -> int:
+    """A namespace with lo up and nothing else, for a container without endpoints: its fd. Runs on a NamespaceThread.
+    The pool's will not do: taking the unused veth out of one costs 30 ms."""
+    home = open_current()
+    try:
+        _unshare()
+        try:
+            write_sysctls(sysctls)
+            netns_fd = open_current()
+            route = netlink.open_socket(netlink.ROUTE)
+        finally:
+            _set_namespace(home)
+        with contextlib.closing(route):
+            netlink.transact(route, [links.set_link(_LOOPBACK_INDEX, up=True)])
+        return netns_fd
+    finally:
+        os.close(home)
+
+
 def write_sysctls(sysctls: Mapping[str, str]) -> None:
     """Write `net.ipv4.x=1` and the like for the calling thread's namespace. Raises OSError naming the file."""
     for name, value in sysctls.items():

@@ -46,9 +46,15 @@ class LinuxSandboxes:
         self._opened: dict[ContainerID, ReadySandbox] = {}
         self._held: dict[tuple[ContainerID, str], _Held] = {}
 
-    async def open(self, container_id: ContainerID, sysctls: Mapping[str, str]) -> int:
+    async def open(self, container_id: ContainerID, sysctls: Mapping[str, str], *, joined: bool = True) -> int:
         """A namespace with lo up and `sysctls` (`net.*`) written; its fd, which the caller closes. Must be followed by
-        `join` or `leave` (which may be given no joins), because until then a socket of the driver holds it too."""
+        `join` or `leave` (which may be given no joins), because until then a socket of the driver holds it too.
+        joined: endpoints will follow at once; without, the namespace is made bare and not taken from the pool."""
+        if not joined:
+            try:
+                return await self._kernel.links.call(lambda: namespaces.make_bare(sysctls))
+            except OSError as error:
+                raise _sysctl_failed(error) from error
         ready = await self._kernel.pool.take()
         wanted = {name: value for name, value in sysctls.items() if self._kernel.pool_sysctls.get(name) != value}
         if wanted:
