@@ -47,8 +47,9 @@ class Question:
     def moment(self, text: str) -> Moment:
         return moment(text, self.reader, self.clock)
 
-    def world(self, position: int | None = None) -> World:
-        return world_at(self.reader, ALL_DECIDERS, self.reader.head if position is None else position)
+    def world(self, position: int | None = None, *, tolerant: bool = False) -> World:
+        upto = self.reader.head if position is None else position
+        return world_at(self.reader, ALL_DECIDERS, upto, tolerant=tolerant)
 
     def print_json(self, value: Any) -> None:
         json.dump(value, sys.stdout, indent=2, ensure_ascii=False)
@@ -99,7 +100,7 @@ def _complain(message: str, code: int) -> int:
 
 def _log(question: Question) -> int:
     arguments, reader = question.arguments, question.reader
-    world = question.world()
+    world = question.world(tolerant=True)  # it lends its names only
     wanted = Filter(
         stream=world.find(arguments.object) if arguments.object else "",
         actor=arguments.actor,

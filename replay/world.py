@@ -29,13 +29,14 @@ class NotFoundError(LookupError):
 class World:
     """States by stream, ended ones too, with every name each ever had."""
 
-    def __init__(self, deciders: Mapping[str, Decider[Any]]) -> None:
+    def __init__(self, deciders: Mapping[str, Decider[Any]], *, tolerant: bool = False) -> None:
         self.deciders = deciders
+        self._tolerant = tolerant
         self.position = 0
         self.states: dict[str, Any] = {}
         self.names: dict[str, dict[str, None]] = {}
         self.skipped: list[Recorded] = []
-        """Events this version does not know: they are not in the states."""
+        """Events that are not in the states: unknown to this version, or, if tolerant, impossible where they stand."""
 
     def advance(self, events: Iterable[Recorded]) -> World:
         """Fold further events. Raises LogError when one can not follow its predecessors."""
@@ -50,6 +51,9 @@ class World:
             try:
                 state = decider.evolve(decider.initial(recorded.key) if state is None else state, recorded.event)
             except (AssertionError, LookupError, ValueError) as error:
+                if self._tolerant:
+                    self.skipped.append(recorded)
+                    continue
                 raise LogError(f"position {recorded.position}: {error} (see `replay verify`)") from error
             self.states[stream] = state
             for name in names_of(state):
@@ -95,8 +99,9 @@ class World:
         raise NotFoundError(f"{word!r} is the beginning of {len(begun)} ids: {some}{', ...' if begun[4:] else ''}")
 
 
-def world_at(reader: LogReader, deciders: Iterable[Decider[Any]], position: int) -> World:
-    world = World({decider.name: decider for decider in deciders})
+def world_at(reader: LogReader, deciders: Iterable[Decider[Any]], position: int, *, tolerant: bool = False) -> World:
+    """Everything up to and with a position. tolerant: for names only, an event that can not be folded is left out."""
+    world = World({decider.name: decider for decider in deciders}, tolerant=tolerant)
     return world.advance(reader.events(upto=position))
 
 

@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -14,12 +15,15 @@ from pathlib import Path
 import pytest
 import trio
 
+from engine.aggregates import volume
+from engine.aggregates.catalog import ALL_DECIDERS
+from engine.application import Application
 from engine.codec import EventCodec
 from replay.cli import main
 from replay.plain import rfc3339
 from replay.reader import LogReader
-from tests.support.counter import CAUSE, COUNTER, Add, counters
-from tests.support.story import BACKEND, JOB, LONE, SECRET, WEB, tell
+from tests.support.counter import CAUSE, COUNTER, Add, SteppingClock, counters
+from tests.support.story import BACKEND, JOB, LONE, SECRET, WEB, Teller, tell
 
 
 @pytest.fixture(scope="module")
@@ -245,5 +249,44 @@ def test_an_event_of_a_newer_engine_is_shown_as_it_was_stored(replay: Replay, tm
     assert "teleported" in newer("log")
 
 
+def test_the_events_of_an_impossible_history_are_still_listed(replay: Replay, tmp_path: Path) -> None:
+    path = tmp_path / "events.db"
+    shutil.copyfile(replay.path, path)
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE stored_events SET topic = 'container.paused@1' WHERE rowid = 35")
+    database.close()
+    broken = Replay(path, {}, replay._capsys)
+    assert len(broken.lines("log")) == replay.marks["end"]
+    broken("show", "web")
+    assert (broken.code, "position 35" in broken.complaint) == (2, True)
+
+
+async def test_follow_tells_what_a_living_engine_appends(tmp_path: Path) -> None:
+    command = [sys.executable, "-u", "-m", "replay", "--log", str(tmp_path), "log", "--follow", "--json"]
+    root = Path(__file__).parents[2]
+    clock = SteppingClock()
+    application = Application(tmp_path, deciders=ALL_DECIDERS, clock=clock)
+    async with application.running():
+        teller = Teller(application, clock)
+        await teller.user(create_volume("one"))
+        process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        try:
+            with trio.fail_after(30):
+                first = json.loads(await trio.to_thread.run_sync(process.stdout.readline))
+                assert first["stream"] == "volume:one"
+                await teller.user(create_volume("two"))
+                second = json.loads(await trio.to_thread.run_sync(process.stdout.readline))
+                assert second["stream"] == "volume:two"
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(20)
+    assert process.returncode == 130
+
+
 def test_times_are_printed_with_all_their_nanoseconds() -> None:
     assert rfc3339(1_700_000_000_000_000_001) == "2023-11-14T22:13:20.000000001Z"
+
+
+def create_volume(name: str) -> volume.CreateVolume:
+    return volume.CreateVolume(name=name, at=1, driver="local", options={}, labels={}, anonymous=False)
