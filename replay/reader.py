@@ -116,9 +116,8 @@ class LogReader:
     def _query(self, statement: str, *parameters: object) -> Iterator[Any]:
         assert self._connection is not None, "the reader is not open"
         try:
-            # Not `yield from`: a reader left half-way would close the cursor after the connection.
             for row in self._connection.execute(statement, parameters):
-                yield row
+                yield row  # noqa: UP028 - `yield from` would close the cursor of a reader that was left half-way too late
         except UNREADABLE as error:
             raise LogError(f"{self.path} can not be read: {error} (see `replay verify`)") from error
 
