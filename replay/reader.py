@@ -25,6 +25,8 @@ from engine.codec import EventCodec, LogError, UnknownEventError, split_topic
 UNREADABLE = (sqlite3.Error, UnicodeDecodeError)
 """What a damaged file raises: Python can not even decode some of the names and messages that SQLite finds in it."""
 
+ROWS_AT_ONCE = 1024
+
 SELECT = "SELECT rowid, originator_id, originator_version, topic, state FROM stored_events"
 
 
@@ -116,8 +118,9 @@ class LogReader:
     def _query(self, statement: str, *parameters: object) -> Iterator[Any]:
         assert self._connection is not None, "the reader is not open"
         try:
-            for row in self._connection.execute(statement, parameters):
-                yield row  # noqa: UP028 - `yield from` would close the cursor of a reader that was left half-way too late
+            cursor = self._connection.execute(statement, parameters)
+            while rows := cursor.fetchmany(ROWS_AT_ONCE):
+                yield from rows
         except UNREADABLE as error:
             raise LogError(f"{self.path} can not be read: {error} (see `replay verify`)") from error
 
