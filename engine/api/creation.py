@@ -80,7 +80,9 @@ class Creation:
         port_wishes(config.exposed_ports or {}, host.port_bindings or {}, host.publish_all_ports)
         config = self._with_hostname(config, host, container_id)
         mounts = self._mounts(config, host)
-        env = await context.vault.seal(f"container:{container_id}", msgspec.json.encode(config.env or ()))
+        env = None
+        if config.env:
+            env = await context.vault.seal(f"container:{container_id}", msgspec.json.encode(config.env))
         command = CreateContainer(
             container_id=container_id,
             at=context.clock.now_ns(),
