@@ -238,6 +238,7 @@ class Engine:
             ports.registry,
             storage.blobs,
             storage.layers,
+            storage.archives,
             host_platform=_platform(self._host.facts().machine),
             config=config,
         )
