@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from engine.private_file import create_private
 KEY_BYTES = 32
 NONCE_BYTES = 12
 CACHED_KEYS_MAX = 4096
+INLINE_S_MAX = 0.003
 
 
 class Vault:
@@ -38,6 +40,7 @@ class Vault:
         self._keys: dict[str, bytes] = {}
         self._unsaved: dict[str, bytes] = {}
         self._doomed: set[str] = set()
+        self._save_s = 0.0
         self._connection: sqlite3.Connection | None = None
 
     @contextlib.asynccontextmanager
@@ -54,14 +57,12 @@ class Vault:
     async def seal(self, owner: str, value: bytes) -> Sealed:
         """Encrypt under the owner's key, made on first use. Callers at the same time share one write to the disk.
         Raises PortError when a new key can not be stored."""
-        key = self._key(owner)
-        if key is None:
-            key = self._unsaved.setdefault(owner, self._entropy.token(KEY_BYTES))
+        while (key := self._key(owner)) is None:
+            self._unsaved.setdefault(owner, self._entropy.token(KEY_BYTES))
             await trio.lowlevel.checkpoint()  # others in the same breath add their keys to this write
             async with self._lock:
-                if self._unsaved:
-                    self._save_new_keys()
-            key = self._keys[owner]
+                if owner in self._unsaved:
+                    await self._save_new_keys()
         nonce = self._entropy.token(NONCE_BYTES)
         return Sealed(owner=owner, box=nonce + AESGCM(key).encrypt(nonce, value, owner.encode()))
 
@@ -90,6 +91,8 @@ class Vault:
             except BaseException:
                 self._doomed |= doomed
                 raise
+            for owner in doomed:  # one that was being saved when this began
+                self._keys.pop(owner, None)
 
     def _key(self, owner: str) -> bytes | None:
         key = self._keys.get(owner)
@@ -105,11 +108,23 @@ class Vault:
             del self._keys[next(iter(self._keys))]
         self._keys.update(keys)
 
-    def _save_new_keys(self) -> None:
-        fresh, self._unsaved = self._unsaved, {}
-        with _translated("store a key"), self._opened as transaction:
-            transaction.executemany("INSERT INTO keys (owner, key) VALUES (?, ?)", fresh.items())
+    async def _save_new_keys(self) -> None:
+        """On the loop while the disk is quick, as the log's commits. Keys that could not be saved stay unsaved, so that
+        each of their sealers tries, and fails, by itself."""
+        fresh = dict(self._unsaved)
+        began = time.monotonic()
+        if self._save_s < INLINE_S_MAX:
+            self._insert(fresh)
+        else:
+            await trio.to_thread.run_sync(self._insert, fresh, limiter=self._limiter)
+        self._save_s += (time.monotonic() - began - self._save_s) / 8
+        for owner in fresh:
+            del self._unsaved[owner]
         self._remember(fresh)
+
+    def _insert(self, keys: dict[str, bytes]) -> None:
+        with _translated("store a key"), self._opened as transaction:
+            transaction.executemany("INSERT OR REPLACE INTO keys (owner, key) VALUES (?, ?)", keys.items())
 
     def _erase(self, owners: Iterable[str]) -> None:
         with _translated("erase a key"):

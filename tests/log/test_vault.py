@@ -70,10 +70,10 @@ async def test_many_sealers_at_once_share_a_write(tmp_path: Path) -> None:
         writes = 0
         save = keys._save_new_keys
 
-        def counted() -> None:
+        async def counted() -> None:
             nonlocal writes
             writes += 1
-            save()
+            await save()
 
         keys._save_new_keys = counted  # type: ignore[method-assign]  # counting, nothing else
         results: dict[str, Sealed] = {}
@@ -86,6 +86,42 @@ async def test_many_sealers_at_once_share_a_write(tmp_path: Path) -> None:
                 nursery.start_soon(seal, f"container:{number}")
         assert writes < 10
         assert all(keys.open(sealed) == owner.encode() for owner, sealed in results.items())
+
+
+async def test_on_a_full_disk_nothing_is_sealed_with_a_key_that_is_not_stored(tmp_path: Path) -> None:
+    async with vault(tmp_path).running() as keys:
+        await keys.seal("container:0", b"x")
+        pages = keys._opened.execute("PRAGMA page_count").fetchone()[0]
+        keys._opened.execute(f"PRAGMA max_page_count={pages}")
+        faults: list[Fault] = []
+
+        async def seal(owner: str) -> None:
+            try:
+                await keys.seal(owner, b"x")
+            except PortError as error:
+                faults.append(error.fault)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(100):
+                nursery.start_soon(seal, f"container:{number}" + "f" * 60)
+        assert faults == [Fault.DISK_FULL] * 100
+        keys._opened.execute("PRAGMA max_page_count=1073741823")
+        sealed = await keys.seal("container:7" + "f" * 60, b"later")
+        assert keys.open(sealed) == b"later"
+    async with vault(tmp_path).running() as keys:
+        assert keys.open(sealed) == b"later"
+
+
+async def test_sealing_and_erasing_one_owner_at_the_same_time_leaves_one_of_both(tmp_path: Path) -> None:
+    async with vault(tmp_path).running() as keys:
+        for number in range(20):
+            owner = f"container:{number}"
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(keys.seal, owner, b"one")
+                nursery.start_soon(keys.erase, owner)
+                nursery.start_soon(keys.seal, owner, b"two")
+            stored = keys._opened.execute("SELECT key FROM keys WHERE owner=?", (owner,)).fetchone()
+            assert keys._keys.get(owner) == (stored[0] if stored else None)
 
 
 async def test_keys_are_private_to_their_owner(tmp_path: Path) -> None:
