@@ -66,7 +66,9 @@ class ImageService(Protocol):
         all_tags: bool = False,
     ) -> ImageID: ...
 
-    async def load(self, archive: AsyncIterator[bytes], emit: EmitMessage, cause: Cause) -> tuple[ImageID, ...]: ...
+    async def load(
+        self, archive: AsyncIterator[bytes], emit: EmitMessage, cause: Cause, *, quiet: bool = True
+    ) -> tuple[ImageID, ...]: ...
 
     async def import_image(
         self,
@@ -84,7 +86,7 @@ class ImageService(Protocol):
 
     @property
     def host_platform(self) -> Platform:
-        """What an image is pulled or imported for when nobody says."""
+        """What an image is pulled or imported for, when nobody says."""
         ...
 
     def save(self, names: Sequence[str]) -> AsyncIterator[bytes]:

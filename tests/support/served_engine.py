@@ -253,7 +253,14 @@ async def running_engine(
             entropy=SystemEntropy(),
         )
         service = Images(
-            hands, ports.registry, storage.blobs, storage.layers, host_platform=HOST, config=config, retry_step_s=0.0
+            hands,
+            ports.registry,
+            storage.blobs,
+            storage.layers,
+            storage.archives,
+            host_platform=HOST,
+            config=config,
+            retry_step_s=0.0,
         )
         engine = TestEngine(data_root, hands, storage, service, ports)
         if prepare is not None:

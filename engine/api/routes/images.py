@@ -56,10 +56,11 @@ def register(app: EngineApp, context: ApiContext) -> None:
     @app.route("/images/load", methods=["POST"])
     async def load() -> Response:
         cause, body = cause_of(request), _body()
+        quiet = Query.of(request).flag("quiet", default=True)
         _no_platform_choice()
 
         async def produce(emit: Emit) -> None:
-            await context.images.load(body, emit, cause)
+            await context.images.load(body, emit, cause, quiet=quiet)
 
         return await progress_stream(produce)
 

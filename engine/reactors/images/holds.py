@@ -50,5 +50,9 @@ class Holds:
     def has_blob(self, digest: Digest) -> bool:
         return self.counts[f"blob {digest}"] > 0
 
+    def blob_holders(self, digest: Digest) -> int:
+        """How often it is held."""
+        return self.counts[f"blob {digest}"]
+
     def has_layer(self, chain_id: ChainID) -> bool:
         return self.counts[f"layer {chain_id}"] > 0

@@ -5,6 +5,8 @@ Owns nothing of its own: it puts pull, load, names, removal and collection toget
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Sequence
+
 import trio
 
 from engine.aggregates.decider import Cause
@@ -16,15 +18,17 @@ from engine.aggregates.values.platform import Platform
 from engine.aggregates.values.reference import Reference
 from engine.config import DaemonConfig
 from engine.drivers.ports.registry import Credentials, Registry
-from engine.drivers.ports.storage import BlobStore, LayerStore
+from engine.drivers.ports.storage import BlobStore, ImageArchives, LayerStore
 from engine.imageconfigs import ImageConfigs
 from engine.reactors.base import Hands
 from engine.reactors.images.additions import Additions
 from engine.reactors.images.downloads import Downloads
 from engine.reactors.images.holds import Holds
 from engine.reactors.images.layers import Emit
+from engine.reactors.images.load import Loads
 from engine.reactors.images.pull import NAME, Pulls, Wish
 from engine.reactors.images.removal import Collector, ImageReactor
+from engine.reactors.images.save import Saves
 
 
 class Images:
@@ -36,6 +40,7 @@ class Images:
         registry: Registry,
         blobs: BlobStore,
         layers: LayerStore,
+        archives: ImageArchives,
         *,
         host_platform: Platform,
         config: DaemonConfig,
@@ -63,6 +68,10 @@ class Images:
             holds=self.holds,
             host=host_platform,
         )
+        self._loads = Loads(
+            hands, archives, blobs, layers, additions=self.additions, holds=self.holds, host=host_platform
+        )
+        self._saves = Saves(hands, archives, self.holds)
         self._reactor = ImageReactor(hands, blobs, layers, self.holds)
         self._collector = Collector(hands, blobs, layers, self.holds)
 
@@ -103,3 +112,22 @@ class Images:
     ) -> ImageID:
         wish = Wish(reference=reference, platform=platform, credentials=credentials)
         return await self._pulls.pull(wish, emit, cause, all_tags=all_tags)
+
+    async def load(
+        self, archive: AsyncIterator[bytes], emit: Emit, cause: Cause, *, quiet: bool = True
+    ) -> tuple[ImageID, ...]:
+        return await self._loads.load(archive, emit, cause, quiet=quiet)
+
+    async def import_image(
+        self,
+        archive: AsyncIterator[bytes],
+        reference: Reference | None,
+        platform: Platform,
+        message: str,
+        changes: Sequence[str],
+        cause: Cause,
+    ) -> ImageID:
+        return await self._loads.import_image(archive, reference, platform, message, changes, cause)
+
+    def save(self, names: Sequence[str]) -> AsyncIterator[bytes]:
+        return self._saves.save(names)

@@ -1,0 +1,233 @@
+"""Images out of archives: `docker load` and `docker import`.
+
+The archives' port turns files into blobs; here they are held, unpacked, and appended. What belongs to no image in the
+end is discarded, also when the load fails.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+import msgspec
+import trio
+
+from engine.aggregates.decider import Cause, Rejected
+from engine.aggregates.image import AddImage, ImageLayer
+from engine.aggregates.transfer import BeginTransfer, ReportTransferDone, ReportTransferFailed
+from engine.aggregates.values.config import ContainerConfig
+from engine.aggregates.values.descriptor import DOCKER_CONFIG, Descriptor
+from engine.aggregates.values.ids import DiffID, Digest, ImageID, short
+from engine.aggregates.values.instructions import apply_instructions
+from engine.aggregates.values.manifest import parse_image_config
+from engine.aggregates.values.platform import Platform
+from engine.aggregates.values.reference import Reference, parse
+from engine.drivers.ports.storage import BlobStore, ImageArchives, LayerStore, LoadedLayer
+from engine.errors import PortError
+from engine.reactors.base import Hands
+from engine.reactors.images import messages
+from engine.reactors.images.additions import Additions
+from engine.reactors.images.holds import Hold, Holds
+from engine.reactors.images.layers import Emit, progress_of, wanted_layers
+from engine.reactors.images.pull import NAME, add_image, check_config, first_failure
+from engine.reactors.images.removal import used
+
+Work = Callable[[Hold, Cause], Awaitable[tuple[ImageID, ...]]]
+
+
+class Arrived(msgspec.Struct, frozen=True, kw_only=True):
+    """An image whose blobs are all here. manifest: None when none ever described it."""
+
+    config: Descriptor
+    layers: tuple[LoadedLayer, ...]
+    names: tuple[Reference, ...]
+    manifest: Descriptor | None = None
+
+    @property
+    def blobs(self) -> tuple[Digest, ...]:
+        own = (self.config, *(layer.blob for layer in self.layers), *((self.manifest,) if self.manifest else ()))
+        return tuple(part.digest for part in own)
+
+
+class Loads:
+    def __init__(
+        self,
+        hands: Hands,
+        archives: ImageArchives,
+        blobs: BlobStore,
+        layers: LayerStore,
+        *,
+        additions: Additions,
+        holds: Holds,
+        host: Platform,
+    ) -> None:
+        self._hands = hands
+        self._archives = archives
+        self._blobs = blobs
+        self._layers = layers
+        self._additions = additions
+        self._holds = holds
+        self._host = host
+
+    async def load(
+        self, archive: AsyncIterator[bytes], emit: Emit, cause: Cause, *, quiet: bool = True
+    ) -> tuple[ImageID, ...]:
+        """Every image of an archive. Raises PortError, Rejected; images before the bad one stay."""
+
+        async def work(hold: Hold, own: Cause) -> tuple[ImageID, ...]:
+            loaded = await self._archives.load(archive, self._host)
+            arrived = [
+                Arrived(
+                    config=image.config,
+                    layers=image.layers,
+                    names=_names(image.references),
+                    manifest=image.manifest,
+                )
+                for image in loaded
+            ]
+            blobs = [digest for image in arrived for digest in image.blobs]
+            async with self._kept(blobs, hold):
+                return tuple([await self._add(image, hold, emit, own, quiet=quiet) for image in arrived])
+
+        return await self._transfer("load", "", work, cause)
+
+    async def import_image(
+        self,
+        archive: AsyncIterator[bytes],
+        reference: Reference | None,
+        platform: Platform,
+        message: str,
+        changes: Sequence[str],
+        cause: Cause,
+    ) -> ImageID:
+        """A tar of a root file system as an image of one layer. Raises Rejected(INVALID), PortError."""
+        config = apply_instructions(ContainerConfig(), changes)
+
+        async def work(hold: Hold, own: Cause) -> tuple[ImageID, ...]:
+            layer = await self._archives.import_layer(archive)
+            body = _imported_config(config, platform, message, layer.diff_id, self._hands.clock.now_ns())
+            stored = await self._blobs.ingest(_once(body))
+            image = Arrived(
+                config=msgspec.structs.replace(stored, media_type=DOCKER_CONFIG),
+                layers=(LoadedLayer(diff_id=layer.diff_id, blob=layer.blob),),
+                names=(reference,) if reference is not None else (),
+            )
+            async with self._kept(image.blobs, hold):
+                add = await self._unpacked(image, hold, _silent, origin="import")
+                await self._additions.add(add, cause=own, names=image.names)
+            return (add.image_id,)
+
+        return (await self._transfer("import", str(reference or ""), work, cause))[0]
+
+    async def _transfer(self, kind: str, reference: str, work: Work, cause: Cause) -> tuple[ImageID, ...]:
+        """Work with its intent before and its outcome behind it."""
+        transfer_id = self._hands.entropy.hex_id()
+        begin = BeginTransfer(transfer_id=transfer_id, at=self._hands.clock.now_ns(), kind=kind, reference=reference)
+        begun = await self._hands.application.execute(begin, cause=cause)
+        own = Cause(actor=f"reactor:{NAME}", correlation=cause.correlation, causation=f"@{begun.position}")
+        try:
+            async with self._holds.hold() as hold:
+                images = await work(hold, own)
+        except BaseException as error:
+            failure = first_failure(error)
+            words = "cancelled by the client" if isinstance(failure, trio.Cancelled) else str(failure)
+            with trio.CancelScope(shield=True):
+                failed = ReportTransferFailed(transfer_id=transfer_id, error=words or type(failure).__name__)
+                await self._hands.application.execute(failed, cause=own)
+            if failure is error or isinstance(failure, trio.Cancelled):
+                raise
+            raise failure from error
+        with trio.CancelScope(shield=True):
+            done = ReportTransferDone(transfer_id=transfer_id, images=images)
+            await self._hands.application.execute(done, cause=own)
+        return images
+
+    async def _add(self, image: Arrived, hold: Hold, emit: Emit, cause: Cause, *, quiet: bool) -> ImageID:
+        add = await self._unpacked(image, hold, _silent if quiet else emit, origin="load")
+        for name in image.names:
+            owner = self._hands.views.images.owner(str(name))
+            if owner and owner != add.image_id:
+                moved = (
+                    f"The image {name.familiar} already exists, renaming the old one with ID {owner} to empty string"
+                )
+                await emit(messages.stream(moved + "\n"))
+        await self._additions.add(add, cause=cause, names=image.names)
+        for name in image.names:
+            await emit(messages.stream(f"Loaded image: {name.familiar}\n"))
+        if not image.names:
+            await emit(messages.stream(f"Loaded image ID: {add.image_id}\n"))
+        return add.image_id
+
+    async def _unpacked(self, image: Arrived, hold: Hold, emit: Emit, *, origin: str) -> AddImage:
+        config = parse_image_config(await self._blobs.read(image.config.digest))
+        check_config(config, len(image.layers))
+        wanted = wanted_layers([layer.blob for layer in image.layers], config.diff_ids)
+        await hold.add(layers=(layer.chain_id for layer in wanted))
+        layers = []
+        for layer in wanted:
+            async with progress_of(short(layer.diff_id), "Loading layer", emit) as progress:
+                made = await self._layers.unpack(
+                    layer.blob.digest, layer.blob.media_type, layer.diff_id, layer.parent, progress
+                )
+            layers.append(ImageLayer(diff_id=layer.diff_id, chain_id=layer.chain_id, blob=layer.blob, size=made.size))
+        at = self._hands.clock.now_ns()
+        return add_image(config, image.config, tuple(layers), at=at, origin=origin, manifest=image.manifest)
+
+    @asynccontextmanager
+    async def _kept(self, blobs: Sequence[Digest], hold: Hold) -> AsyncIterator[None]:
+        """Hold blobs that have arrived; behind the block those that no image needs are discarded."""
+        await hold.add(blobs=blobs)
+        try:
+            for digest in blobs:
+                if not await self._blobs.has(digest):
+                    raise PortError("load", "an image with the same content was removed meanwhile", retriable=True)
+            yield
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._discard_unused(blobs)
+
+    async def _discard_unused(self, blobs: Sequence[Digest]) -> None:
+        own = Counter(blobs)
+        async with self._holds.lock:
+            needed, _ = used(self._hands)
+            for digest, times in own.items():
+                if digest not in needed and self._holds.blob_holders(digest) <= times:
+                    await self._blobs.discard(digest)
+
+
+def _names(references: Iterable[str]) -> tuple[Reference, ...]:
+    """Names an archive gives; what is no name is left out, as moby does, so that the image itself comes."""
+    found = []
+    for text in references:
+        try:
+            reference = parse(text).with_default_tag()
+        except Rejected:
+            continue
+        if not reference.digest:
+            found.append(reference)
+    return tuple(found)
+
+
+def _imported_config(config: ContainerConfig, platform: Platform, message: str, layer: DiffID, now_ns: int) -> bytes:
+    created = datetime.fromtimestamp(now_ns // 1_000_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    document = {
+        "architecture": platform.architecture,
+        **({"variant": platform.variant} if platform.variant else {}),
+        "comment": message,
+        "config": msgspec.to_builtins(config),
+        "created": created,
+        "history": [{"created": created, "comment": message}],
+        "os": platform.os,
+        "rootfs": {"type": "layers", "diff_ids": [layer]},
+    }
+    return msgspec.json.encode(document)
+
+
+async def _once(body: bytes) -> AsyncIterator[bytes]:
+    yield body
+
+
+async def _silent(message: object) -> None:
+    await trio.lowlevel.checkpoint()
