@@ -24,6 +24,7 @@ serve: setup
 
 docs: setup
 	$(BIN)/python -m engine.reference
+	$(BIN)/python -m engine.lifecycles
 
 setup: $(SYSTEM) $(SETUP)
 
