@@ -144,8 +144,8 @@ class Copier:
         for fd in stream.outputs:
             self._watch_output(stream, fd)
         for client in stream.clients:
-            self._watch_client(stream, client)
             self._pass_input(stream, client, b"")
+            self._watch_client(stream, client)
 
     def _say_attach(
         self, fds: list[int], ident: int, container: str, exec_id: str, want: dict[str, Any], keys: bytes, early: bytes
@@ -156,8 +156,8 @@ class Copier:
         stream = self._streams.get(key)
         if stream is not None:
             stream.clients.append(client)
-            self._watch_client(stream, client)
             self._pass_input(stream, client, b"")
+            self._watch_client(stream, client)
         else:
             self._early.setdefault(key, []).append(client)
             # Input stays in the socket until there is a process; only a client that leaves is noticed.

@@ -9,6 +9,7 @@ that a symbolic link planted in an image cannot lead a mount out of the containe
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 OPTIONS_MAX = 4000
+LINKS_MAX = 40
 DEVICE_LINKS = (
     (b"/proc/self/fd", b"fd"),
     (b"/proc/self/fd/0", b"stdin"),
@@ -73,18 +75,44 @@ def open_destination(root_fd: int, path: bytes, *, directory: bool) -> int:
         return k.open_in_root(root_fd, path, os.O_PATH)
     except FileNotFoundError:
         pass
-    parts = [part for part in path.split(b"/") if part not in (b"", b".")]
+    todo, done = _parts(path), []
     parent = os.dup(root_fd)
-    for index, part in enumerate(parts):
-        here = b"/" + b"/".join(parts[: index + 1])
-        try:
-            child = k.open_in_root(root_fd, here, os.O_PATH)
-        except FileNotFoundError:
-            _make(parent, part, directory=directory or index < len(parts) - 1)
-            child = k.open_in_root(root_fd, here, os.O_PATH)
+    links = 0
+    while todo:
+        part = todo.pop(0)
+        if part == b"..":
+            done = done[:-1]
+        elif target := _link(parent, part):
+            links += 1
+            if links > LINKS_MAX:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+            # A link that leads nowhere yet: what is missing is made where it points to, inside the root.
+            done = [] if target.startswith(b"/") else done
+            todo = _parts(target) + todo
+        else:
+            _make_missing(parent, part, directory=directory or bool(todo))
+            done = [*done, part]
         os.close(parent)
-        parent = child
+        parent = k.open_in_root(root_fd, b"/" + b"/".join(done), os.O_PATH)
     return parent
+
+
+def _parts(path: bytes) -> list[bytes]:
+    return [part for part in path.split(b"/") if part not in (b"", b".")]
+
+
+def _link(parent: int, name: bytes) -> bytes:
+    try:
+        return os.readlink(name, dir_fd=parent)
+    except OSError:
+        return b""
+
+
+def _make_missing(parent: int, name: bytes, *, directory: bool) -> None:
+    try:
+        os.stat(name, dir_fd=parent, follow_symlinks=False)
+    except FileNotFoundError:
+        _make(parent, name, directory=directory)
 
 
 def _make(parent: int, name: bytes, *, directory: bool) -> None:
@@ -213,8 +241,11 @@ def make_devices(root_fd: int, devices: list[tuple[str, int, int, int, int, int]
 
 def enter(root: bytes, *, shared: bool) -> None:
     """Make `root` the root directory and let go of the host's tree."""
+    old_root = os.open(b"/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     os.chdir(root)
     k.pivot_root(b".", b".")
+    os.fchdir(old_root)
+    os.close(old_root)
     if shared:
         # Otherwise unmounting the old tree would reach the host through its peer group.
         k.mount(None, b".", None, k.MS_SLAVE | k.MS_REC)

@@ -91,6 +91,7 @@ class Supervisor:
         self._copier_outbox: list[tuple[Any, tuple[int, ...]]] = []
         self._idle_since = time.monotonic()
         self._limits: list[tuple[int, int, int]] = []
+        self._capabilities = 0
         self._stopping = False
 
     # ---- life
@@ -102,6 +103,7 @@ class Supervisor:
         for exit_ in self._journal.read():
             self._exits[exit_["container_id"], exit_["exec_id"], exit_["run"]] = exit_
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._capabilities = _own_capabilities()
         # Containers get the limit the engine was started with; the supervisor itself holds many descriptors.
         self._limits = [(resource.RLIMIT_NOFILE, soft, hard)]
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -365,6 +367,8 @@ class Supervisor:
     def _fork(self, plan: dict[str, Any], fork: Callable[[launch.Stdio], tuple[int, socket.socket]]) -> Process:
         container, exec_id = plan["container_id"], plan["exec_id"]
         shape = plan["stdio"]
+        for name in ("bounding", "permitted", "effective", "inheritable", "ambient"):
+            plan["process"][name] &= self._capabilities  # what this host lacks, nobody gets (as runc)
         ours: dict[str, int] = {}
         theirs: list[int] = []
         log_fd = -1
@@ -684,3 +688,11 @@ class Supervisor:
         for entry in [entry for entry in self._drain_waits if entry[0] == key]:
             self._drain_waits.remove(entry)
             self._answer(entry[1], entry[2], True, None)
+
+
+def _own_capabilities() -> int:
+    with open("/proc/self/status") as status:
+        for line in status:
+            if line.startswith("CapPrm:"):
+                return int(line[7:], 16)
+    return 0
