@@ -23,8 +23,8 @@ import trio
 from engine import notify
 from engine.aggregates.catalog import ALL_DECIDERS
 from engine.aggregates.container.rules import RuleFacts
-from engine.aggregates.values.platform import Platform
 from engine.aggregates.values.etc_files import ALTERNATE_RESOLV_CONF, HOST_RESOLV_CONF, parse_resolv_conf
+from engine.aggregates.values.platform import Platform
 from engine.api.app import EngineApp, create_app
 from engine.api.context import ApiContext
 from engine.api.routes import (
@@ -74,6 +74,7 @@ from engine.projections.volumes import Volumes
 from engine.reactors.base import Hands
 from engine.reactors.defaults import ensure_default_networks
 from engine.reactors.execs import ExecReactor
+from engine.reactors.health import HealthReactor
 from engine.reactors.images.service import Images as ImageService
 from engine.reactors.lifecycle.ends import Ends
 from engine.reactors.lifecycle.etc import EtcFiles
@@ -178,9 +179,7 @@ class Engine:
             )
             vault = await stack.enter_async_context(Vault(root / "keys.db", self._entropy).running())
             application = await stack.enter_async_context(
-                Application(
-                    root, deciders=ALL_DECIDERS, clock=self._clock, projections=views.all()
-                ).running()
+                Application(root, deciders=ALL_DECIDERS, clock=self._clock, projections=views.all()).running()
             )
             self.hands = Hands(
                 application=application, views=views, vault=vault, clock=self._clock, entropy=self._entropy
@@ -208,9 +207,7 @@ class Engine:
             folders=LinuxContainerFolders(storage.places),
             volumes=LocalVolumes(storage.places, storage.workers),
             networking=LinuxNetworking(
-                NetworkingOptions(
-                    firewall=config.iptables, forwarding=config.ip_forward, relays=config.userland_proxy
-                )
+                NetworkingOptions(firewall=config.iptables, forwarding=config.ip_forward, relays=config.userland_proxy)
             ),
             logs=JsonFileLogs(watching, clock=self._clock, limiter=trio.CapacityLimiter(4)),  # type: ignore[arg-type]
             process_table=ProcessTable(),
@@ -273,10 +270,11 @@ class Engine:
             runtimes,
             ephemeral,
         )
+        health = HealthReactor(hands, ports.runtime, ports.streams, processes)
         lifecycle = Lifecycle(
             hands,
             starts,
-            Ends(hands, ports.runtime, ports.streams, net.sandboxes, net.resolver),
+            Ends(hands, ports.runtime, ports.streams, net.sandboxes, net.resolver, health.ended),
             Freezes(hands, ports.runtime),
             Links(hands, net.sandboxes, names),
             Removes(hands, storage.rootfs, ports.folders),
@@ -288,7 +286,8 @@ class Engine:
         nursery.start_soon(names.follow, after, name="names")
         await nursery.start(ExecReactor(hands, ports.runtime, processes).run, after)
         await nursery.start(lifecycle.run, after)
-        self.app = self._app(ports, image_service, ephemeral, subnets)
+        await nursery.start(health.run, after)
+        self.app = self._app(ports, image_service, health, ephemeral, subnets)
 
     async def _network_ready(self, name: str) -> None:
         """The first containers want the default networks; a kernel that refuses one is a reason not to start."""
@@ -299,7 +298,12 @@ class Engine:
             raise ConfigError(f"failed to create the default network {name}: {settled.error}")
 
     def _app(
-        self, ports: Ports, image_service: ImageService, ephemeral: EphemeralRange, subnets: tuple[str, ...]
+        self,
+        ports: Ports,
+        image_service: ImageService,
+        health: HealthReactor,
+        ephemeral: EphemeralRange,
+        subnets: tuple[str, ...],
     ) -> EngineApp:
         hands, config = self.hands, self._config
         context = ApiContext(
@@ -316,6 +320,7 @@ class Engine:
             images=image_service,
             facts=self._rule_facts(),
             ephemeral=ephemeral,
+            recent_health=health.recent,
             host_routes=lambda: subnets,
         )
         app = create_app(context)

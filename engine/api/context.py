@@ -11,8 +11,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 from engine.aggregates.container.rules import RuleFacts
+from engine.aggregates.container.state import ContainerState
 from engine.aggregates.decider import Cause, Command, Recorded
 from engine.aggregates.image import ImageState
+from engine.aggregates.values.health import HealthResult
 from engine.aggregates.values.ids import ImageID
 from engine.aggregates.values.manifest import ImageConfig
 from engine.aggregates.values.platform import Platform
@@ -113,6 +115,8 @@ class ApiContext:
     facts: RuleFacts
     """What the rules of container configurations need to know of the host."""
     ephemeral: EphemeralRange
+    recent_health: Callable[[ContainerState], Sequence[HealthResult]] = lambda state: state.health.log
+    """The last probes of a container, those included that changed nothing."""
     host_routes: Callable[[], Sequence[str]] = tuple
     """Destinations the host reaches already: new networks stay away from them."""
     ready: Callable[[], bool] = lambda: True

@@ -6,6 +6,7 @@ from functools import partial
 
 import trio
 
+from engine.aggregates.names import NameKind, ReleaseName
 from engine.aggregates.network import (
     NetworkState,
     NetworkStatus,
@@ -13,7 +14,6 @@ from engine.aggregates.network import (
     ReportNetworkReady,
     ReportNetworkRemoved,
 )
-from engine.aggregates.names import NameKind, ReleaseName
 from engine.drivers.ports.network import Networks
 from engine.errors import PortError
 from engine.reactors.base import Hands, Works

@@ -21,7 +21,7 @@ from engine.aggregates.network import NetworkStatus, ReleaseEndpoint
 from engine.aggregates.ports import ReleasePorts
 from engine.aggregates.values.ids import ContainerID
 from engine.drivers.ports.network import NetworkInventory, Networks, Sandboxes
-from engine.drivers.ports.runtime import Exit, Inventory, Runtime
+from engine.drivers.ports.runtime import Inventory, Runtime
 from engine.drivers.ports.storage import ContainerFolders, LayerStore, RootFilesystems
 from engine.drivers.ports.volume import Volumes
 from engine.errors import PortError

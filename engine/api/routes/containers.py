@@ -170,6 +170,7 @@ class Verbs:
         document = shapes.inspection(
             state,
             env=env_of(context, state),
+            probes=context.recent_health(state),
             networks=context.views.networks,
             exec_ids=[exec_.exec_id for exec_ in context.views.execs.of(state.container_id) if exec_.pid],
             folder=context.ports.folders.path(state.container_id),
@@ -243,7 +244,7 @@ class Verbs:
         await self._started(state.container_id)
 
     def _ending(self, state: ContainerState, query: Query, now_ns: int) -> tuple[int, int]:
-        """(signal, deadline): the request's, else the container's, else SIGTERM and 10 s; a negative timeout is none."""
+        """(signal, deadline): the request's, else the container's, else SIGTERM, 10 s. A negative timeout is none."""
         name = query.text("signal") or state.config.stop_signal
         signal = parse_signal(name) if name else SIGTERM
         default = state.config.stop_timeout if state.config.stop_timeout is not None else STOP_TIMEOUT_S

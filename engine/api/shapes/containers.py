@@ -14,7 +14,7 @@ from engine.aggregates.container.lifecycle import Status
 from engine.aggregates.container.state import ContainerState
 from engine.aggregates.network import NetworkState
 from engine.aggregates.values.endpoints import Endpoint, NetworkAttachment, PublishedPort
-from engine.aggregates.values.health import HealthStatus
+from engine.aggregates.values.health import HealthResult, HealthStatus
 from engine.aggregates.values.ids import short
 from engine.aggregates.values.mounts import MountPoint
 from engine.api.shapes.full import full
@@ -181,8 +181,8 @@ def _endpoint(
     return row
 
 
-def state_document(state: ContainerState) -> dict[str, Any]:
-    """`State` of inspect."""
+def state_document(state: ContainerState, probes: Sequence[HealthResult]) -> dict[str, Any]:
+    """`State` of inspect. probes: the last results of the health check."""
     status = status_of(state)
     document: dict[str, Any] = {
         "Status": status,
@@ -208,7 +208,7 @@ def state_document(state: ContainerState) -> dict[str, Any]:
                     "ExitCode": result.exit_code,
                     "Output": result.output,
                 }
-                for result in state.health.log
+                for result in probes
             ],
         }
     return document
@@ -218,6 +218,7 @@ def inspection(
     state: ContainerState,
     *,
     env: Sequence[str],
+    probes: Sequence[HealthResult],
     networks: Any,
     exec_ids: Iterable[str],
     folder: str,
@@ -233,7 +234,7 @@ def inspection(
         "Created": rfc3339_nano(state.created_at),
         "Path": path,
         "Args": arguments,
-        "State": state_document(state),
+        "State": state_document(state, probes),
         "Image": state.image_id,
         "ResolvConfPath": posixpath.join(folder, "resolv.conf") if state.has_been_started else "",
         "HostnamePath": posixpath.join(folder, "hostname") if state.has_been_started else "",

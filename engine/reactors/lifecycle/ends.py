@@ -6,6 +6,7 @@ supervisor only after it is in the log, so no crash between the two loses one.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import trio
@@ -34,13 +35,20 @@ KILL_AGAIN_S = 10.0
 
 class Ends:
     def __init__(
-        self, hands: Hands, runtime: Runtime, streams: Streams, sandboxes: Sandboxes, resolver: Resolver
+        self,
+        hands: Hands,
+        runtime: Runtime,
+        streams: Streams,
+        sandboxes: Sandboxes,
+        resolver: Resolver,
+        probe_ended: Callable[[Exit], None],
     ) -> None:
         self._hands = hands
         self._runtime = runtime
         self._streams = streams
         self._sandboxes = sandboxes
         self._resolver = resolver
+        self._probe_ended = probe_ended
 
     async def signal_once(self, recorded: Recorded) -> None:
         """Send a plain signal (`docker kill -s HUP`)."""
@@ -109,13 +117,12 @@ class Ends:
                 exit_code=exited.exit_code,
                 oom_killed=exited.oom_killed,
             )
-            await self._hands.report(
-                NAME, f"exit:{container_id}:{exited.run}", report, *transactions.release(state)
-            )
+            await self._hands.report(NAME, f"exit:{container_id}:{exited.run}", report, *transactions.release(state))
         await self._runtime.forget(container_id, exited.run)
 
     async def _exec_exited(self, exited: Exit) -> None:
         exec_id = ExecID(exited.exec_id)
+        self._probe_ended(exited)
         if self._hands.views.execs.get(exec_id) is not None:
             await self._hands.pump.until(f"exec:{exec_id}", lambda state: state.settled)
             report = ReportExecExited(exec_id=exec_id, at=exited.finished_at_ns, exit_code=exited.exit_code)

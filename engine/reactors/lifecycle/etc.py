@@ -52,9 +52,7 @@ class EtcFiles:
         own = self._folders.path(state.container_id)
         if mode.startswith("container:"):
             donor = self._folders.path(type(state.container_id)(mode.partition(":")[2]))
-            return EtcPaths(
-                hosts=f"{donor}/hosts", hostname=f"{donor}/hostname", resolv_conf=f"{donor}/resolv.conf"
-            )
+            return EtcPaths(hosts=f"{donor}/hosts", hostname=f"{donor}/hostname", resolv_conf=f"{donor}/resolv.conf")
         files = {
             "hostname": render.hostname(state.config.hostname),
             "hosts": self._hosts(state, endpoints),

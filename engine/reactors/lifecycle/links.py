@@ -52,9 +52,7 @@ class Links:
             await self._hands.report(
                 NAME,
                 correlation,
-                c.ReportConnectFailed(
-                    container_id=effect.container_id, network_id=network_id, error=error.message
-                ),
+                c.ReportConnectFailed(container_id=effect.container_id, network_id=network_id, error=error.message),
                 ReleaseEndpoint(network_id=network_id, container_id=effect.container_id),
             )
             return

@@ -84,9 +84,7 @@ def plan(state: ContainerState) -> tuple[Effect, ...]:
     if state.kill_signal:
         effects.append(Kill(container_id=of, run=state.run, signal=state.kill_signal))
     if state.stop is not None:
-        effects.append(
-            End(container_id=of, run=state.run, signal=state.stop.signal, deadline=state.stop.deadline)
-        )
+        effects.append(End(container_id=of, run=state.run, signal=state.stop.signal, deadline=state.stop.deadline))
     if state.status is Status.PAUSING:
         effects.append(Freeze(container_id=of, run=state.run))
     if state.status is Status.UNPAUSING:

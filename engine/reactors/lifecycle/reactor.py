@@ -82,4 +82,3 @@ class Lifecycle:
                 await self._removes.remove(effect, correlation)
             case _:
                 raise AssertionError(f"no performer for {effect}")
-

@@ -43,8 +43,6 @@ class Removes:
             if volume is None or not volume.anonymous or volume.references:
                 continue
             try:
-                await self._hands.report(
-                    NAME, correlation, RemoveVolume(name=name, at=self._hands.clock.now_ns())
-                )
+                await self._hands.report(NAME, correlation, RemoveVolume(name=name, at=self._hands.clock.now_ns()))
             except Rejected:
                 continue  # Somebody took it between the look and the append: it is theirs now.

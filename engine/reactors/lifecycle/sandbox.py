@@ -62,15 +62,19 @@ def joins(
 
 def _gateway(found: list[tuple[Endpoint, NetworkState]], wishes: Mapping[str, NetworkAttachment]) -> str:
     """The endpoint id that carries the default route, or "" when every network is internal."""
+
+    def priority(network: NetworkState) -> int:
+        wish = wishes.get(network.network_id)
+        return wish.config.gw_priority if wish is not None else 0
+
     ranked = sorted(
         (
-            (-(wishes[network.network_id].config.gw_priority if network.network_id in wishes else 0), network.settings.name, endpoint)
+            (-priority(network), network.settings.name, endpoint.endpoint_id)
             for endpoint, network in found
             if not network.settings.internal
-        ),
-        key=lambda entry: entry[:2],
+        )
     )
-    return ranked[0][2].endpoint_id if ranked else ""
+    return ranked[0][2] if ranked else ""
 
 
 def name_records(network: NetworkState, names: Mapping[str, str]) -> tuple[NameRecord, ...]:

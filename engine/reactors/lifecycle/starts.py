@@ -19,8 +19,8 @@ from engine.aggregates.container.lifecycle import Status
 from engine.aggregates.container.state import ContainerState
 from engine.aggregates.decider import Rejected
 from engine.aggregates.values.endpoints import Endpoint, PublishedPort
-from engine.aggregates.values.mounts import MountPoint
 from engine.aggregates.values.ids import VolumeName
+from engine.aggregates.values.mounts import MountPoint
 from engine.drivers.ports.network import Join, Resolver, Sandboxes
 from engine.drivers.ports.runtime import Launch, LogSpec, RootFilesystem, Runtime, Stdio
 from engine.drivers.ports.storage import RootFilesystems
@@ -28,9 +28,9 @@ from engine.drivers.ports.volume import HostPaths, Volumes
 from engine.errors import PortError
 from engine.reactors.base import Hands
 from engine.reactors.lifecycle import plan as effects
+from engine.reactors.lifecycle.etc import EtcFiles
 from engine.reactors.lifecycle.names import Names
 from engine.reactors.lifecycle.sandbox import joins
-from engine.reactors.lifecycle.etc import EtcFiles
 from engine.reactors.processes import Processes, Sandboxing
 
 logger = logging.getLogger("ishmael.lifecycle")
@@ -121,7 +121,9 @@ class Starts:
         correlation = f"restart:{state.container_id}:{state.run}"
         now = self._hands.clock.now_ns()
         await self._hands.report(
-            "restart", correlation, c.StartContainer(container_id=state.container_id, at=now),
+            "restart",
+            correlation,
+            c.StartContainer(container_id=state.container_id, at=now),
             c.ReportStartFailed(
                 container_id=state.container_id, run=state.run + 1, at=now, error=error.message, exit_code=UNEXECUTABLE
             ),
