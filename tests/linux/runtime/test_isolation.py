@@ -198,7 +198,8 @@ async def test_privileged_has_everything(port: Harbour) -> None:
     assert found["Seccomp"] == "0"
     text = await inside(
         port,
-        "mkdir /sys/fs/cgroup/pids/mine && rmdir /sys/fs/cgroup/pids/mine && echo rw; mount -t tmpfs x /tmp && echo mounted; grep -q . /proc/interrupts && echo unmasked",
+        "mkdir /sys/fs/cgroup/pids/mine && rmdir /sys/fs/cgroup/pids/mine && echo rw;"
+        "mount -t tmpfs x /tmp && echo mounted; grep -q . /proc/interrupts && echo unmasked",
         host=host,
     )
     assert text.split() == ["rw", "mounted", "unmasked"]

@@ -75,7 +75,7 @@ def open_destination(root_fd: int, path: bytes, *, directory: bool) -> int:
         return k.open_in_root(root_fd, path, os.O_PATH)
     except FileNotFoundError:
         pass
-    todo, done = _parts(path), []
+    todo, done = _parts(path), list[bytes]()
     parent = os.dup(root_fd)
     links = 0
     while todo:
