@@ -24,8 +24,8 @@ class Fault(enum.Enum):
 
 
 class PortError(Exception):
-    """The world said no. `operation` names the verb, `errno` the kernel's number or 0; `retriable` says whether the same
-    call may work later without anybody changing anything."""
+    """The world said no. `operation` names the verb, `errno` the kernel's number or 0; `retriable` says whether the
+    same call may work later without anybody changing anything."""
 
     def __init__(
         self,

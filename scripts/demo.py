@@ -145,9 +145,10 @@ def encode(value: object) -> bytes:
 
 def end_supervisor(root: Path) -> None:
     """The supervisor outlives its engine by design; here nobody will come back to it."""
-    for entry in os.listdir("/proc"):
+    mark = f"{root}/exec".encode()
+    for entry in filter(str.isdecimal, os.listdir("/proc")):
         with contextlib.suppress(OSError):
-            if entry.isdecimal() and f"{root}/exec".encode() in Path(f"/proc/{entry}/cmdline").read_bytes().split(b"\0"):
+            if mark in Path(f"/proc/{entry}/cmdline").read_bytes().split(b"\0"):
                 os.kill(int(entry), signal.SIGKILL)
 
 

@@ -14,8 +14,8 @@ from engine.api.filters import Filters
 from engine.api.shapes.containers import status_of
 
 ACCEPTED = frozenset(
-    ["ancestor", "before", "exited", "expose", "health", "id", "is-task", "isolation", "label", "name", "network", "publish", "since", "status", "volume"]
-)
+    ["ancestor", "before", "exited", "expose", "health", "id", "is-task", "isolation", "label", "name", "network",
+    "publish", "since", "status", "volume"] )
 STATUSES = frozenset(["created", "restarting", "running", "removing", "paused", "exited", "dead"])
 HEALTHS = frozenset(["none", "starting", "healthy", "unhealthy"])
 

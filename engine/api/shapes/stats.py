@@ -9,6 +9,13 @@ from engine.api.shapes.times import ZERO_TIME, rfc3339_nano
 from engine.drivers.ports.runtime import Sample
 
 
+BLKIO_KEYS = (
+    "io_service_bytes_recursive io_serviced_recursive io_queue_recursive io_service_time_recursive "
+    "io_wait_time_recursive io_merged_recursive io_time_recursive sectors_recursive"
+).split()
+"""The keys of `blkio_stats`; null where nothing is measured."""
+
+
 def stats_document(
     state: ContainerState, sample: Sample | None, before: Sample | None, *, system_ns: tuple[int, int], cpus: int
 ) -> dict[str, Any]:
@@ -80,13 +87,7 @@ def _blkio(sample: Sample | None) -> dict[str, Any]:
     def rows(entries: tuple[tuple[int, int, str, int], ...]) -> list[dict[str, Any]]:
         return [{"major": major, "minor": minor, "op": op, "value": value} for major, minor, op, value in entries]
 
-    document: dict[str, Any] = {
-        name: None
-        for name in (
-            "io_service_bytes_recursive io_serviced_recursive io_queue_recursive io_service_time_recursive "
-            "io_wait_time_recursive io_merged_recursive io_time_recursive sectors_recursive"
-        ).split()
-    }
+    document: dict[str, Any] = dict.fromkeys(BLKIO_KEYS)
     if sample is not None:
         document["io_service_bytes_recursive"] = rows(sample.blkio_bytes)
         document["io_serviced_recursive"] = rows(sample.blkio_ios)

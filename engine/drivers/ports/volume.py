@@ -30,8 +30,8 @@ class Volumes(Protocol):
     async def list(self) -> tuple[VolumeName, ...]: ...
 
     async def fill(self, name: VolumeName, lowers: tuple[str, ...], path: str) -> None:
-        """Copy-up: copy `path` of an image (layer directories, topmost first, merged) into the volume when the volume is
-        empty, with ownership, modes and xattrs. Nothing happens when the image has no such directory."""
+        """Copy-up: copy `path` of an image (layer directories, topmost first, merged) into the volume when the volume
+        is empty, with ownership, modes and xattrs. Nothing happens when the image has no such directory."""
         ...
 
 
