@@ -5,8 +5,10 @@ Owns the numbers and the calling conventions. Stdlib only: workers import it. Ev
 
 from __future__ import annotations
 
+import array
 import ctypes
 import errno
+import fcntl
 import os
 
 CLONE_NEWNS = 0x00020000
@@ -35,6 +37,9 @@ RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
 
+_FS_IOC_GETFLAGS = 0x80086601
+_FS_IOC_SETFLAGS = 0x40086602
+_EXT4_TOPDIR = 0x20000
 _SYS_OPENAT2 = 437
 _SYS_FSOPEN = 430
 _SYS_FSCONFIG = 431
@@ -97,6 +102,22 @@ def setns(fd: int, kind: int) -> None:
 
 def syncfs(fd: int) -> None:
     _check(_libc.syncfs(fd), "syncfs")
+
+
+def mark_top_directory(path: str) -> None:
+    """Tell ext4 that what is made in this directory has nothing to do with each other (`chattr +T`), so that it spreads
+    over the disk's block groups. Layers made near freshly deleted ones cost up to twenty times as much: without a
+    journal, ext4 steps over every inode deleted in the last minutes. Other file systems have no such flag: no error."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        flags = array.array("l", [0])
+        fcntl.ioctl(fd, _FS_IOC_GETFLAGS, flags, True)
+        flags[0] |= _EXT4_TOPDIR
+        fcntl.ioctl(fd, _FS_IOC_SETFLAGS, flags)
+    except OSError:
+        pass
+    finally:
+        os.close(fd)
 
 
 def mount_overlay(target: str, lowers: tuple[str, ...], upper: str, work: str, *, volatile: bool) -> None:

@@ -14,6 +14,7 @@ import shutil
 import msgspec
 
 from engine.aggregates.values.ids import SHA256_DIGEST, ChainID, ContainerID, Digest
+from engine.drivers.linux.storage import kernel
 from engine.errors import Fault, PortError
 
 DIRECTORY_MODE = 0o710
@@ -58,7 +59,9 @@ class Places(msgspec.Struct, frozen=True):
 
     def new_temporary(self, what: str) -> str:
         """A path for a new file or directory on the same file system; its parent exists afterwards."""
-        os.makedirs(self.temporary, DIRECTORY_MODE, exist_ok=True)
+        if not os.path.isdir(self.temporary):
+            os.makedirs(self.temporary, DIRECTORY_MODE, exist_ok=True)
+            kernel.mark_top_directory(self.temporary)
         return f"{self.temporary}/{what}-{secrets.token_hex(8)}"
 
     def discard(self, path: str) -> None:

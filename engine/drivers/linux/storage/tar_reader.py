@@ -183,7 +183,9 @@ class TarReader:
             segments = self._sparse_1_0()
         elif b"GNU.sparse.map" in pax:
             numbers = [_decimal(text) for text in pax[b"GNU.sparse.map"].split(b",") if text]
-            segments = list(zip(numbers[::2], numbers[1::2], strict=len(numbers) % 2 == 0))
+            if len(numbers) % 2:
+                raise TarError("archive/tar: damaged sparse map")
+            segments = list(zip(numbers[::2], numbers[1::2], strict=True))
         else:
             return
         entry.size = _decimal(pax.get(b"GNU.sparse.realsize", pax.get(b"GNU.sparse.size", b"0")))
