@@ -8,7 +8,6 @@ from engine.aggregates.container.state import ContainerState
 from engine.api.shapes.times import ZERO_TIME, rfc3339_nano
 from engine.drivers.ports.runtime import Sample
 
-
 BLKIO_KEYS = (
     "io_service_bytes_recursive io_serviced_recursive io_queue_recursive io_service_time_recursive "
     "io_wait_time_recursive io_merged_recursive io_time_recursive sectors_recursive"
