@@ -86,6 +86,10 @@ class ImageService(Protocol):
         """Give an image a name, from whoever has it."""
         ...
 
+    async def collect(self) -> int:
+        """Discard what failed transfers left: how many blobs and layers."""
+        ...
+
     @property
     def host_platform(self) -> Platform:
         """What an image is pulled or imported for, when nobody says."""

@@ -358,4 +358,5 @@ async def _prune(context: ApiContext, removals: ImageRemovals, filters: Filters)
             continue  # somebody else was quicker
         deleted += records
         reclaimed += sum(sizes.get(record.get("Deleted", ""), 0) for record in records)
+    await context.images.collect()  # parts of pulls that failed belong to no image, and are nobody's any more
     return {"ImagesDeleted": deleted or None, "SpaceReclaimed": reclaimed}

@@ -7,8 +7,8 @@ transfers, and the collection at start finds what they left.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import trio
 
@@ -35,6 +35,8 @@ class Holds:
         self.lock = trio.Lock()
         """Held by whoever discards, from looking to the last rename."""
         self.counts: Counter[str] = Counter()
+        self.arriving = 0
+        """Archives that are being taken in: they bring blobs that nobody could hold beforehand."""
 
     @asynccontextmanager
     async def hold(self) -> AsyncIterator[Hold]:
@@ -46,6 +48,15 @@ class Holds:
             for key in hold.keys:
                 if self.counts[key] <= 0:
                     del self.counts[key]
+
+    @contextmanager
+    def arrival(self) -> Iterator[None]:
+        """Around taking in an archive: no collection meanwhile."""
+        self.arriving += 1
+        try:
+            yield
+        finally:
+            self.arriving -= 1
 
     def has_blob(self, digest: Digest) -> bool:
         return self.counts[f"blob {digest}"] > 0

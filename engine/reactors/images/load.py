@@ -128,8 +128,9 @@ class Loads:
         begun = await self._hands.application.execute(begin, cause=cause)
         own = Cause(actor=f"reactor:{NAME}", correlation=cause.correlation, causation=f"@{begun.position}")
         try:
-            async with self._holds.hold() as hold:
-                images = await work(hold, own)
+            with self._holds.arrival():
+                async with self._holds.hold() as hold:
+                    images = await work(hold, own)
         except BaseException as error:
             failure = first_failure(error)
             words = "cancelled by the client" if isinstance(failure, trio.Cancelled) else str(failure)

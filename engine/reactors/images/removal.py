@@ -78,8 +78,11 @@ class Collector:
         self._holds = holds
 
     async def collect(self) -> int:
-        """How many blobs and layers went. Safe at any time; what resists is left for the next time."""
+        """How many blobs and layers went; none while an archive is being loaded. What resists is left for the next
+        time."""
         async with self._holds.lock:
+            if self._holds.arriving:
+                return 0
             inventory = await self._layers.inventory()
             blobs, layers = used(self._hands)
             spare_layers = [
