@@ -143,8 +143,8 @@ def test_a_later_entry_takes_the_place_of_an_earlier_one(tmp_path: Path) -> None
 
 def test_whiteouts_hide_what_is_below_and_never_their_own_layer(tmp_path: Path) -> None:
     entries = archive(
-        (".wh.gone", {}), ("kept", {"data": b"k"}), (".wh.kept", {}), (".wh.again", {}), ("again", DIR), ("again/in", {}),
-        ("tree", DIR), ("tree/in", {}), (".wh.tree", {}), (".wh..wh.plnk", DIR), (".wh..wh.aufs", {}),
+        (".wh.gone", {}), ("kept", {"data": b"k"}), (".wh.kept", {}), (".wh.again", {}), ("again", DIR),
+        ("again/in", {}), ("tree", DIR), ("tree/in", {}), (".wh.tree", {}), (".wh..wh.plnk", DIR), (".wh..wh.aufs", {}),
         (".wh.implied", {}), ("implied/in", {}),
     )  # fmt: skip
     root = tmp_path / "root"
@@ -178,16 +178,17 @@ def test_sparse_files_of_gnu_tar_come_out_whole_and_sparse(tmp_path: Path, how: 
 @pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_the_reader_agrees_with_the_standard_librarys(format: int) -> None:
     rng = random.Random(format)
-    entries = [
-        ("/".join("d" * rng.randrange(1, 30) for _ in range(rng.randrange(1, 5))) + str(number),
-         {"data": rng.randbytes(rng.choice((0, 1, 511, 512, 513, 70_000))), "mtime": number, "mode": rng.randrange(0o7777)})
-        for number in range(100)
-    ]  # fmt: skip
+    entries: list[tuple[str, dict[str, object]]] = []
+    for number in range(100):
+        name = "/".join("d" * rng.randrange(1, 30) for _ in range(rng.randrange(1, 5))) + str(number)
+        data = rng.randbytes(rng.choice((0, 1, 511, 512, 513, 70_000)))
+        entries.append((name, {"data": data, "mtime": number, "mode": rng.randrange(0o7777)}))
     data = archive(*[(name, dict(more)) for name, more in entries], format=format)
     for step in (1000, 512, 1 << 20):
         reader = reader_of(data, step)
         found = [(entry.name.decode(), b"".join(reader.chunks()), entry.mode, entry.mtime_ns) for entry in reader]
-        assert found == [(name, more["data"], more["mode"], more["mtime"] * 10**9) for name, more in entries]  # type: ignore[operator]
+        expected = [(name, more["data"], more["mode"], int(str(more["mtime"])) * 10**9) for name, more in entries]
+        assert found == expected
 
 
 def _header_with(change: Callable[[bytearray], None]) -> bytes:
@@ -223,7 +224,8 @@ def test_random_damage_never_ends_in_anything_but_a_refusal(tmp_path: Path) -> N
     """A small fuzz: whatever is done to the bytes, the outcome is files, a refusal or the kernel's error."""
     whole = archive(
         ("d", DIR), ("d/f", {"data": b"x" * 700, "pax_headers": {"SCHILY.xattr.user.a": "b"}}),
-        ("l", {**LINK, "linkname": "d"}), ("l/g", {}), ("h", {"type": tarfile.LNKTYPE, "linkname": "d/f"}), ("n" * 150, {}),
+        ("l", {**LINK, "linkname": "d"}), ("l/g", {}), ("n" * 150, {}),
+        ("h", {"type": tarfile.LNKTYPE, "linkname": "d/f"}),
     )  # fmt: skip
     rng = random.Random(7)
     for number in range(300):
