@@ -7,10 +7,12 @@ kernel's business: the network driver finds out when it binds.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import ClassVar, assert_never
 
 import msgspec
+from msgspec.structs import replace
 
 from engine.aggregates.decider import Command, Decider, Event, Reason, Rejected
 from engine.aggregates.values.endpoints import PortWish, PublishedPort
@@ -28,7 +30,8 @@ class PortCommand(Command, frozen=True, kw_only=True):
 
 
 class ReservePorts(PortCommand, frozen=True, kw_only=True):
-    """All of the wishes or none. ephemeral_first..last: the kernel's range; avoid: ports known to be taken by others."""
+    """All of the wishes or none. ephemeral_first..last: the kernel's range; avoid: ports known to be taken by
+    others."""
 
     wishes: tuple[PortWish, ...]
     ephemeral_first: int = 32768
@@ -52,7 +55,8 @@ class PortsReleased(Event, frozen=True, kw_only=True):
 
 
 class PortState(msgspec.Struct, frozen=True, kw_only=True):
-    """`cursor` is the last ephemeral port given: the next search starts behind it, so that a port rests before reuse."""
+    """`cursor` is the last ephemeral port given: the next search starts behind it, so that a port rests before
+    reuse."""
 
     held: Mapping[ContainerID, tuple[PublishedPort, ...]] = {}
     cursor: int = 0
@@ -92,35 +96,47 @@ def _reserve(state: PortState, command: ReservePorts) -> tuple[PublishedPort, ..
             taken[slot] = taken.get(slot, frozenset()) | {port.host_ip}
     given: list[PublishedPort] = []
     cursor = state.cursor
-    # A dual-stack wish (0.0.0.0 and ::) for an ephemeral port takes the same number twice, as in moby.
-    same: dict[tuple[int, str, int, int], int] = {}
-    for wish in command.wishes:
-        twin = (wish.container_port, wish.protocol, wish.first_port, wish.last_port)
-        candidates = _candidates(wish, command, cursor)
-        if twin in same and _is_any(wish.host_ip):
-            candidates = (same[twin],)
-        for number in candidates:
-            if _free(taken.get((wish.protocol, number), frozenset()), wish.host_ip):
+    for group in _groups(command.wishes):
+        first = group[0]
+        for number in _candidates(first, command, cursor):
+            holders = taken.get((first.protocol, number), frozenset())
+            if all(_free(holders, wish.host_ip) for wish in group):
                 break
         else:
-            raise Rejected(Reason.SYSTEM, _refused(wish))
-        taken[(wish.protocol, number)] = taken.get((wish.protocol, number), frozenset()) | {wish.host_ip}
-        same.setdefault(twin, number)
-        cursor = number if wish.first_port == 0 else cursor
-        given.append(
+            raise Rejected(Reason.SYSTEM, _refused(first))
+        taken[(first.protocol, number)] = holders | {wish.host_ip for wish in group}
+        cursor = number if first.first_port == 0 else cursor
+        given += [
             PublishedPort(
                 host_ip=wish.host_ip, host_port=number, container_port=wish.container_port, protocol=wish.protocol
             )
-        )
+            for wish in group
+        ]
     return tuple(given)
 
 
-def _candidates(wish: PortWish, command: ReservePorts, cursor: int) -> tuple[int, ...] | list[int]:
+def _groups(wishes: tuple[PortWish, ...]) -> list[list[PortWish]]:
+    """Wishes that must get the same number: the families of one dual-stack publication (0.0.0.0 and ::), as in moby."""
+    groups: list[list[PortWish]] = []
+    for wish in wishes:
+        last = groups[-1] if groups else []
+        if last and _is_any(wish.host_ip) and all(_twins(wish, other) for other in last):
+            last.append(wish)
+        else:
+            groups.append([wish])
+    return groups
+
+
+def _twins(one: PortWish, other: PortWish) -> bool:
+    return replace(one, host_ip=other.host_ip) == other and one.host_ip != other.host_ip and _is_any(other.host_ip)
+
+
+def _candidates(wish: PortWish, command: ReservePorts, cursor: int) -> Iterator[int]:
     if wish.first_port:
-        return tuple(range(wish.first_port, wish.last_port + 1))
+        return iter(range(wish.first_port, wish.last_port + 1))
     first, last = command.ephemeral_first, command.ephemeral_last
     begin = cursor + 1 if first <= cursor < last else first
-    return [n for n in (*range(begin, last + 1), *range(first, begin)) if n not in command.avoid]
+    return (number for number in chain(range(begin, last + 1), range(first, begin)) if number not in command.avoid)
 
 
 def _free(holders: frozenset[str], host_ip: str) -> bool:
@@ -139,9 +155,9 @@ def _is_any(address: str) -> bool:
 
 
 def _refused(wish: PortWish) -> str:
-    host = f"[{wish.host_ip}]" if ":" in wish.host_ip else wish.host_ip
     if wish.first_port == 0:
         return "all ports are allocated"
+    host = f"[{wish.host_ip}]" if ":" in wish.host_ip else wish.host_ip
     return f"Bind for {host}:{wish.first_port} failed: port is already allocated"
 
 
