@@ -6,8 +6,7 @@ Pure: names for anonymous volumes come in, one per use. Source: moby daemon/volu
 from __future__ import annotations
 
 import posixpath
-import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from msgspec.structs import replace
 
@@ -17,7 +16,6 @@ from engine.aggregates.values.ids import RESTRICTED_NAME
 from engine.aggregates.values.mounts import MountPoint
 
 PROPAGATIONS = frozenset({"private", "rprivate", "slave", "rslave", "shared", "rshared"})
-_ANONYMOUS = re.compile(r"[0-9a-f]{64}")
 NewName = Callable[[], str]
 FindMounts = Callable[[str], tuple[MountPoint, ...]]
 """The mounts of another container, by id or name (--volumes-from)."""
@@ -67,14 +65,19 @@ def _anonymous(destination: str, name: str, driver: str) -> MountPoint:
 def parse_bind(spec: str, volume_driver: str) -> MountPoint:
     """One `src:dst[:options]`; src is a path (bind) or a name (volume). `/dst` alone is not valid here."""
     parts = spec.split(":")
-    if len(parts) not in (2, 3) or not all(parts[:2]):
+    if len(parts) not in (2, 3) or not all(parts[:2]) or (len(parts) == 2 and _valid_mode(parts[1])):
         raise Rejected(Reason.INVALID, f"invalid volume specification: '{spec}'")
-    source, destination = parts[0], _destination(parts[1], spec)
-    options = _split(parts[2]) if len(parts) == 3 else ()
-    point = _with_options(MountPoint(type="bind", destination=destination, mode=",".join(options)), options, spec)
+    mode = parts[2] if len(parts) == 3 else ""
+    if mode and not _valid_mode(mode):
+        raise Rejected(Reason.INVALID, f"invalid mode: {mode}")
+    source, destination, options = parts[0], _destination(parts[1], spec), _split(mode)
+    propagation = next((option for option in options if option in PROPAGATIONS), "")
+    point = MountPoint(type="bind", destination=destination, mode=mode, rw="ro" not in options)
     if source.startswith("/"):
+        _refuse_field(spec, "bind", "VolumeOptions", given="nocopy" in options)
         clean = posixpath.normpath(source)
-        return replace(point, source=clean, create_source=True, propagation=point.propagation or "rprivate", copy_up=False)
+        return replace(point, source=clean, create_source=True, propagation=propagation or "rprivate")
+    _refuse_field(spec, "volume", "BindOptions", given=bool(propagation))
     if not RESTRICTED_NAME.fullmatch(source):
         raise Rejected(
             Reason.INVALID,
@@ -86,23 +89,33 @@ def parse_bind(spec: str, volume_driver: str) -> MountPoint:
         type="volume",
         name=source,
         driver=volume_driver or "local",
-        mode=point.mode or "z",
+        mode=mode or "z",
         copy_up="nocopy" not in options,
     )
 
 
-def _with_options(point: MountPoint, options: tuple[str, ...], spec: str) -> MountPoint:
-    seen: set[str] = set()
-    for option in options:
-        kind = "rw" if option in ("ro", "rw") else "z" if option in ("z", "Z") else "p" if option in PROPAGATIONS else option
-        if kind in seen or (kind not in ("rw", "z", "p", "nocopy", "cached", "delegated", "consistent")):
-            raise Rejected(Reason.INVALID, f'invalid volume specification: \'{spec}\': invalid mode: {",".join(options)}')
-        seen.add(kind)
-        if option == "ro":
-            point = replace(point, rw=False)
-        elif kind == "p":
-            point = replace(point, propagation=option)
-    return point
+_MODES: Mapping[str, str] = {
+    **dict.fromkeys(("ro", "rw"), "access"),
+    **dict.fromkeys(("z", "Z"), "label"),
+    **dict.fromkeys(PROPAGATIONS, "propagation"),
+    "nocopy": "copy",
+    **dict.fromkeys(("consistent", "cached", "delegated"), "consistency"),
+}
+
+
+def _valid_mode(mode: str) -> bool:
+    """Whether these are options of `-v`, at most one of each kind."""
+    kinds = [_MODES.get(option, "") for option in mode.split(",")]
+    return all(kinds) and len(set(kinds)) == len(kinds)
+
+
+def _refuse_field(spec: str, kind: str, field: str, *, given: bool) -> None:
+    if given:
+        raise Rejected(
+            Reason.INVALID,
+            f"invalid volume specification: '{spec}': invalid mount config for type \"{kind}\": "
+            f"field {field} must not be specified",
+        )
 
 
 def _destination(path: str, spec: str) -> str:
@@ -136,7 +149,7 @@ def from_mount(mount: Mount, new_name: NewName) -> MountPoint:
         case "tmpfs":
             return _tmpfs(mount, destination)
         case _:
-            raise Rejected(Reason.INVALID, f"invalid mount config for type \"{mount.type}\": mount type unknown")
+            raise Rejected(Reason.INVALID, f'invalid mount config for type "{mount.type}": mount type unknown')
 
 
 def _bind(mount: Mount, destination: str) -> MountPoint:
@@ -165,6 +178,8 @@ def _bind(mount: Mount, destination: str) -> MountPoint:
 def _volume(mount: Mount, destination: str, new_name: NewName) -> MountPoint:
     if mount.bind_options is not None:
         raise _invalid_mount(mount, "field BindOptions must not be specified")
+    if not mount.source and mount.read_only:
+        raise _invalid_mount(mount, "must not set ReadOnly mode when using anonymous volumes")
     if mount.source and not RESTRICTED_NAME.fullmatch(mount.source):
         raise _invalid_mount(
             mount,
@@ -190,6 +205,8 @@ def _volume(mount: Mount, destination: str, new_name: NewName) -> MountPoint:
 
 
 def _tmpfs(mount: Mount, destination: str) -> MountPoint:
+    if mount.bind_options is not None:
+        raise _invalid_mount(mount, "field BindOptions must not be specified")
     if mount.source:
         raise _invalid_mount(mount, "field Source must not be specified")
     options: list[str] = []
@@ -209,13 +226,15 @@ def _invalid_mount(mount: Mount, message: str) -> Rejected:
 
 
 def _volumes_from(spec: str, mounts_of: FindMounts) -> Iterable[MountPoint]:
+    if not spec:
+        raise Rejected(Reason.INVALID, "volumes-from specification cannot be an empty string")
     name, _, mode = spec.partition(":")
-    if not name or mode not in ("", "ro", "rw", "z", "Z"):
-        raise Rejected(Reason.INVALID, f"invalid volumes-from specification: {spec}")
+    if mode and (not _valid_mode(mode) or {"propagation", "copy"} & {_MODES[option] for option in mode.split(",")}):
+        raise Rejected(Reason.INVALID, f"invalid mode: {mode}")
     for point in mounts_of(name):
         if point.type == "tmpfs":
             continue
-        yield replace(point, rw=point.rw and mode != "ro", copy_up=False, anonymous=False)
+        yield replace(point, rw=point.rw and "ro" not in mode.split(","), copy_up=False, anonymous=False)
 
 
 def _split(options: str) -> tuple[str, ...]:
