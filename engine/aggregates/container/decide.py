@@ -14,10 +14,15 @@ from engine.aggregates.container.restart import next_delay_ms, wants_restart
 from engine.aggregates.container.state import ContainerState, evolve, initial, terminal
 from engine.aggregates.decider import Decider, Event, Reason, Rejected
 from engine.aggregates.values.config import RestartPolicy
+from engine.aggregates.values.signals import SIGTERM, parse_signal
 
 Events = tuple[Event, ...]
 UNEXECUTABLE = 128
 SIGKILL = 9
+HOST_NETWORK_IS_FIXED = "container cannot be disconnected from host network or connected to host network"
+SHARED_NETWORK_IS_FIXED = (
+    "container sharing network namespace with another container or host cannot be connected to any other network"
+)
 
 ContainerCommand = (
     c.CreateContainer
@@ -141,9 +146,7 @@ def _restart(state: ContainerState, command: c.RestartContainer) -> Events:
         return (e.ContainerStartRequested(run=state.run + 1, at=command.at),)
     if state.status not in ALIVE:
         _conflict(f"container {state.container_id} cannot be restarted while it is {state.status.value}")
-    request = e.ContainerStopRequested(
-        at=command.at, signal=command.signal, deadline=command.deadline, restart=True
-    )
+    request = e.ContainerStopRequested(at=command.at, signal=command.signal, deadline=command.deadline, restart=True)
     return (request, *_thawed(state, command.at))
 
 
@@ -155,14 +158,22 @@ def _thawed(state: ContainerState, at: int) -> Events:
 def _kill(state: ContainerState, command: c.KillContainer) -> Events:
     if state.status not in ALIVE | {Status.RESTARTING}:
         _conflict(f"cannot kill container: {state.name}: container {state.container_id} is not running")
-    stop_signal = state.stop.signal if state.stop is not None else 0
-    ends = command.signal in (SIGKILL, stop_signal)
-    request = e.ContainerKillRequested(at=command.at, signal=command.signal, ends=ends)
+    by_user = command.signal in (SIGKILL, _stop_signal(state))
+    request = e.ContainerKillRequested(
+        at=command.at, signal=command.signal, ends=command.signal == SIGKILL, by_user=by_user
+    )
     if state.status is Status.RESTARTING:
-        if not ends:
+        if not by_user:
             _conflict(f"cannot kill container: {state.name}: container {state.container_id} is not running")
         return (request, e.ContainerStopped(at=command.at))
     return (request, *_thawed(state, command.at))
+
+
+def _stop_signal(state: ContainerState) -> int:
+    """The signal that is meant to end this container: of the stop under way, else its own (CTR-11)."""
+    if state.stop is not None:
+        return state.stop.signal
+    return parse_signal(state.config.stop_signal) if state.config.stop_signal else SIGTERM
 
 
 def _pause(state: ContainerState, command: c.PauseContainer) -> Events:
@@ -193,7 +204,7 @@ def _rename(state: ContainerState, command: c.RenameContainer) -> Events:
 def _update(state: ContainerState, command: c.UpdateContainer) -> Events:
     if state.status is Status.REMOVING:
         _conflict(
-            f"cannot update container {state.container_id}: container is marked for removal and cannot be \"update\""
+            f'cannot update container {state.container_id}: container is marked for removal and cannot be "update"'
         )
     policy = command.restart_policy
     if policy is not None and policy.name not in ("", "no") and state.host.auto_remove:
@@ -208,9 +219,9 @@ def _connect(state: ContainerState, command: c.ConnectContainer) -> Events:
     if state.status is Status.REMOVING:
         _conflict(f"container {state.container_id} is marked for removal and cannot be connected or disconnected")
     if state.host.network_mode == "host":
-        raise Rejected(Reason.INVALID, "container cannot be disconnected from host network or connected to host network")
+        raise Rejected(Reason.INVALID, HOST_NETWORK_IS_FIXED)
     if state.host.network_mode.startswith("container:"):
-        raise Rejected(Reason.INVALID, "container sharing network namespace with another container or host cannot be connected to any other network")
+        raise Rejected(Reason.INVALID, SHARED_NETWORK_IS_FIXED)
     known = {a.network_id for a in (*state.networks, *state.connecting)}
     if attachment.network_id in known:
         raise Rejected(
@@ -230,7 +241,7 @@ def _disconnect(state: ContainerState, command: c.DisconnectContainer) -> Events
             f"container {state.container_id} is not connected to network {command.network_id}",
         )
     if state.host.network_mode == "host":
-        raise Rejected(Reason.INVALID, "container cannot be disconnected from host network or connected to host network")
+        raise Rejected(Reason.INVALID, HOST_NETWORK_IS_FIXED)
     joined = any(endpoint.network_id == command.network_id for endpoint in state.endpoints)
     if state.status in ALIVE and joined:
         return (e.ContainerDisconnectRequested(at=command.at, network_id=command.network_id),)
@@ -253,9 +264,7 @@ def _remove(state: ContainerState, command: c.RemoveContainer) -> Events:
                 "stop the container before removing or force remove"
             )
         case Status.PAUSED if not command.force:
-            _conflict(
-                f'cannot remove container "{state.name}": container is paused and must be unpaused first'
-            )
+            _conflict(f'cannot remove container "{state.name}": container is paused and must be unpaused first')
     request = e.ContainerRemoveRequested(at=command.at, force=command.force, volumes=command.volumes)
     if state.status in ALIVE:
         return (e.ContainerKillRequested(at=command.at, signal=SIGKILL, ends=True), request)
@@ -292,7 +301,7 @@ def _report(state: ContainerState, command: ReportCommand) -> Events:
         case c.ReportStartFailed():
             return _start_failed(state, command)
         case c.ReportPaused():
-            return (e.ContainerPaused(at=command.at),) if state.status is Status.PAUSING else ()
+            return _paused(state, command)
         case c.ReportUnpaused():
             return (e.ContainerUnpaused(at=command.at),) if state.status is Status.UNPAUSING else ()
         case c.ReportFreezeFailed():
@@ -328,6 +337,15 @@ def _report(state: ContainerState, command: ReportCommand) -> Events:
             return (e.ContainerRemoved(at=command.at),) if state.status is Status.REMOVING else ()
         case _:
             assert_never(command)
+
+
+def _paused(state: ContainerState, command: c.ReportPaused) -> Events:
+    """A signal that came while the freezer was at work would wait in a frozen process: it is thawed again."""
+    if state.status is not Status.PAUSING:
+        return ()
+    ending = state.stop is not None or state.kill_signal != 0
+    paused = e.ContainerPaused(at=command.at)
+    return (paused, e.ContainerUnpauseRequested(at=command.at)) if ending else (paused,)
 
 
 def _start_failed(state: ContainerState, command: c.ReportStartFailed) -> Events:

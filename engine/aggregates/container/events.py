@@ -67,12 +67,13 @@ class ContainerStopRequested(Event, frozen=True, kw_only=True):
 
 
 class ContainerKillRequested(Event, frozen=True, kw_only=True):
-    """by_user: this signal is meant to end the container, so restart policies keep away."""
+    """ends: repeated until the process is gone (SIGKILL). by_user: meant as a stop, so restart policies keep away."""
 
     NAME: ClassVar[str] = "container.kill_requested"
     at: int
     signal: int
     ends: bool = False
+    by_user: bool = False
 
 
 class ContainerPauseRequested(Event, frozen=True, kw_only=True):
@@ -118,7 +119,8 @@ class ContainerStopped(Event, frozen=True, kw_only=True):
 
 
 class ContainerRestartScheduled(Event, frozen=True, kw_only=True):
-    """The restart policy's next start as a deadline (ns); `restart_count` starts by policy so far, this one included."""
+    """The restart policy's next start as a deadline (ns); `restart_count` starts by policy so far, this one
+    included."""
 
     NAME: ClassVar[str] = "container.restart_scheduled"
     due_at: int

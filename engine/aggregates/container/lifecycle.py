@@ -13,7 +13,8 @@ from engine.aggregates.decider import Event
 
 
 class Status(enum.Enum):
-    """ABSENT before the first event, REMOVED after the last. STARTING is a first start under way, STARTING_AGAIN a later
+    """ABSENT before the first event, REMOVED after the last. STARTING is a first start under way, STARTING_AGAIN a
+    later
     one; a failed first start goes back to CREATED, as in Docker. RESTARTING waits for a restart policy's deadline."""
 
     ABSENT = "absent"

@@ -41,4 +41,4 @@ def check_log_options(log: LogConfig) -> None:
         if not count.isdecimal() or int(count) < 1:
             raise Rejected(Reason.INVALID, "max-file cannot be less than 1")
         if int(count) > 1 and "max-size" not in options:
-            raise Rejected(Reason.INVALID, "cannot use \"max-file\" without \"max-size\"")
+            raise Rejected(Reason.INVALID, 'cannot use "max-file" without "max-size"')

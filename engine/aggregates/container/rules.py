@@ -167,7 +167,11 @@ def _cpuset(text: str, name: str) -> set[int]:
     found: set[int] = set()
     for part in filter(None, text.split(",")):
         first, dash, last = part.partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()) or int(last or first) - int(first) not in range(8192):
+        if (
+            not first.isdecimal()
+            or (dash and not last.isdecimal())
+            or int(last or first) - int(first) not in range(8192)
+        ):
             word = "cpus" if name == "CPUs" else "mems"
             _invalid(f"Invalid value {text} for cpuset {word}")
         found.update(range(int(first), int(last or first) + 1))
@@ -243,10 +247,10 @@ def _check_sysctls(host: HostConfig) -> None:
     for name in host.sysctls or {}:
         if name.startswith(NETNS_SYSCTL):
             if host.network_mode == "host":
-                _invalid(f"sysctl \"{name}\" not allowed in host network namespace")
+                _invalid(f'sysctl "{name}" not allowed in host network namespace')
         elif name in IPC_SYSCTLS or name.startswith("fs.mqueue."):
             if host.ipc_mode == "host":
-                _invalid(f"sysctl \"{name}\" is not allowed in the hosts ipc namespace")
+                _invalid(f'sysctl "{name}" is not allowed in the hosts ipc namespace')
         elif name not in ("kernel.domainname", "kernel.hostname"):
             _invalid(f'sysctl "{name}" is not in a separate kernel namespace')
 
@@ -256,9 +260,7 @@ def _check_absent(host: HostConfig, facts: RuleFacts) -> None:
     if host.runtime and host.runtime not in facts.runtimes:
         _invalid(f"unknown or invalid runtime name: {host.runtime}")
     if host.log_config.type and host.log_config.type not in facts.log_drivers:
-        _invalid(
-            f"logger: no log driver named '{host.log_config.type}' is registered"
-        )
+        _invalid(f"logger: no log driver named '{host.log_config.type}' is registered")
     if host.links:
         _absent("legacy links are not implemented: use a user-defined network")
     if host.userns_mode not in ("", "host"):

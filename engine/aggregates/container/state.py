@@ -28,9 +28,10 @@ class StopIntent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ContainerState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Times in ns, 0 for never. `run` counts starts, also failed ones. `networks` are wishes, `endpoints` what is joined
-    now. `exits` counts ends of the process, so that a waiter can name the one it waits for. `settled_runs` counts starts
-    that have an outcome. `restart_count` counts starts by policy since the last one by a user."""
+    """Times in ns, 0 for never. `run` counts starts, also failed ones. `networks` are wishes, `endpoints` what is
+    joined
+    now. `exits` counts ends of the process, so that a waiter can name the one it waits for. `settled_runs` counts
+    starts that have an outcome. `restart_count` counts starts by policy since the last one by a user."""
 
     container_id: ContainerID
     status: Status = Status.ABSENT
@@ -64,7 +65,7 @@ class ContainerState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     stop: StopIntent | None = None
     manually_stopped: bool = False
     kill_signal: int = 0
-    """The last signal that is meant to end the process and has not yet."""
+    """SIGKILL while it is on its way: repeated until the process is gone."""
     restart_count: int = 0
     restart_delay_ms: int = 0
     restart_due_at: int = 0
@@ -118,7 +119,7 @@ def evolve(state: ContainerState, event: e.ContainerEvent) -> ContainerState:
                 runtime=event.runtime,
             )
         case e.ContainerStartRequested():
-            return replace(state, status=status, run=event.run, restart_due_at=0, stop=None, manually_stopped=False)
+            return _start_requested(replace(state, status=status), event, by_policy=state.status is Status.RESTARTING)
         case e.ContainerStarted():
             return replace(_started(state, event), status=status)
         case e.ContainerStartFailed():
@@ -134,14 +135,15 @@ def evolve(state: ContainerState, event: e.ContainerEvent) -> ContainerState:
             intent = StopIntent(signal=event.signal, deadline=event.deadline, restart=event.restart)
             return replace(state, status=status, stop=intent, manually_stopped=not event.restart)
         case e.ContainerKillRequested():
-            if not event.ends:
-                return state
-            return replace(state, status=status, kill_signal=event.signal, manually_stopped=True)
+            return replace(
+                state,
+                status=status,
+                kill_signal=event.signal if event.ends else state.kill_signal,
+                manually_stopped=state.manually_stopped or event.by_user or event.ends,
+            )
         case e.ContainerFreezeFailed():
             return replace(state, status=status, freeze_failures=state.freeze_failures + 1, freeze_error=event.error)
-        case (
-            e.ContainerPauseRequested() | e.ContainerPaused() | e.ContainerUnpauseRequested() | e.ContainerUnpaused()
-        ):
+        case e.ContainerPauseRequested() | e.ContainerPaused() | e.ContainerUnpauseRequested() | e.ContainerUnpaused():
             return replace(state, status=status)
         case e.ContainerExited():
             return replace(_exited(state, event), status=status)
@@ -157,9 +159,7 @@ def evolve(state: ContainerState, event: e.ContainerEvent) -> ContainerState:
             )
         case e.ContainerHealthReported():
             log = (*state.health.log, event.last)[-HEALTH_LOG_LENGTH:]
-            return replace(
-                state, health=Health(status=event.status, failing_streak=event.failing_streak, log=log)
-            )
+            return replace(state, health=Health(status=event.status, failing_streak=event.failing_streak, log=log))
         case e.ContainerRenamed():
             return replace(state, name=event.name)
         case e.ContainerUpdated():
@@ -190,6 +190,12 @@ def evolve(state: ContainerState, event: e.ContainerEvent) -> ContainerState:
             return replace(state, status=status)
         case _:
             assert_never(event)
+
+
+def _start_requested(state: ContainerState, event: e.ContainerStartRequested, *, by_policy: bool) -> ContainerState:
+    """A start by anybody but the policy gives the policy its patience back, as moby's ResetRestartManager does."""
+    state = replace(state, run=event.run, restart_due_at=0, stop=None, manually_stopped=False)
+    return state if by_policy else replace(state, restart_count=0, restart_delay_ms=0)
 
 
 def _started(state: ContainerState, event: e.ContainerStarted) -> ContainerState:
