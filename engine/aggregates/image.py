@@ -38,8 +38,8 @@ class ImageCommand(Command, frozen=True, kw_only=True):
 
 
 class AddImage(ImageCommand, frozen=True, kw_only=True):
-    """Everything is in the store and verified. Adding what is there already changes nothing. created_at: the image's own
-    (ns, 0 unknown); at: when it came here; manifest: None when it was never in a registry's form."""
+    """Everything is in the store and verified. Adding what is there already changes nothing. created_at: the image's
+    own (ns, 0 unknown); at: when it came here; manifest: None when it was never in a registry's form."""
 
     at: int
     platform: Platform
@@ -238,6 +238,8 @@ def decide(state: ImageState, command: ImageCommands) -> tuple[Event, ...]:
             known = command.reference in state.references | state.repository_digests
             return (ImageUntagged(reference=command.reference),) if known else ()
         case RecordRepositoryDigest():
+            if state.status is ImageStatus.REMOVING:
+                raise Rejected(Reason.CONFLICT, f"image {state.image_id} is being removed")
             known = command.reference in state.repository_digests
             return () if known else (RepositoryDigestRecorded(reference=command.reference),)
         case RequireImage():

@@ -198,7 +198,10 @@ def _claim(pool: Pool, reserved: Collection[str], wanted: str) -> str:
     if address.version != subnet.version or address not in subnet:
         raise Rejected(Reason.INVALID, "requested address is out of range")
     ends = {subnet.network_address, subnet.broadcast_address} if subnet.version == 4 else {subnet.network_address}
-    if str(address) in reserved or (subnet.num_addresses > 2 and address in ends):
+    # Compared as addresses: a gateway may be written `2001:db8::0001`.
+    if any(address == ipaddress.ip_address(each) for each in reserved if each) or (
+        subnet.num_addresses > 2 and address in ends
+    ):
         raise Rejected(Reason.FORBIDDEN, "Address already in use")
     return str(address)
 
