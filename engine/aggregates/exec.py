@@ -228,9 +228,7 @@ def _start(state: ExecState, command: StartExec) -> tuple[Event, ...]:
     match state.status:
         case ExecStatus.CREATED:
             return (
-                ExecStartRequested(
-                    at=command.at, detach=command.detach, height=command.height, width=command.width
-                ),
+                ExecStartRequested(at=command.at, detach=command.detach, height=command.height, width=command.width),
             )
         case ExecStatus.RUNNING | ExecStatus.STARTING:
             raise Rejected(Reason.CONFLICT, f"exec command {state.exec_id} is already running")

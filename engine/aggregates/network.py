@@ -1,4 +1,5 @@
-"""A network: its subnets, its endpoints and the addresses they hold. A lease is a fold: it ends because an event ends it.
+"""A network: its subnets, its endpoints and the addresses they hold. A lease is a fold: it ends because an event ends
+it.
 
 Address choice is pure (values/subnet.py); the kernel's bridge follows. Small aggregate in one module: commands, events,
 state, lifecycle, decide.
@@ -60,8 +61,8 @@ class ReportNetworkFailed(NetworkCommand, frozen=True, kw_only=True):
 
 
 class AllocateEndpoint(NetworkCommand, frozen=True, kw_only=True):
-    """A place for a container. address, ipv6_address: asked for by the user, or "". seed: random bytes for the MAC where no IPv4
-    address makes one."""
+    """A place for a container. address, ipv6_address: asked for by the user, or "". seed: random bytes for the MAC
+    where no IPv4 address makes one."""
 
     endpoint_id: EndpointID
     container_id: ContainerID
@@ -230,9 +231,7 @@ def decide(state: NetworkState, command: NetworkCommands) -> tuple[Event, ...]:
         case CreateNetwork():
             if state.status is not NetworkStatus.ABSENT:
                 return ()
-            request = NetworkCreateRequested(
-                at=command.at, settings=command.settings, predefined=command.predefined
-            )
+            request = NetworkCreateRequested(at=command.at, settings=command.settings, predefined=command.predefined)
             return (request,)
         case ReportNetworkReady():
             return (NetworkCreated(),) if state.status is NetworkStatus.CREATING else ()
@@ -244,9 +243,7 @@ def decide(state: NetworkState, command: NetworkCommands) -> tuple[Event, ...]:
             held = state.endpoints.get(command.container_id)
             if held is None:
                 return ()
-            return (
-                EndpointReleased(endpoint_id=EndpointID(held.endpoint_id), container_id=command.container_id),
-            )
+            return (EndpointReleased(endpoint_id=EndpointID(held.endpoint_id), container_id=command.container_id),)
         case RemoveNetwork():
             return _remove(state, command)
         case ReportNetworkRemoved():
@@ -261,9 +258,7 @@ def _allocate(state: NetworkState, command: AllocateEndpoint) -> tuple[Event, ..
     if command.container_id in state.endpoints:
         return ()
     if (command.address or command.ipv6_address) and state.predefined:
-        raise Rejected(
-            Reason.INVALID, "user specified IP address is supported on user defined networks only"
-        )
+        raise Rejected(Reason.INVALID, "user specified IP address is supported on user defined networks only")
     taken = frozenset(
         address for held in state.endpoints.values() for address in (held.ipv4_address, held.ipv6_address) if address
     )
@@ -301,7 +296,9 @@ def _remove(state: NetworkState, command: RemoveNetwork) -> tuple[Event, ...]:
     if state.predefined:
         raise Rejected(Reason.FORBIDDEN, f"{state.settings.name} is a pre-defined network and cannot be removed")
     if state.endpoints:
-        users = ", ".join(f'name:"{owner[:12]}" id:"{held.endpoint_id[:12]}"' for owner, held in sorted(state.endpoints.items()))
+        users = ", ".join(
+            f'name:"{owner[:12]}" id:"{held.endpoint_id[:12]}"' for owner, held in sorted(state.endpoints.items())
+        )
         raise Rejected(
             Reason.FORBIDDEN,
             f"error while removing network: network {state.settings.name} has active endpoints ({users})",

@@ -8,7 +8,8 @@ from engine.aggregates.values.config import EndpointConfig
 
 
 class PublishedPort(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, order=True):
-    """One host port that leads to a container port. protocol: tcp, udp, sctp. host_ip: `0.0.0.0`, `::` or one address."""
+    """One host port that leads to a container port. protocol: tcp, udp, sctp. host_ip: `0.0.0.0`, `::` or one
+    address."""
 
     host_ip: str
     host_port: int
@@ -43,8 +44,8 @@ class PortWish(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class NetworkAttachment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A container's wish to be on a network. `name` as the user gave it (or the network's own); `network_id` is "" until
-    the network exists. `config` is the user's EndpointConfig."""
+    """A container's wish to be on a network. `name` as the user gave it (or the network's own); `network_id` is ""
+    until the network exists. `config` is the user's EndpointConfig."""
 
     name: str
     network_id: str = ""

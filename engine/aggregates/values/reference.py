@@ -17,7 +17,8 @@ OFFICIAL_REPOSITORY_PREFIX = "library/"
 DEFAULT_TAG = "latest"
 NAME_LENGTH_MAX = 255
 
-_DOMAIN = r"(?:[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?)*|\[[a-fA-F0-9:]+\])(?::[0-9]+)?"
+_LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?"
+_DOMAIN = rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[a-fA-F0-9:]+\])(?::[0-9]+)?"
 _COMPONENT = r"[a-z0-9]+(?:(?:[._]|__|[-]+)[a-z0-9]+)*"
 _PATH = rf"{_COMPONENT}(?:/{_COMPONENT})*"
 _TAG = r"[\w][\w.-]{0,127}"
@@ -30,7 +31,8 @@ _HEX64 = re.compile(r"[a-f0-9]{64}")
 
 
 class Reference(msgspec.Struct, frozen=True, kw_only=True, order=True):
-    """A normalised reference. domain: `docker.io`, `127.0.0.1:5000`; path: `library/alpine`; tag and digest may be ""."""
+    """A normalised reference. domain: `docker.io`, `127.0.0.1:5000`; path: `library/alpine`; tag and digest may be
+    ""."""
 
     domain: str
     path: str
@@ -94,7 +96,8 @@ def parse(text: str) -> Reference:
 
 
 def _split_domain(name: str) -> tuple[str, str]:
-    """The registry and the path: the first component is a registry when it has a dot, a colon, capitals or is localhost."""
+    """The registry and the path: the first component is a registry when it has a dot, a colon, capitals or is
+    localhost."""
     head, slash, rest = name.partition("/")
     is_domain = slash and ("." in head or ":" in head or head == "localhost" or head.lower() != head)
     domain, path = (head, rest) if is_domain else (DEFAULT_DOMAIN, name)
