@@ -182,3 +182,13 @@ async def test_a_layer_of_another_boot_is_made_again_unless_durable(storage: Lin
     await storage.layers.settle()
     meta.write_text(meta.read_text().replace(current.boot, "another-boot"))
     assert await storage.layers.doubtful() == ()
+
+
+async def test_the_sweeper_abandons_what_an_earlier_run_left_and_nothing_else(tmp_path: Path) -> None:
+    earlier, now = LinuxStorage(str(tmp_path)), LinuxStorage(str(tmp_path))
+    left, current = earlier.places.new_temporary("layer"), now.places.new_temporary("layer")
+    for directory in (left, current):
+        os.mkdir(directory)
+    with trio.move_on_after(0.2):
+        await now.sweep()
+    assert os.path.exists(current) and not os.path.exists(left)

@@ -22,9 +22,10 @@ DIRECTORY_MODE = 0o710
 
 
 class Places(msgspec.Struct, frozen=True):
-    """Paths under one data root."""
+    """Paths under one data root. run: a word of this process's own, so that it never abandons its own temporaries."""
 
     data_root: str
+    run: str = ""
 
     @property
     def content(self) -> str:
@@ -62,7 +63,7 @@ class Places(msgspec.Struct, frozen=True):
         if not os.path.isdir(self.temporary):
             os.makedirs(self.temporary, DIRECTORY_MODE, exist_ok=True)
             kernel.mark_top_directory(self.temporary)
-        return f"{self.temporary}/{what}-{secrets.token_hex(8)}"
+        return f"{self.temporary}/{what}-{self.run}-{secrets.token_hex(8)}"
 
     def discard(self, path: str) -> None:
         """Rename into the trash. Nothing happens when it is not there."""
@@ -85,7 +86,8 @@ class Places(msgspec.Struct, frozen=True):
     def abandon_temporaries(self) -> None:
         """At start: nobody works on what an earlier run left unfinished."""
         for path in _children(self.temporary):
-            self.discard(path)
+            if not self.run or f"-{self.run}-" not in os.path.basename(path):
+                self.discard(path)
 
 
 def hex_of(digest: str) -> str:

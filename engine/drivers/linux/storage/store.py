@@ -5,6 +5,8 @@ Owns the order of start (abandon temporaries, repair layers) and the sweeper, a 
 
 from __future__ import annotations
 
+import secrets
+
 import trio
 
 from engine.drivers.linux.storage.archives import LinuxImageArchives
@@ -23,7 +25,7 @@ class LinuxStorage:
     """One data root's stores. Attributes are the ports: blobs, layers, rootfs, files, archives."""
 
     def __init__(self, data_root: str, *, parallel_unpacks: int = 2) -> None:
-        self.places = Places(data_root)
+        self.places = Places(data_root, secrets.token_hex(4))
         self.workers = Workers(parallel_unpacks)
         limiter = trio.CapacityLimiter(8)
         self._sweep_limiter = trio.CapacityLimiter(1)
@@ -35,7 +37,7 @@ class LinuxStorage:
 
     async def sweep(self) -> None:
         """Run for ever: empty the trash and make new layers durable. First it abandons what an earlier run left
-        unfinished, so start it before anything else uses the stores; `repair` is the caller's, before containers."""
+        unfinished; `repair` is the caller's, before containers."""
         self.places.abandon_temporaries()
         while True:
             await self.sweep_once()
