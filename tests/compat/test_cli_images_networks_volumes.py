@@ -37,7 +37,13 @@ class Cli:
     async def __call__(self, *words: str, fails: bool = False) -> str:
         """Standard output; with `fails`, what it complains about."""
         run = partial(
-            subprocess.run, [self._program, *words], env=self._environment, capture_output=True, text=True, timeout=60
+            subprocess.run,
+            [self._program, *words],
+            env=self._environment,
+            stdin=subprocess.DEVNULL,  # the CLI asks for a password where there is somebody to ask
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
         with trio.fail_after(90):
             done = await trio.to_thread.run_sync(run)
@@ -128,3 +134,40 @@ async def test_volumes_and_disk_usage(tmp_path: Path) -> None:
         assert "no such volume" in await docker("volume", "rm", "data", fails=True)
         assert "Total reclaimed space" in await docker("image", "prune", "-a", "-f")
         assert await docker("images", "-q") == ""
+
+
+async def test_save_load_and_import(tmp_path: Path) -> None:
+    async with session(tmp_path) as (docker, registry, _):
+        registry.push("busybox", "1.36", busybox_image())
+        name = f"{registry.address}/busybox:1.36"
+        await docker("pull", "-q", name)
+        identifier = await docker("images", "-q", "--no-trunc")
+        archive = str(tmp_path / "saved.tar")
+        await docker("save", "-o", archive, name)
+        await docker("rmi", name)
+        assert f"Loaded image: {name}" in await docker("load", "-i", archive)
+        assert await docker("images", "-q", "--no-trunc") == identifier
+        (tmp_path / "root.tar").write_bytes(layer_of({"hello": b"world"}))
+        change = ("--change", 'CMD ["/hello"]', "-m", "by hand")
+        imported = await docker("import", *change, str(tmp_path / "root.tar"), "mine:v1")
+        assert imported.startswith("sha256:")
+        assert await docker("image", "inspect", "-f", "{{.Config.Cmd}} {{.Comment}}", "mine:v1") == "[/hello] by hand"
+        assert "No such image" in await docker("save", "-o", archive, "nothing", fails=True)
+        (tmp_path / "bad.tar").write_bytes(b"nonsense" * 1000)
+        await docker("load", "-i", str(tmp_path / "bad.tar"), fails=True)
+
+
+async def test_a_private_registry_wants_a_login(tmp_path: Path) -> None:
+    async def prepare(engine: TestEngine) -> None:
+        await ensure_default_networks(engine.hands, host_routes=())
+
+    with running_registry(tmp_path / "registry", users={"me": "secret"}) as registry:
+        registry.push("app", "latest", image_of(layer_of({"a": b"a"})))
+        async with RegistryClient(RegistryPolicy()) as client:
+            async with running_engine(tmp_path / "data", registry_port=client, prepare=prepare) as engine:
+                docker = Cli(engine, tmp_path)
+                name = f"{registry.address}/app"
+                assert "no basic auth credentials" in await docker("pull", name, fails=True)
+                await docker("login", "-u", "me", "-p", "wrong", registry.address, fails=True)
+                assert "Login Succeeded" in await docker("login", "-u", "me", "-p", "secret", registry.address)
+                assert "Downloaded newer image" in await docker("pull", name)

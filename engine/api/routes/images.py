@@ -26,9 +26,11 @@ from engine.api.responses import empty, json_response
 from engine.api.shapes import images as shapes
 from engine.api.streams import Emit, current_request, eager_raw_response, progress_stream
 from engine.drivers.ports.registry import Credentials
+from engine.errors import PortError
 
 LIST_FILTERS = frozenset({"dangling", "label", "label!", "before", "since", "reference", "until"})
 TAR = "application/x-tar"
+NO_CREDENTIALS = "no basic auth credentials"
 
 
 def register(app: EngineApp, context: ApiContext) -> None:
@@ -145,7 +147,13 @@ async def _pull(context: ApiContext, query: Query, platform: Platform | None) ->
     credentials, cause = _forgiven_credentials(), cause_of(request)
 
     async def produce(emit: Emit) -> None:
-        await context.images.pull(reference, platform, credentials, emit, cause, all_tags=all_tags)
+        try:
+            await context.images.pull(reference, platform, credentials, emit, cause, all_tags=all_tags)
+        except PortError as error:
+            if NO_CREDENTIALS not in error.message:
+                raise
+            # dockerd says this with a 500: on a 401 the CLI would ask for a password, also where nobody can answer.
+            raise PortError(error.operation, error.message) from error
 
     return await progress_stream(produce)
 
