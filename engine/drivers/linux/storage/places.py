@@ -1,7 +1,7 @@
 """Where things lie under the data root, and how they leave it.
 
 Owns paths (docs/design/storage.md) and the trash: whatever is discarded is renamed into it at once, and deleted later
-by `sweep`, away from anybody's critical path. Nothing here is made by the constructor.
+by the sweeper (store.py), away from anybody's critical path. Nothing here is made by the constructor.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import shutil
 
 import msgspec
 
@@ -71,17 +70,8 @@ class Places(msgspec.Struct, frozen=True):
         with contextlib.suppress(FileNotFoundError):
             os.rename(path, f"{self.trash}/{os.path.basename(path)}-{secrets.token_hex(8)}")
 
-    def empty_trash(self) -> int:
-        """Delete what is in the trash: how many things went. What resists (a mount) stays for the next time."""
-        gone = 0
-        for path in _children(self.trash):
-            if os.path.isdir(path) and not os.path.islink(path):
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                with contextlib.suppress(OSError):
-                    os.unlink(path)
-            gone += not os.path.lexists(path)
-        return gone
+    def trash_is_empty(self) -> bool:
+        return not _children(self.trash)
 
     def abandon_temporaries(self) -> None:
         """At start: nobody works on what an earlier run left unfinished."""

@@ -5,6 +5,7 @@ Owns the order of start (abandon temporaries, repair layers) and the sweeper, a 
 
 from __future__ import annotations
 
+import logging
 import secrets
 
 import trio
@@ -16,6 +17,9 @@ from engine.drivers.linux.storage.layers import LinuxLayerStore
 from engine.drivers.linux.storage.places import Places
 from engine.drivers.linux.storage.rootfs import LinuxRootFilesystems
 from engine.drivers.linux.storage.workers import Workers
+from engine.errors import PortError
+
+_logger = logging.getLogger(__name__)
 
 SWEEP_INTERVAL_S = 5.0
 """How often the trash is looked at. An empty look costs one directory read."""
@@ -28,7 +32,6 @@ class LinuxStorage:
         self.places = Places(data_root, secrets.token_hex(4))
         self.workers = Workers(parallel_unpacks)
         limiter = trio.CapacityLimiter(8)
-        self._sweep_limiter = trio.CapacityLimiter(1)
         self.blobs = LinuxBlobStore(self.places, limiter)
         self.layers = LinuxLayerStore(self.places, self.workers, limiter)
         self.archives = LinuxImageArchives(self.places, self.blobs, self.workers, limiter)
@@ -40,10 +43,17 @@ class LinuxStorage:
         unfinished; `repair` is the caller's, before containers."""
         self.places.abandon_temporaries()
         while True:
-            await self.sweep_once()
+            try:
+                await self.sweep_once()
+            except PortError as error:
+                # A full disk, say: nothing is lost by trying again, and the engine must not end for it.
+                _logger.warning("sweeping: %s", error.message)
             await trio.sleep(SWEEP_INTERVAL_S)
 
     async def sweep_once(self) -> int:
         """One round: how many things were deleted."""
         await self.layers.settle()
-        return await trio.to_thread.run_sync(self.places.empty_trash, limiter=self._sweep_limiter)
+        if self.places.trash_is_empty():
+            return 0
+        outcome = await self.workers.run("empty_trash", {"trash": self.places.trash})
+        return int(outcome["gone"])

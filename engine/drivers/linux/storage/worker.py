@@ -27,6 +27,7 @@ _TASKS = {
     "extract": "inside.extract",
     "export": "inside.export",
     "fill": "filling.fill",
+    "empty_trash": "sweeping.empty_trash",
     "receive_archive": "receiving.receive_archive",
     "receive_layer": "receiving.receive_layer",
 }
