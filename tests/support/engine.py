@@ -20,12 +20,13 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import docker
 import pytest
 
 from tests.support.images import busybox_image
+from tests.support.leaks import container_ids, leaks
 from tests.support.registry import tool
 
 START_S = 30.0
@@ -34,6 +35,9 @@ COMMAND_S = 60.0
 
 class Engine:
     """One engine's life. `start` after `kill` or `stop` is a restart on the same roots."""
+
+    made: ClassVar[list[Engine]] = []
+    """Every engine of this test session: at its end, tests/conftest.py asks each what it left behind."""
 
     def __init__(self, *flags: str, live_restore: bool = True) -> None:
         self.name = f"ishmael-{secrets.token_hex(4)}"
@@ -44,6 +48,8 @@ class Engine:
         self.log = self.root / "engine.log"
         self.flags = flags
         self.process: subprocess.Popen[bytes] | None = None
+        self.containers: set[str] = set()
+        self.made.append(self)
         _run("ip", "netns", "add", self.name)
         self.in_namespace("ip", "link", "set", "lo", "up")
         # A name server that never answers makes everything wait: nothing outside is reachable, at once.
@@ -185,8 +191,13 @@ class Engine:
                 self.process.kill()
                 self.process.wait()
             self.end_supervisor()
+            self.containers = container_ids(self.data_root / "events.db")
             _run("ip", "netns", "delete", self.name, check=False)
             shutil.rmtree(self.root, ignore_errors=True)
+
+    def leaks(self) -> list[str]:
+        """What is left after `close`: sentences, none when all is well."""
+        return leaks(self.name, self.root, self.containers)
 
     def supervisors(self) -> list[int]:
         """Pids of the supervisor and what it forked for itself."""

@@ -1,0 +1,23 @@
+"""What holds for the whole test session."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.engine import Engine
+
+SETTLE_S = 10.0
+"""How long killed processes and namespaces have to be gone: the kernel takes them apart in its own time."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def engines_leave_nothing_behind() -> Iterator[None]:
+    """No namespace, mount, cgroup or process of any engine outlives the session."""
+    yield
+    deadline = time.monotonic() + SETTLE_S
+    while left := [leak for engine in Engine.made for leak in engine.leaks()]:
+        assert time.monotonic() < deadline, "engines under test left behind:\n" + "\n".join(left)
+        time.sleep(0.05)
