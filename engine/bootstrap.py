@@ -76,6 +76,7 @@ from engine.reactors.defaults import ensure_default_networks
 from engine.reactors.execs import ExecReactor
 from engine.reactors.health import HealthReactor
 from engine.reactors.images.service import Images as ImageService
+from engine.reactors.keys import KeyReactor
 from engine.reactors.lifecycle.ends import Ends
 from engine.reactors.lifecycle.etc import EtcFiles
 from engine.reactors.lifecycle.freezes import Freezes
@@ -287,6 +288,7 @@ class Engine:
         await nursery.start(ExecReactor(hands, ports.runtime, processes).run, after)
         await nursery.start(lifecycle.run, after)
         await nursery.start(health.run, after)
+        await nursery.start(KeyReactor(hands).run, after)
         self.app = self._app(ports, image_service, health, ephemeral, subnets)
 
     async def _network_ready(self, name: str) -> None:

@@ -94,6 +94,10 @@ class Vault:
             for owner in doomed:  # one that was being saved when this began
                 self._keys.pop(owner, None)
 
+    def owners(self) -> tuple[str, ...]:
+        """Everybody who has a key, in no order."""
+        return tuple(row[0] for row in self._opened.execute("SELECT owner FROM keys"))
+
     def _key(self, owner: str) -> bytes | None:
         key = self._keys.get(owner)
         if key is None and owner not in self._doomed:

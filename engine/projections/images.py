@@ -19,6 +19,8 @@ class Images(States[ImageState]):
     def __init__(self) -> None:
         super().__init__(DECIDER, ImageState)
         self._by_reference: dict[str, str] = {}
+        self.revision = 0
+        """Grows whenever an image or a name comes or goes."""
 
     def reset(self) -> None:
         super().reset()
@@ -27,6 +29,8 @@ class Images(States[ImageState]):
     def changed(self, key: str, before: ImageState | None, after: ImageState | None) -> None:
         old = before.references | before.repository_digests if before is not None else frozenset()
         new = after.references | after.repository_digests if after is not None else frozenset()
+        if before is None or after is None or old != new:
+            self.revision += 1
         for reference in old - new:
             if self._by_reference.get(reference) == key:
                 del self._by_reference[reference]

@@ -101,4 +101,3 @@ class ExecReactor:
         for state in self._hands.views.execs:
             if state.status is ExecStatus.EXITED and state.finished_at < horizon:
                 await self._hands.report(NAME, "sweep", RemoveExec(exec_id=state.exec_id))
-                await self._hands.vault.erase(f"exec:{state.exec_id}")

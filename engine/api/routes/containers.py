@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec.json import encode as json_encode
 from quart import Response
 
 from engine import transactions
@@ -26,7 +27,8 @@ from engine.api.context import ApiContext
 from engine.api.creation import CreateBody, Creation, checked_name, env_of
 from engine.api.params import Query, cause_of
 from engine.api.shapes import containers as shapes
-from engine.api.shapes.container_filters import ContainerFilter, image_name
+from engine.api.shapes.container_filters import ContainerFilter
+from engine.api.shapes.container_rows import ContainerRows
 from engine.api.streams import current_request, empty, json_response, unaborted
 from engine.oci.resources import limits as resource_limits
 
@@ -55,7 +57,8 @@ def register(app: EngineApp, context: ApiContext) -> None:
     @app.route("/containers/json", methods=["GET"])
     async def listing() -> Response:
         request = current_request()
-        return json_response(await verbs.listing(Query.of(request), request.api_version))
+        body = await verbs.listing(Query.of(request), request.api_version)
+        return Response(body, content_type="application/json")
 
     @app.route("/containers/<name>/json", methods=["GET"])
     async def inspect(name: str) -> Response:
@@ -138,31 +141,28 @@ class Verbs:
 
     def __init__(self, context: ApiContext) -> None:
         self._context = context
+        self._rows = ContainerRows(context.views)
 
-    async def listing(self, query: Query, api_version: tuple[int, int]) -> list[dict[str, Any]]:
-        """`docker ps`: newest first; `limit` counts containers of any state."""
+    async def listing(self, query: Query, api_version: tuple[int, int]) -> bytes:
+        """`docker ps` as JSON: newest first; `limit` counts containers of any state."""
         views = self._context.views
         limit = query.integer("limit") or 0
         wanted = ContainerFilter(query.filters(), views)
         everything = query.flag("all") or limit > 0 or wanted.names_states
         now_ns = self._context.clock.now_ns()
-        rows: list[dict[str, Any]] = []
+        sized = query.flag("size")
+        rows: list[bytes] = []
         for state in views.containers.newest_first():
-            if not wanted.accepts(state) or not (everything or state.alive):
+            if not (everything or state.alive) or not wanted.accepts(state):
                 continue
-            row = shapes.summary(
-                state,
-                now_ns=now_ns,
-                image_name=image_name(state, views.images),
-                networks=views.networks,
-                api_version=api_version,
-            )
-            if query.flag("size"):
-                row |= await self._sizes(state)
+            row = self._rows.row(state, now_ns, api_version)
+            if sized:
+                row = row[:-1] + b"," + json_encode(await self._sizes(state))[1:]
             rows.append(row)
             if 0 < limit <= len(rows):
                 break
-        return rows
+        self._rows.keep_only(len(views.containers))
+        return b"[" + b",".join(rows) + b"]\n"
 
     async def inspect(self, name: str, query: Query, api_version: tuple[int, int]) -> dict[str, Any]:
         context = self._context

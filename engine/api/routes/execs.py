@@ -121,7 +121,7 @@ async def create_exec(context: ApiContext, name: str, body: ExecBody, request: E
             height=height,
             width=width,
         ),
-        secret=await context.vault.seal(f"exec:{exec_id}", secret),
+        secret=await context.vault.seal(f"container:{state.container_id}", secret),
         entrypoint=body.cmd[0],
     )
     await context.application.execute(command, cause=cause_of(request))

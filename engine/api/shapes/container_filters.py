@@ -42,6 +42,8 @@ class ContainerFilter:
         return "status" in self._filters or "exited" in self._filters
 
     def accepts(self, state: ContainerState) -> bool:
+        if not self._filters.values:
+            return True
         filters = self._filters
         return (
             not self._is_task

@@ -25,23 +25,22 @@ def rfc3339_nano(time_ns: int) -> str:
 def human_duration(duration_ns: int) -> str:
     """`Less than a second`, `About a minute`, `3 weeks`."""
     seconds = max(duration_ns, 0) // NS
+    if seconds < 60:
+        return "Less than a second" if seconds < 1 else "1 second" if seconds == 1 else f"{seconds} seconds"
     minutes = seconds // 60
-    hours = (max(duration_ns, 0) + 1800 * NS) // (3600 * NS)  # rounded, from the hour up
+    if minutes < 60:
+        return "About a minute" if minutes == 1 else f"{minutes} minutes"
+    hours = (seconds * 2 + 3600) // 7200  # rounded, from the hour up
+    if hours < 48:
+        return "About an hour" if hours == 1 else f"{hours} hours"
     days = hours // 24
-    table = (
-        (seconds < 1, "Less than a second"),
-        (seconds == 1, "1 second"),
-        (seconds < 60, f"{seconds} seconds"),
-        (minutes == 1, "About a minute"),
-        (minutes < 60, f"{minutes} minutes"),
-        (hours == 1, "About an hour"),
-        (hours < 48, f"{hours} hours"),
-        (hours < 24 * 14, f"{days} days"),
-        (hours < 24 * 60, f"{days // 7} weeks"),
-        (hours < 24 * 730, f"{days // 30} months"),
-        (True, f"{max(duration_ns, 0) // (3600 * NS) // 24 // 365} years"),
-    )
-    return next(words for applies, words in table if applies)
+    if hours < 24 * 14:
+        return f"{days} days"
+    if hours < 24 * 60:
+        return f"{days // 7} weeks"
+    if hours < 24 * 730:
+        return f"{days // 30} months"
+    return f"{seconds // 3600 // 24 // 365} years"
 
 
 def status_words(

@@ -51,6 +51,7 @@ class EtcFiles:
         mode = state.host.network_mode
         own = self._folders.path(state.container_id)
         if mode.startswith("container:"):
+            await self._folders.write(state.container_id, {})  # The log of its own output still lies in its folder.
             donor = self._folders.path(type(state.container_id)(mode.partition(":")[2]))
             return EtcPaths(hosts=f"{donor}/hosts", hostname=f"{donor}/hostname", resolv_conf=f"{donor}/resolv.conf")
         files = {

@@ -6,7 +6,6 @@ from engine import transactions
 from engine.aggregates.container.state import ContainerState
 from engine.aggregates.decider import Rejected
 from engine.aggregates.exec import RemoveExec
-from engine.aggregates.values.ids import ContainerID
 from engine.aggregates.volume import RemoveVolume
 from engine.drivers.ports.storage import ContainerFolders, RootFilesystems
 from engine.reactors.base import Hands
@@ -29,13 +28,8 @@ class Removes:
         now = self._hands.clock.now_ns()
         execs = [RemoveExec(exec_id=exec_.exec_id) for exec_ in self._hands.views.execs.of(effect.container_id)]
         await self._hands.report(NAME, correlation, *transactions.removed(state, now), *execs)
-        await self._erase(effect.container_id, [exec_.exec_id for exec_ in execs])
         if state.remove_volumes:
             await self._remove_anonymous(state, correlation)
-
-    async def _erase(self, container_id: ContainerID, exec_ids: list[str]) -> None:
-        """Nobody needs the environment of a removed container: its key goes, and with it the values in the log."""
-        await self._hands.vault.erase(f"container:{container_id}", *(f"exec:{exec_id}" for exec_id in exec_ids))
 
     async def _remove_anonymous(self, state: ContainerState, correlation: str) -> None:
         for name in transactions.volume_names(state.mounts):

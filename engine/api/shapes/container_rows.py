@@ -1,0 +1,62 @@
+"""Rows of `docker ps` as JSON text, kept between listings: only the STATUS column changes while nothing happens.
+
+A row is made anew when its container's state, the names of images or the set of networks changed. The cache holds at
+most one row for each container and version gate.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from engine.aggregates.container.state import ContainerState
+from engine.api.shapes.container_filters import image_name
+from engine.api.shapes.containers import status_text, summary
+from engine.projections.views import Views
+
+GATES = ((1, 45), (1, 46), (1, 48))
+"""Versions at which a row changes its shape."""
+
+
+class _Row(msgspec.Struct, frozen=True):
+    state: ContainerState
+    images: int
+    networks: int
+    head: bytes
+
+
+class ContainerRows:
+    """The rows of one engine's API."""
+
+    def __init__(self, views: Views) -> None:
+        self._views = views
+        self._rows: dict[tuple[str, int], _Row] = {}
+
+    def row(self, state: ContainerState, now_ns: int, api_version: tuple[int, int]) -> bytes:
+        """One element of `GET /containers/json` without sizes."""
+        shape = sum(api_version >= gate for gate in GATES)
+        key = (state.container_id, shape)
+        images, networks = self._views.images.revision, self._views.networks.revision
+        row = self._rows.get(key)
+        if row is None or row.state is not state or row.images != images or row.networks != networks:
+            row = _Row(state, images, networks, self._head(state, api_version))
+            self._rows[key] = row
+        return row.head + status_text(state, now_ns).encode() + b'"}'
+
+    def keep_only(self, living: int) -> None:
+        """Forget ended containers once they outnumber the living."""
+        if len(self._rows) > 2 * living * (len(GATES) + 1) + 64:
+            self._rows = {
+                key: row for key, row in self._rows.items() if self._views.containers.get(key[0]) is row.state
+            }
+
+    def _head(self, state: ContainerState, api_version: tuple[int, int]) -> bytes:
+        """Everything up to the value of the last key, `Status`."""
+        document = summary(
+            state,
+            now_ns=0,
+            image_name=image_name(state, self._views.images),
+            networks=self._views.networks,
+            api_version=api_version,
+        )
+        del document["Status"]
+        return bytes(msgspec.json.encode(document)[:-1]) + b',"Status":"'
