@@ -19,7 +19,7 @@ import select
 import socket
 import time
 
-from . import wire
+from . import kernel, wire
 from .clients import BACKLOG_MAX, Client
 from .jsonlog import Encoder, LogFile
 
@@ -65,6 +65,7 @@ class Copier:
         self._supervised = True
 
     def run(self) -> NoReturn:
+        kernel.keep_memory(16 << 20)
         self._watch(self._control.fileno(), select.EPOLLIN, self._on_control)
         while self._supervised or self._streams:
             for fd, events in self._epoll.poll(self._patience()):

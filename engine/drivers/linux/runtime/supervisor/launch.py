@@ -35,9 +35,17 @@ class Stdio:
         self.stdin, self.stdout, self.stderr = stdin, stdout, stderr
 
 
-def fork_container(
-    plan: dict[str, Any], stdio: Stdio, netns_fd: int, mountpoint: bytes, limits: list[tuple[int, int, int]]
-) -> tuple[int, socket.socket]:
+class Settings:
+    """What is the same for every child. mountpoint: an empty directory, covered in each mount namespace alone.
+    limits: those the engine was started with. ignored_signals: to give back."""
+
+    __slots__ = ("ignored_signals", "limits", "mountpoint")
+
+    def __init__(self, mountpoint: bytes, limits: list[tuple[int, int, int]], ignored_signals: tuple[int, ...]) -> None:
+        self.mountpoint, self.limits, self.ignored_signals = mountpoint, limits, ignored_signals
+
+
+def fork_container(plan: dict[str, Any], stdio: Stdio, netns_fd: int, settings: Settings) -> tuple[int, socket.socket]:
     """The first process of a container: (pid, the socket its report comes on). Raises OSError when a namespace to
     join is gone or the clone is refused."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -47,7 +55,7 @@ def fork_container(
             joins.append((os.open(path, os.O_RDONLY | os.O_CLOEXEC), flag))
         pid = _clone(plan["clone_flags"], plan["cgroup"]["into"], _open_or_none(plan["pid_namespace"]))
         if pid == 0:
-            _guard(theirs, lambda: _container(plan, stdio, netns_fd, joins, mountpoint, limits, theirs))
+            _guard(theirs, lambda: _container(plan, stdio, netns_fd, joins, settings, theirs))
     except BaseException:
         ours.close()
         raise
@@ -59,16 +67,14 @@ def fork_container(
     return pid, ours
 
 
-def fork_exec(
-    plan: dict[str, Any], stdio: Stdio, target_pid: int, limits: list[tuple[int, int, int]]
-) -> tuple[int, socket.socket]:
+def fork_exec(plan: dict[str, Any], stdio: Stdio, target_pid: int, settings: Settings) -> tuple[int, socket.socket]:
     """A further process in the namespaces and cgroup of the container whose first process is `target_pid`."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     target = k.pidfd_open(target_pid)
     try:
         pid = _clone(0, plan["cgroup"]["into"], target)
         if pid == 0:
-            _guard(theirs, lambda: _further(plan, stdio, target, limits, theirs))
+            _guard(theirs, lambda: _further(plan, stdio, target, settings, theirs))
     except BaseException:
         ours.close()
         raise
@@ -131,11 +137,10 @@ def _container(
     stdio: Stdio,
     netns_fd: int,
     joins: list[tuple[int, int]],
-    mountpoint: bytes,
-    limits: list[tuple[int, int, int]],
+    settings: Settings,
     report: socket.socket,
 ) -> None:
-    p.restore_signals()
+    p.restore_signals(settings.ignored_signals)
     for fd, flag in joins:
         k.setns(fd, flag)
     if netns_fd >= 0:
@@ -148,7 +153,7 @@ def _container(
         _raise_loopback()
     if plan["oom_score_adj"] is not None:
         _write("/proc/self/oom_score_adj", str(plan["oom_score_adj"]).encode())
-    _build_tree(plan, mountpoint)
+    _build_tree(plan, settings.mountpoint)
     _name(plan)
     for path, value in plan["sysctls"]:
         _write(path, value.encode())
@@ -157,20 +162,18 @@ def _container(
         k.set_mount_attributes(-100, b"/", k.MOUNT_ATTR_RDONLY, recursive=False)
     rootfs.make_readonly(plan["readonly_paths"])
     rootfs.mask(plan["masked_paths"])
-    _run(plan["process"], stdio, slave, limits)
+    _run(plan["process"], stdio, slave, settings)
 
 
-def _further(
-    plan: dict[str, Any], stdio: Stdio, target: int, limits: list[tuple[int, int, int]], report: socket.socket
-) -> None:
-    p.restore_signals()
+def _further(plan: dict[str, Any], stdio: Stdio, target: int, settings: Settings, report: socket.socket) -> None:
+    p.restore_signals(settings.ignored_signals)
     _join_cgroup(plan["cgroup"])
     if plan["oom_score_adj"] is not None:
         _write("/proc/self/oom_score_adj", str(plan["oom_score_adj"]).encode())
     k.setns(target, EXEC_NAMESPACES)
     os.setsid()
     slave = _terminal(plan, report, console=False)
-    _run(plan["process"], stdio, slave, limits)
+    _run(plan["process"], stdio, slave, settings)
 
 
 def _build_tree(plan: dict[str, Any], mountpoint: bytes) -> None:
@@ -207,8 +210,8 @@ def _terminal(plan: dict[str, Any], report: socket.socket, *, console: bool) -> 
     return slave
 
 
-def _run(process: dict[str, Any], stdio: Stdio, slave: int, limits: list[tuple[int, int, int]]) -> None:
-    for number, soft, hard in limits:
+def _run(process: dict[str, Any], stdio: Stdio, slave: int, settings: Settings) -> None:
+    for number, soft, hard in settings.limits:
         resource.setrlimit(number, (soft, hard))
     p.set_limits(process)
     if slave >= 0:

@@ -164,9 +164,13 @@ def execute(path: str, arguments: list[str], environment: dict[str, str]) -> NoR
         raise ExecError(f"exec {path}: {text}", code, error.errno or 0) from error
 
 
-def restore_signals() -> None:
-    """Ignored signals survive exec: those that Python, the supervisor, or whoever started it ignores."""
-    for number in range(1, signal.NSIG):
-        if signal.getsignal(number) == signal.SIG_IGN:
-            signal.signal(number, signal.SIG_DFL)
+def ignored_signals() -> tuple[int, ...]:
+    """Those that Python, the supervisor, or whoever started it ignores."""
+    return tuple(number for number in range(1, signal.NSIG) if signal.getsignal(number) == signal.SIG_IGN)
+
+
+def restore_signals(ignored: tuple[int, ...]) -> None:
+    """Ignored signals survive exec, so each must be given back."""
+    for number in ignored:
+        signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())

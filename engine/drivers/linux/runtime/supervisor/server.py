@@ -20,6 +20,7 @@ import termios
 import time
 
 from . import cgroups, copier, launch, wire
+from . import process as p
 from .journal import Journal
 
 TYPE_CHECKING = False
@@ -70,7 +71,7 @@ class Supervisor:
     def __init__(self, listener: socket.socket, exec_root: str, data_root: str) -> None:
         self._listener = listener
         self._exec_root = exec_root
-        self._mountpoint = os.fsencode(exec_root + "/rootfs")
+        self._settings = launch.Settings(os.fsencode(exec_root + "/rootfs"), [], ())
         self._groups_directory = exec_root + "/groups"
         self._null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         self._journal = Journal(data_root + "/supervisor/exits")
@@ -90,7 +91,6 @@ class Supervisor:
         self._copier: socket.socket | None = None
         self._copier_outbox: list[tuple[Any, tuple[int, ...]]] = []
         self._idle_since = time.monotonic()
-        self._limits: list[tuple[int, int, int]] = []
         self._capabilities = 0
         self._stopping = False
 
@@ -98,20 +98,21 @@ class Supervisor:
 
     def prepare(self) -> None:
         """Everything with an effect that must be done once: roots, limits, signals, the copier."""
-        os.makedirs(self._mountpoint, 0o700, exist_ok=True)
+        os.makedirs(self._settings.mountpoint, 0o700, exist_ok=True)
         os.makedirs(self._groups_directory, 0o700, exist_ok=True)
         for exit_ in self._journal.read():
             self._exits[exit_["container_id"], exit_["exec_id"], exit_["run"]] = exit_
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._capabilities = _own_capabilities()
         # Containers get the limit the engine was started with; the supervisor itself holds many descriptors.
-        self._limits = [(resource.RLIMIT_NOFILE, soft, hard)]
+        self._settings.limits = [(resource.RLIMIT_NOFILE, soft, hard)]
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         readable, writable = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
         signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
         for ignored in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
             signal.signal(ignored, signal.SIG_IGN)  # ended by `shutdown` or SIGKILL, never by a stray terminal
+        self._settings.ignored_signals = p.ignored_signals()
         self._watch(readable, select.EPOLLIN, lambda events: self._on_child(readable))
         self._watch(self._listener.fileno(), select.EPOLLIN, self._on_connect)
         self._start_copier()
@@ -244,7 +245,7 @@ class Supervisor:
         try:
             cgroups.make(group)
             process = self._fork(plan, lambda stdio: launch.fork_container(
-                plan, stdio, fds[0] if fds else -1, self._mountpoint, self._limits
+                plan, stdio, fds[0] if fds else -1, self._settings
             ))  # fmt: skip
         except BaseException:
             self._discard_group(container, group)
@@ -266,7 +267,7 @@ class Supervisor:
         plan["run"] = target.run
         plan["cgroup"] = target.group
         plan["process"]["seccomp"], plan["process"]["seccomp_flags"] = target.filter
-        process = self._fork(plan, lambda stdio: launch.fork_exec(plan, stdio, target.pid, self._limits))
+        process = self._fork(plan, lambda stdio: launch.fork_exec(plan, stdio, target.pid, self._settings))
         process.answer = (connection, sequence)
         return launch
 
@@ -283,14 +284,14 @@ class Supervisor:
     def _do_list(self, connection: Connection, sequence: int, fds: list[int]) -> Any:
         running = [
             {
-                "container_id": p.id,
-                "run": p.run,
-                "exec_id": p.exec_id,
-                "pid": p.pid,
-                "group": p.group["trees"][0]["path"] if p.group.get("trees") else "",
+                "container_id": each.id,
+                "run": each.run,
+                "exec_id": each.exec_id,
+                "pid": each.pid,
+                "group": each.group["trees"][0]["path"] if each.group.get("trees") else "",
             }
-            for p in self._processes.values()
-            if p.started
+            for each in self._processes.values()
+            if each.started
         ]
         return {"running": running, "exits": list(self._exits.values())}
 
