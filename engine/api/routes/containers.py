@@ -223,7 +223,16 @@ class Verbs:
         assert isinstance(state, ContainerState)
         return state
 
+    async def _at_rest(self, state: ContainerState) -> ContainerState:
+        """The container once no start is under way: what ends one waits for it, as behind moby's lock. Otherwise a stop
+        that meets a policy's restart would be answered "not running", and the container would run."""
+        settled: ContainerState = await self._context.pump.until(
+            f"container:{state.container_id}", lambda now: not now.starting
+        )
+        return settled
+
     async def stop(self, state: ContainerState, query: Query, cause: Cause) -> None:
+        state = await self._at_rest(state)
         now_ns = self._context.clock.now_ns()
         signal, deadline = self._ending(state, query, now_ns)
         command = c.StopContainer(container_id=state.container_id, at=now_ns, signal=signal, deadline=deadline)
@@ -232,6 +241,7 @@ class Verbs:
         await self._ended(state)
 
     async def restart(self, state: ContainerState, query: Query, cause: Cause) -> None:
+        state = await self._at_rest(state)
         now_ns = self._context.clock.now_ns()
         signal, deadline = self._ending(state, query, now_ns)
         command = c.RestartContainer(container_id=state.container_id, at=now_ns, signal=signal, deadline=deadline)
@@ -261,6 +271,7 @@ class Verbs:
         await self._context.pump.until(f"container:{state.container_id}", over)
 
     async def kill(self, state: ContainerState, signal: int, cause: Cause) -> None:
+        state = await self._at_rest(state)
         command = c.KillContainer(container_id=state.container_id, at=self._context.clock.now_ns(), signal=signal)
         await self._execute((command,), cause)
         if signal == SIGKILL:
@@ -269,6 +280,7 @@ class Verbs:
     async def freeze(
         self, state: ContainerState, verb: type[c.PauseContainer | c.UnpauseContainer], cause: Cause
     ) -> None:
+        state = await self._at_rest(state)
         failures = state.freeze_failures
         await self._execute((verb(container_id=state.container_id, at=self._context.clock.now_ns()),), cause)
 
@@ -305,6 +317,7 @@ class Verbs:
         await self._execute((command,), cause)
 
     async def remove(self, state: ContainerState, cause: Cause, *, force: bool, volumes: bool) -> None:
+        state = await self._at_rest(state)
         command = c.RemoveContainer(
             container_id=state.container_id, at=self._context.clock.now_ns(), force=force, volumes=volumes
         )
