@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -140,3 +141,28 @@ async def test_cancelling_a_pull_closes_its_connection(registry: TestRegistry, c
     with trio.move_on_after(0):
         await client.manifest(reference, None)
     assert (await client.manifest(reference, None)).body == image.manifest
+
+
+async def test_what_is_pushed_can_be_pulled_and_mounted(private: TestRegistry, client: RegistryClient) -> None:
+    image = image_of(layer_of({"f": b"z" * 200_000}))
+    reference = parse(f"{private.address}/pushed:1")
+
+    async def stream_of(blob: bytes) -> AsyncIterator[bytes]:
+        yield blob[:1000]
+        yield blob[1000:]
+
+    for name, blob in image.blobs.items():
+        descriptor = Descriptor(media_type="", digest=Digest(name), size=len(blob))
+        assert not await client.has_blob(reference, descriptor, AHAB)
+        await client.push_blob(reference, descriptor, partial(stream_of, blob), AHAB)
+        assert await client.has_blob(reference, descriptor, AHAB)
+        assert await client.mount_blob(parse(f"{private.address}/mounted:1"), descriptor, "pushed", AHAB)
+    manifest = Descriptor(media_type=image.media_type, digest=Digest(digest(image.manifest)), size=len(image.manifest))
+    for name in ("pushed:1", "mounted:1"):
+        await client.push_manifest(parse(f"{private.address}/{name}"), manifest, image.manifest, AHAB)
+        assert (await client.manifest(parse(f"{private.address}/{name}"), AHAB)).descriptor == manifest
+    absent = Descriptor(media_type="", digest=Digest(digest(b"absent")), size=6)
+    assert not await client.mount_blob(reference, absent, "mounted", AHAB)
+    with pytest.raises(PortError) as refused:
+        await client.push_manifest(reference, manifest, image.manifest, None)
+    assert refused.value.fault is Fault.UNAUTHORIZED

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
 import msgspec
@@ -44,6 +44,34 @@ class Registry(Protocol):
         ...
 
     async def tags(self, reference: Reference, credentials: Credentials | None) -> tuple[str, ...]: ...
+
+    async def has_blob(self, reference: Reference, descriptor: Descriptor, credentials: Credentials | None) -> bool:
+        """Whether the repository has the blob already."""
+        ...
+
+    async def mount_blob(
+        self, reference: Reference, descriptor: Descriptor, source_path: str, credentials: Credentials | None
+    ) -> bool:
+        """Have the registry take a blob from another of its repositories (`library/alpine`). False when it does not,
+        and the blob must be pushed."""
+        ...
+
+    async def push_blob(
+        self,
+        reference: Reference,
+        descriptor: Descriptor,
+        source: Callable[[], AsyncIterator[bytes]],
+        credentials: Credentials | None,
+    ) -> None:
+        """Upload a blob of exactly `descriptor.size` bytes. source: makes the stream, again for each try; progress is
+        what it has handed out. Raises PortError, FORBIDDEN and UNAUTHORIZED among them."""
+        ...
+
+    async def push_manifest(
+        self, reference: Reference, descriptor: Descriptor, body: bytes, credentials: Credentials | None
+    ) -> None:
+        """Put a manifest under the reference's tag, or under its digest where there is no tag. Its blobs are there."""
+        ...
 
     async def login(self, server: str, credentials: Credentials) -> str:
         """Check credentials; an identity token or "". Raises PortError UNAUTHORIZED."""

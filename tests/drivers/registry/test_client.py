@@ -13,7 +13,7 @@ import socketserver
 import ssl
 import threading
 import urllib.parse
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from engine.aggregates.values.descriptor import Descriptor
 from engine.aggregates.values.ids import Digest
 from engine.aggregates.values.reference import Reference, parse
 from engine.drivers.ports.registry import Credentials
-from engine.drivers.registry import client as client_module
 from engine.drivers.registry.client import RegistryClient
 from engine.drivers.registry.policy import RegistryPolicy, endpoints, is_insecure, tls_context
 from engine.errors import Fault, PortError
@@ -54,7 +54,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.server.seen.append((self.path, dict(self.headers)))  # type: ignore[attr-defined]
         self.server.handle_with(self)
 
-    do_POST = do_GET
+    do_POST = do_PUT = do_GET
 
     def log_message(self, *unused: object) -> None: ...
 
@@ -84,9 +84,9 @@ def serving(handle: Handle) -> Iterator[Any]:
         server.server_close()
 
 
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "BACKOFF_S", (0.0, 0.0, 0.0, 0.0))
+def impatient(policy: RegistryPolicy | None = None) -> RegistryClient:
+    """A client that does not wait between attempts."""
+    return RegistryClient(policy or RegistryPolicy(), backoff_s=(0.0, 0.0, 0.0, 0.0))
 
 
 def image_on(server: Any) -> Reference:
@@ -110,7 +110,7 @@ async def test_a_token_is_asked_for_once_and_used_for_what_it_is_for() -> None:
         return answer(request, 200, MANIFEST if "manifests" in request.path else BLOB)
 
     with serving(handle) as server:
-        async with RegistryClient(RegistryPolicy()) as client:
+        async with impatient() as client:
             await client.manifest(image_on(server), AHAB)
             assert await read_blob(client, server, AHAB) == BLOB
     tokens = [(path, headers) for path, headers in server.seen if path.startswith("/token")]
@@ -135,7 +135,7 @@ async def test_an_identity_token_is_exchanged_by_post_and_login_gives_one() -> N
         return answer(request, 200, MANIFEST)
 
     with serving(handle) as server:
-        async with RegistryClient(RegistryPolicy()) as client:
+        async with impatient() as client:
             assert await client.login(server.address, AHAB) == "identity"
             await client.manifest(image_on(server), Credentials(identity_token="identity"))
     form = urllib.parse.parse_qs(bodies[0].decode())
@@ -149,7 +149,7 @@ async def test_a_refused_token_is_unauthorized_and_names_no_password() -> None:
         return answer(request, 401, b"", WWW_Authenticate=f'Bearer realm="http://{server.address}/token",service="s"')
 
     with serving(handle) as server:
-        async with RegistryClient(RegistryPolicy()) as client:
+        async with impatient() as client:
             with pytest.raises(PortError, match="unauthorized: incorrect username or password") as refused:
                 await client.manifest(image_on(server), AHAB)
     assert refused.value.fault is Fault.UNAUTHORIZED and "whale" not in repr(refused.value.__dict__)
@@ -167,7 +167,7 @@ async def test_a_blob_that_breaks_is_resumed_where_it_broke() -> None:
         request.close_connection = True
 
     with serving(handle) as server:
-        async with RegistryClient(RegistryPolicy()) as client:
+        async with impatient() as client:
             assert await read_blob(client, server) == BLOB
     assert starts == [0, 100_000, 200_000]
 
@@ -183,7 +183,7 @@ async def test_a_server_without_ranges_is_read_from_the_start_again() -> None:
         request.close_connection = True
 
     with serving(handle) as server:
-        async with RegistryClient(RegistryPolicy()) as client:
+        async with impatient() as client:
             assert await read_blob(client, server) == BLOB
 
 
@@ -192,7 +192,7 @@ async def test_five_failures_in_a_row_are_enough() -> None:
         answer(request, 503, b"")
 
     with serving(handle) as server:
-        async with RegistryClient(RegistryPolicy()) as client:
+        async with impatient() as client:
             for ask in (read_blob(client, server), client.manifest(image_on(server), None)):
                 server.seen.clear()
                 with pytest.raises(PortError, match="503") as refused:
@@ -212,7 +212,7 @@ async def test_another_host_never_sees_the_authorization() -> None:
             return answer(request, 307, b"", Location=f"http://{other.address}/somewhere?signature=1")
 
         with serving(handle) as server:
-            async with RegistryClient(RegistryPolicy()) as client:
+            async with impatient() as client:
                 assert await read_blob(client, server, AHAB) == BLOB
     assert [path for path, _ in other.seen] == ["/somewhere?signature=1"]
     assert all("Authorization" not in headers for _, headers in other.seen)
@@ -224,7 +224,7 @@ async def test_a_registry_that_turns_in_circles_is_given_up() -> None:
         answer(request, 302, b"", Location=request.path)
 
     with serving(handle) as server:
-        async with RegistryClient(RegistryPolicy()) as client:
+        async with impatient() as client:
             with pytest.raises(PortError, match="redirects"):
                 await client.manifest(image_on(server), None)
 
@@ -236,7 +236,7 @@ async def test_a_manifest_must_be_what_was_promised() -> None:
         return answer(request, 200, MANIFEST, Docker_Content_Digest="sha256:" + "0" * 64)
 
     with serving(handle) as server:
-        async with RegistryClient(RegistryPolicy()) as client:
+        async with impatient() as client:
             for text in (":1", ":huge", "@sha256:" + "1" * 64):
                 with pytest.raises(PortError) as refused:
                     await client.manifest(parse(f"{server.address}/app{text}"), None)
@@ -251,7 +251,7 @@ async def test_denied_and_unknown_are_told_in_dockers_words() -> None:
 
     with serving(handle) as server:
         name = f"{server.address}/app"
-        async with RegistryClient(RegistryPolicy()) as client:
+        async with impatient() as client:
             for tag, words in (
                 ("denied", f"pull access denied for {name}, repository does not exist or may require 'docker login': "
                            "denied: words of the registry"),
@@ -270,7 +270,7 @@ async def test_the_hub_is_asked_through_its_mirror_without_its_password() -> Non
 
     with serving(handle) as mirror:
         policy = RegistryPolicy(mirrors=("http://127.0.0.1:1", f"http://{mirror.address}/cache/"))
-        async with RegistryClient(policy) as client:
+        async with impatient(policy) as client:
             await client.manifest(parse("alpine"), AHAB)
     ((path, headers),) = mirror.seen
     assert path == "/cache/v2/library/alpine/manifests/latest" and "Authorization" not in headers
@@ -283,7 +283,7 @@ async def test_tags_are_read_page_by_page() -> None:
         return answer(request, 200, b'{"tags":["a","b"]}', Link='</v2/library/app/tags/list?n=2&last=b>; rel="next"')
 
     with serving(handle) as server:
-        async with RegistryClient(RegistryPolicy()) as client:
+        async with impatient() as client:
             assert await client.tags(image_on(server), None) == ("a", "b", "c")
 
 
@@ -295,7 +295,7 @@ async def test_a_cancelled_blob_gives_its_connection_up() -> None:
         release.wait(10)
 
     with serving(handle) as server:
-        async with RegistryClient(RegistryPolicy()) as client:
+        async with impatient() as client:
             with trio.move_on_after(0.2) as scope:
                 await read_blob(client, server)
             assert scope.cancelled_caught
@@ -383,7 +383,30 @@ async def test_a_name_nobody_knows_is_told(monkeypatch: pytest.MonkeyPatch) -> N
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     trio.socket.set_custom_hostname_resolver(Nobody())
-    async with RegistryClient(RegistryPolicy()) as client:
+    async with impatient() as client:
         with pytest.raises(PortError) as refused:
             await client.manifest(parse("registry.test/app:1"), None)
     assert refused.value.message == 'Get "https://registry.test/v2/": dial tcp: lookup registry.test: no such host'
+
+
+async def test_an_upload_that_breaks_begins_again_where_the_registry_says() -> None:
+    received: list[tuple[str, int]] = []
+
+    def handle(request: Any) -> None:
+        if request.command == "POST":
+            return answer(request, 202, b"", Location="/v2/library/app/blobs/uploads/1?state=abc")
+        length = int(request.headers["Content-Length"])
+        body = request.rfile.read(length)
+        received.append((request.path, len(body)))
+        return answer(request, 500 if len(received) == 1 else 201)
+
+    async def source() -> AsyncIterator[bytes]:
+        for start in range(0, len(BLOB), 70_000):
+            yield BLOB[start : start + 70_000]
+
+    descriptor = Descriptor(media_type="", digest=BLOB_DIGEST, size=len(BLOB))
+    with serving(handle) as server:
+        async with impatient() as client:
+            await client.push_blob(image_on(server), descriptor, source, None)
+    path = "/v2/library/app/blobs/uploads/1?state=abc&digest=" + urllib.parse.quote(BLOB_DIGEST, safe="")
+    assert received == [(path, len(BLOB))] * 2
