@@ -122,8 +122,16 @@ async def test_an_archive_that_lies_is_refused_and_leaves_nothing(storage: Linux
 
 async def test_an_import_is_one_plain_layer(storage: LinuxStorage) -> None:
     layer = layer_of({"bin": None, "bin/tool": b"x"})
-    for archive in (layer, gzip.compress(layer)):
-        imported = await storage.archives.import_layer(stream(archive))
+    import bz2
+    import lzma
+
+    async def hesitant(data: bytes) -> AsyncIterator[bytes]:
+        yield data[:1]  # a client may send as little as it likes at once.
+        await trio.sleep(0.05)
+        yield data[1:]
+
+    for archive in (layer, gzip.compress(layer), lzma.compress(layer), bz2.compress(layer)):
+        imported = await storage.archives.import_layer(hesitant(archive))
         assert imported.diff_id == imported.blob.digest == digest(layer)
     found = await storage.layers.unpack(imported.blob.digest, imported.blob.media_type, DiffID(imported.diff_id), None)
     assert found.size == 1

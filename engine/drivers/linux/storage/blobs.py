@@ -1,7 +1,7 @@
 """Port BlobStore on a file system: verified content by digest.
 
-Owns `<data-root>/content/sha256`. A blob is written to an unnamed place, hashed on the way, fsynced, and only then
-linked under its digest: what has a name is whole. Two writers of the same digest end with one file.
+Owns `<data-root>/content/sha256`. A blob is written to a temporary file, hashed on the way, fsynced, and only then
+renamed to its digest: what has a name is whole. Two writers of the same digest end with one file.
 """
 
 from __future__ import annotations

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 CHUNK = 1 << 20
+_BUFFER_BYTES = 256 << 10
 
 GZIP, ZSTD, XZ, BZIP2 = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ\x00", b"BZh"
 MAGIC_BYTES = 6
@@ -23,7 +24,8 @@ class CompressionError(ValueError):
 
 def plain_source(file: io.BufferedReader) -> Callable[[], bytes]:
     """A function that returns the next plain bytes of `file`, b"" at the end. Raises CompressionError."""
-    magic = file.peek(MAGIC_BYTES)[:MAGIC_BYTES]
+    magic = file.read(MAGIC_BYTES)
+    file = io.BufferedReader(_Rejoined(magic, file), _BUFFER_BYTES)
     if magic.startswith(GZIP):
         return _guarded(_gzip(file))
     if magic.startswith(ZSTD):
@@ -39,8 +41,22 @@ def plain_source(file: io.BufferedReader) -> Callable[[], bytes]:
     return lambda: file.read1(CHUNK)
 
 
-def is_compressed(magic: bytes) -> bool:
-    return magic.startswith((GZIP, ZSTD, XZ, BZIP2))
+class _Rejoined(io.RawIOBase):
+    """A stream with its first bytes put back: a pipe can not be rewound, and `peek` may see less than the magic."""
+
+    def __init__(self, first: bytes, rest: io.BufferedReader) -> None:
+        self._first = first
+        self._rest = rest
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not self._first:
+            return self._rest.readinto1(buffer)
+        size = min(len(buffer), len(self._first))
+        buffer[:size], self._first = self._first[:size], self._first[size:]
+        return size
 
 
 def _gzip(file: BinaryIO) -> BinaryIO:
