@@ -193,6 +193,11 @@ async def test_an_oom_kill_is_seen(port: Harbour) -> None:
     assert exit_.exit_code == 137
 
 
+async def test_the_smallest_memory_limit_is_enough_to_start(port: Harbour) -> None:
+    host = HostConfig(memory=6 << 20, memory_swap=6 << 20, cgroupns_mode="private", ipc_mode="private")
+    assert await port.run(port.launch("echo", "small", host=host)) == (0, "small\n")
+
+
 async def test_limits_are_on_the_cgroup_and_change_live(port: Harbour) -> None:
     host = HostConfig(memory=64 << 20, pids_limit=50, cpu_shares=512, nano_cpus=500_000_000, cgroupns_mode="private")
     launch = port.launch("sleep", "60", host=host)

@@ -143,6 +143,10 @@ class LinuxRuntime:
             pid: int = await self._connection.request("execute", plan=prepared)
         except Refusal as refusal:
             raise start_error("execute", EXEC_PREFIX, refusal) from refusal
+        runs = [run for container_id, run, exec_id in self._running if container_id == launch.container_id]
+        key = (launch.container_id, max(runs, default=0), launch.exec_id)
+        if key not in self._exits:
+            self._running[key] = pid
         return pid
 
     def _compile(self, spec_filter: Mapping[str, Any]) -> bytes:

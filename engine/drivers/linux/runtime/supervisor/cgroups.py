@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 
 from . import devices_bpf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+LEFTOVER_ATTEMPTS, LEFTOVER_PAUSE_S = 50, 0.01
 
 
 def make(group: dict[str, Any]) -> None:
@@ -35,10 +38,24 @@ def _make_one(root: str, path: str, controller: str) -> None:
         _make_parents(root, path, controller)
         os.mkdir(full)
     except FileExistsError:
-        remove_tree(full)
+        _remove_leftover(full)
         os.mkdir(full)
     if controller == "cpuset":
         _inherit_cpuset(full)
+
+
+def _remove_leftover(full: str) -> None:
+    """Its last processes may still be dying; that takes a moment, and a start can wait for it."""
+    for _ in range(LEFTOVER_ATTEMPTS):
+        try:
+            remove_tree(full)
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            time.sleep(LEFTOVER_PAUSE_S)
+        else:
+            return
+    remove_tree(full)
 
 
 def _make_parents(root: str, path: str, controller: str) -> None:

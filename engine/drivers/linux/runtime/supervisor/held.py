@@ -1,0 +1,108 @@
+"""A process that the supervisor holds: its pid, its descriptors, what becomes of them.
+
+Owns: pipes made before a start, duplicates kept for a next copier. Refuses to know: the loop.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import struct
+import termios
+
+from . import launch
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .engines import Connection
+
+LOG_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+
+
+class Process:
+    """The container's first process (exec_id "") or an exec. answer: who waits for the start. fds: our ends of its
+    pipes, by name. master: of its terminal, or -1."""
+
+    __slots__ = ("answer", "exec_id", "fds", "filter", "group", "id", "kills_group", "log_fd", "master", "pid",
+                 "ready", "report", "run", "shape", "started")  # fmt: skip
+
+    def __init__(self, container_id: str, exec_id: str, run: int, shape: dict[str, Any]) -> None:
+        self.id, self.exec_id, self.run, self.shape = container_id, exec_id, run, shape
+        self.pid = 0
+        self.report: socket.socket | None = None
+        self.answer: tuple[Connection, int] | None = None
+        self.ready = self.started = False
+        self.master = self.log_fd = -1
+        self.fds: dict[str, int] = {}
+        self.group: dict[str, Any] = {}
+        self.kills_group = False
+        self.filter: tuple[bytes, int] = (b"", 0)
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.id, self.exec_id
+
+    @property
+    def run_key(self) -> tuple[str, str, int]:
+        return self.id, self.exec_id, self.run
+
+    def open_stdio(self, null: int, theirs: list[int]) -> launch.Stdio:
+        """The log (so that one that cannot be opened fails the start) and the pipes; the child's ends also go to
+        `theirs`, to be closed after the fork."""
+        if self.shape["log"]["driver"] != "none":
+            self.log_fd = os.open(self.shape["log"]["path"], LOG_FLAGS, 0o640)
+        if self.shape["tty"]:
+            return launch.Stdio(null, null, null)
+        ends = {}
+        for name in ("stdout", "stderr"):
+            self.fds[name], ends[name] = os.pipe2(os.O_CLOEXEC)
+            theirs.append(ends[name])
+        stdin = null
+        if self.shape["open_stdin"]:
+            stdin, self.fds["stdin"] = os.pipe2(os.O_CLOEXEC)
+            theirs.append(stdin)
+        return launch.Stdio(stdin, ends["stdout"], ends["stderr"])
+
+    def stream(self) -> tuple[dict[str, Any], tuple[int, ...]]:
+        """What a copier needs: the shape, and duplicates of stdout, stderr, stdin and the log, as far as there are."""
+        shape = self.shape
+        if shape["tty"]:
+            names = [self.master]
+            if shape["open_stdin"] and "stdin" not in self.fds:
+                self.fds["stdin"] = os.dup(self.master)
+        else:
+            names = [self.fds["stdout"], self.fds["stderr"]]
+        if "stdin" in self.fds:
+            names.append(self.fds["stdin"])
+        fds = [os.dup(fd) for fd in names]
+        if shape["log"]["driver"] != "none":
+            fds.append(self.log_fd if self.log_fd >= 0 else os.open(shape["log"]["path"], LOG_FLAGS, 0o640))
+            self.log_fd = -1
+        what = {
+            "tty": shape["tty"],
+            "stdin_once": shape["stdin_once"],
+            "stdout": True,
+            "stderr": not shape["tty"],
+            "stdin": "stdin" in self.fds,
+            "log": shape["log"],
+        }
+        return what, tuple(fds)
+
+    def stdin_closed(self) -> None:
+        """The copier closed its end; ours must go too, or the process never reads the end of file."""
+        if "stdin" in self.fds:
+            os.close(self.fds.pop("stdin"))
+            self.shape = {**self.shape, "open_stdin": False}
+
+    def resize(self, height: int, width: int) -> None:
+        if self.master >= 0:
+            fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("4H", height, width, 0, 0))
+
+    def close(self) -> None:
+        for fd in (*self.fds.values(), self.master, self.log_fd):
+            if fd >= 0:
+                os.close(fd)
+        self.fds, self.master, self.log_fd = {}, -1, -1
