@@ -93,6 +93,7 @@ async def files_root(context: ApiContext, state: ContainerState, *, with_mounts:
         rootfs=rootfs,
         mounts=mounts,
         readonly=state.host.readonly_rootfs,
+        user=state.config.user,
     )
 
 

@@ -44,6 +44,8 @@ def mount_overlay(layer: dict[str, Any], target: bytes) -> None:
     one (Linux 6.5), or relative to their common directory."""
     lowers = [os.fsencode(lower) for lower in layer["lowers"]]
     rest = [(b"upperdir", os.fsencode(layer["upper"])), (b"workdir", os.fsencode(layer["work"]))]
+    # Whatever the host's defaults are: with either on, the upper directory alone would not say what changed.
+    rest += [(b"redirect_dir", b"off"), (b"metacopy", b"off")]
     if layer.get("volatile"):
         rest.append((b"volatile", b""))
     tail = b"," + b",".join(key + b"=" + _escaped(value) if value else key for key, value in rest)
