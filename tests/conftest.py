@@ -6,8 +6,13 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests.support.engine import Engine
+
+# Machines are shared and noisy: an example that takes long is no failure.
+settings.register_profile("ishmael", deadline=None)
+settings.load_profile("ishmael")
 
 SETTLE_S = 10.0
 """How long killed processes and namespaces have to be gone: the kernel takes them apart in its own time."""

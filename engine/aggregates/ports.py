@@ -115,20 +115,15 @@ def _reserve(state: PortState, command: ReservePorts) -> tuple[PublishedPort, ..
     return tuple(given)
 
 
-def _groups(wishes: tuple[PortWish, ...]) -> list[list[PortWish]]:
-    """Wishes that must get the same number: the families of one dual-stack publication (0.0.0.0 and ::), as in moby."""
-    groups: list[list[PortWish]] = []
+def _groups(wishes: tuple[PortWish, ...]) -> list[tuple[PortWish, ...]]:
+    """Wishes that must get the same number: 0.0.0.0 and :: of one dual-stack publication, as in moby."""
+    groups: list[tuple[PortWish, ...]] = []
     for wish in wishes:
-        last = groups[-1] if groups else []
-        if last and _is_any(wish.host_ip) and all(_twins(wish, other) for other in last):
-            last.append(wish)
+        if groups and groups[-1] == (replace(wish, host_ip="0.0.0.0"),) and wish.host_ip == "::":  # noqa: S104 - compared
+            groups[-1] = (*groups[-1], wish)
         else:
-            groups.append([wish])
+            groups.append((wish,))
     return groups
-
-
-def _twins(one: PortWish, other: PortWish) -> bool:
-    return replace(one, host_ip=other.host_ip) == other and one.host_ip != other.host_ip and _is_any(other.host_ip)
 
 
 def _candidates(wish: PortWish, command: ReservePorts, cursor: int) -> Iterator[int]:
