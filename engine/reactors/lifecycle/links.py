@@ -15,7 +15,7 @@ from engine.aggregates.container import commands as c
 from engine.aggregates.container.state import ContainerState
 from engine.aggregates.decider import Rejected
 from engine.aggregates.network import NetworkState, ReleaseEndpoint
-from engine.aggregates.values.endpoints import Endpoint
+from engine.aggregates.values.endpoints import Endpoint, NetworkAttachment
 from engine.aggregates.values.ids import ContainerID, EndpointID, NetworkID
 from engine.drivers.ports.network import Join, Sandboxes
 from engine.errors import PortError
@@ -35,19 +35,22 @@ class Links:
 
     async def join(self, effect: effects.JoinNetwork, correlation: str) -> None:
         """Allocate, join, report. Idempotent: an address that is held already is used."""
-        network_id = NetworkID(effect.attachment.network_id)
+        network_id = NetworkID(effect.network_id)
         state = self._hands.container(effect.container_id)
+        wish = next((wish for wish in state.connecting if wish.network_id == network_id), None)
+        if wish is None:
+            return  # The container ended or left meanwhile, and took the wish with it.
         try:
             allocation = transactions.allocate(
                 state,
-                effect.attachment,
+                wish,
                 network_id,
                 EndpointID(self._hands.entropy.hex_id()),
                 self._hands.entropy.token(6),
             )
             await self._hands.report(NAME, correlation, allocation)
             endpoint = self._endpoint(effect)
-            await self._make(effect, endpoint)
+            await self._make(wish, endpoint)
         except (Rejected, PortError) as error:
             await self._hands.report(
                 NAME,
@@ -64,21 +67,21 @@ class Links:
         await self._names.serve_running(self._hands.container(effect.container_id))
 
     def _endpoint(self, effect: effects.JoinNetwork) -> Endpoint:
-        network = self._hands.application.state("network", effect.attachment.network_id)
+        network = self._hands.application.state("network", effect.network_id)
         assert isinstance(network, NetworkState)
         return network.endpoints[effect.container_id]
 
-    async def _make(self, effect: effects.JoinNetwork, endpoint: Endpoint) -> None:
-        state = self._hands.container(effect.container_id)
+    async def _make(self, wish: NetworkAttachment, endpoint: Endpoint) -> None:
+        state = self._hands.container(endpoint.container_id)
         planned = joins(
-            (*state.endpoints, endpoint), (*state.networks, effect.attachment), state.ports, self._hands.views.networks
+            (*state.endpoints, endpoint), (*state.networks, wish), state.ports, self._hands.views.networks
         )
         mine = next((join for join in planned if join.endpoint.endpoint_id == endpoint.endpoint_id), None)
         if mine is None:
             return
         # The ports stay where the start put them: only a new start moves them to another gateway (as in moby).
         mine = replace(mine, ports=(), interface=_free_interface(state.pid))
-        await self._in_namespace(state.pid, effect.container_id, mine)
+        await self._in_namespace(state.pid, state.container_id, mine)
 
     async def _in_namespace(self, pid: int, container_id: ContainerID, join: Join) -> None:
         netns_fd = _open_netns(pid)

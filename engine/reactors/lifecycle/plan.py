@@ -11,7 +11,6 @@ import msgspec
 
 from engine.aggregates.container.lifecycle import Status
 from engine.aggregates.container.state import ContainerState
-from engine.aggregates.values.endpoints import NetworkAttachment
 from engine.aggregates.values.ids import ContainerID
 
 
@@ -49,8 +48,10 @@ class Thaw(Effect, frozen=True, kw_only=True):
 
 
 class JoinNetwork(Effect, frozen=True, kw_only=True):
+    """The wish itself stays in the state: effects are keys, and so hold nothing but what can be hashed."""
+
     run: int
-    attachment: NetworkAttachment
+    network_id: str
 
 
 class LeaveNetwork(Effect, frozen=True, kw_only=True):
@@ -89,7 +90,7 @@ def plan(state: ContainerState) -> tuple[Effect, ...]:
         effects.append(Freeze(container_id=of, run=state.run))
     if state.status is Status.UNPAUSING:
         effects.append(Thaw(container_id=of, run=state.run))
-    effects.extend(JoinNetwork(container_id=of, run=state.run, attachment=wish) for wish in state.connecting)
+    effects.extend(JoinNetwork(container_id=of, run=state.run, network_id=wish.network_id) for wish in state.connecting)
     effects.extend(
         LeaveNetwork(container_id=of, run=state.run, network_id=network_id) for network_id in state.disconnecting
     )
