@@ -1,7 +1,8 @@
 """What all reactors share: the hands they work with, and one task per piece of work.
 
 Owns: `Hands` (the log, the views, clock, entropy, vault) and `Works`, which runs a keyed piece of work at most once at
-a time and turns a bug in one into a log line and not into the end of the engine.
+a time, turns a bug in one into a log line and not into the end of the engine, and tries again as long as the log still
+asks for it.
 Refuses to know: what any effect is.
 """
 
@@ -18,11 +19,13 @@ from engine.aggregates.decider import Cause, Command
 from engine.application import Application, Committed
 from engine.clock import Clock
 from engine.entropy import Entropy
+from engine.errors import PortError
 from engine.projections.views import Views
 from engine.pump import Pump
 from engine.vault import Vault
 
 logger = logging.getLogger("ishmael.reactors")
+RETRY_S_MIN, RETRY_S_MAX = 0.1, 30.0
 
 
 class Hands(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,19 +52,43 @@ class Hands(msgspec.Struct, frozen=True, kw_only=True):
         cause = Cause(actor=f"reactor:{reactor}", correlation=correlation, causation=causation)
         return await self.application.execute(*commands, cause=cause)
 
+    async def report_surely(self, reactor: str, correlation: str, *commands: Command) -> Committed:
+        """As `report`, for a fact whose effect must not be repeated: while the log can not be written (a full disk) it
+        waits. No deadline: the fact stays true, and an engine that ends meanwhile finds it at its next start."""
+        delay_s = RETRY_S_MIN
+        while True:
+            try:
+                return await self.report(reactor, correlation, *commands)
+            except PortError as error:
+                logger.warning("what happened can not be written down: %s; again in %.1f s", error.message, delay_s)
+            await trio.sleep(delay_s)
+            delay_s = min(2 * delay_s, RETRY_S_MAX)
+
 
 class Works:
-    """Keyed pieces of work in one nursery: beginning one that runs already does nothing."""
+    """Keyed pieces of work in one nursery.
+
+    wanted: whether the log still asks for it. While it does, a piece of work that failed is tried again, after 0.1 s
+    and then ever later up to 30 s; and one that was begun again while it ran is run once more, because it may have
+    looked at an older state. Without `wanted` it is tried once."""
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self._nursery = nursery
         self._running: dict[Hashable, trio.Event] = {}
+        self._asked_again: set[Hashable] = set()
 
-    def begin(self, key: Hashable, work: Callable[[], Awaitable[None]]) -> None:
+    def begin(
+        self, key: Hashable, work: Callable[[], Awaitable[None]], wanted: Callable[[], bool] | None = None
+    ) -> None:
         if key in self._running:
+            self._asked_again.add(key)
             return
         self._running[key] = trio.Event()
-        self._nursery.start_soon(self._run, key, work, name=f"work {key!r}")
+        self._nursery.start_soon(self._run, key, work, wanted, name=f"work {key!r}")
+
+    def __contains__(self, key: Hashable) -> bool:
+        """Whether the piece of work is under way."""
+        return key in self._running
 
     async def settled(self, key: Hashable) -> None:
         """Wait until the piece of work has ended; at once when there is none."""
@@ -69,12 +96,29 @@ class Works:
         if event is not None:
             await event.wait()
 
-    async def _run(self, key: Hashable, work: Callable[[], Awaitable[None]]) -> None:
+    async def _run(
+        self, key: Hashable, work: Callable[[], Awaitable[None]], wanted: Callable[[], bool] | None
+    ) -> None:
+        delay_s = RETRY_S_MIN
+        try:
+            while wanted is None or wanted():
+                self._asked_again.discard(key)
+                done = await self._try(key, work)
+                if wanted is None or (done and key not in self._asked_again):
+                    return
+                if not done:
+                    await trio.sleep(delay_s)
+                    delay_s = min(2 * delay_s, RETRY_S_MAX)
+        finally:
+            self._asked_again.discard(key)
+            self._running.pop(key).set()
+
+    @staticmethod
+    async def _try(key: Hashable, work: Callable[[], Awaitable[None]]) -> bool:
         try:
             await work()
         except Exception:
-            # A bug, or a world that refused in a way nobody planned for. The intent stays open in the log: the next
-            # event of the stream, or the next start, finds it and tries again.
+            # A bug, or a world that refused in a way nobody planned for. The intent stays open in the log.
             logger.exception("work %r failed", key)
-        finally:
-            self._running.pop(key).set()
+            return False
+        return True

@@ -6,6 +6,7 @@ command a second time is worse than not running it.
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 
 import msgspec
@@ -13,12 +14,14 @@ import trio
 
 from engine.aggregates.container.lifecycle import Status
 from engine.aggregates.container.state import ContainerState
+from engine.aggregates.decider import Command
 from engine.aggregates.exec import ExecState, ExecStatus, RemoveExec, ReportExecExited, ReportExecStarted
 from engine.drivers.ports.runtime import ExecLaunch, Runtime, Stdio
 from engine.errors import PortError
 from engine.reactors.base import Hands, Works
 from engine.reactors.processes import Processes
 
+logger = logging.getLogger("ishmael.execs")
 NAME = "execs"
 SWEEP_INTERVAL_S = 300.0
 """Source: moby's execCommandGC; an exec can be inspected for at least this long after its end."""
@@ -60,16 +63,18 @@ class ExecReactor:
             launch = await self._launch(state, container)
             pid = await self._runtime.execute(launch)
         except PortError as error:
-            failed = ReportExecExited(
-                exec_id=state.exec_id,
-                at=self._hands.clock.now_ns(),
-                exit_code=error.exit_code or NOT_EXECUTABLE,
-                error=error.message,
-            )
-            await self._hands.report(NAME, correlation, failed)
-            return
-        started = ReportExecStarted(exec_id=state.exec_id, at=self._hands.clock.now_ns(), pid=pid)
-        await self._hands.report(NAME, correlation, started)
+            outcome = self._failed(state, error.message, error.exit_code)
+        except Exception as error:
+            # A client waits for the outcome, and a second try might run the command twice: a bug is a failure too.
+            logger.exception("exec %s met a bug", state.exec_id)
+            outcome = self._failed(state, f"internal error: {error!r}", 0)
+        else:
+            outcome = ReportExecStarted(exec_id=state.exec_id, at=self._hands.clock.now_ns(), pid=pid)
+        await self._hands.report_surely(NAME, correlation, outcome)
+
+    def _failed(self, state: ExecState, error: str, exit_code: int) -> Command:
+        now = self._hands.clock.now_ns()
+        return ReportExecExited(exec_id=state.exec_id, at=now, exit_code=exit_code or NOT_EXECUTABLE, error=error)
 
     async def _launch(self, state: ExecState, container: ContainerState) -> ExecLaunch:
         if container.status is not Status.RUNNING:

@@ -42,11 +42,15 @@ class NetworkReactor:
                     self._dispatch(works, state, recorded.cause.correlation)
 
     def _dispatch(self, works: Works, state: NetworkState, correlation: str) -> None:
+        def wanted() -> bool:
+            now: NetworkState = self._hands.application.state("network", state.network_id)
+            return now.status is state.status
+
         match state.status:
             case NetworkStatus.CREATING:
-                works.begin(("create", state.network_id), partial(self._create, state, correlation))
+                works.begin(("create", state.network_id), partial(self._create, state, correlation), wanted)
             case NetworkStatus.REMOVING:
-                works.begin(("remove", state.network_id), partial(self._remove, state, correlation))
+                works.begin(("remove", state.network_id), partial(self._remove, state, correlation), wanted)
 
     async def _create(self, state: NetworkState, correlation: str) -> None:
         try:

@@ -1,7 +1,7 @@
 """Recovery: the log against the world, once, before anything else happens.
 
 Every port is asked what exists; every difference becomes a command or a clean-up: adopt, report lost, finish, undo,
-remove orphan. A clean start is the same walk with nothing to do.
+remove orphan (docs/design/recovery.md). A clean start is the same walk with nothing to do.
 
 The comparison (`compare`) is pure; `Reconcile.run` asks and performs.
 """
@@ -16,7 +16,7 @@ import msgspec
 from engine import transactions
 from engine.aggregates.container import commands as c
 from engine.aggregates.container.state import ContainerState
-from engine.aggregates.exec import ExecStatus, RemoveExec, ReportExecExited
+from engine.aggregates.exec import ExecStatus, RemoveExec, ReportExecExited, ReportExecStarted
 from engine.aggregates.network import NetworkStatus, ReleaseEndpoint
 from engine.aggregates.ports import ReleasePorts
 from engine.aggregates.values.ids import ContainerID
@@ -34,6 +34,7 @@ NAME = "reconcile"
 LOST_EXIT_CODE = 255
 """Nobody saw the exit. Source: moby daemon/daemon.go."""
 INTERRUPTED_EXIT_CODE = 137
+SIGKILL = 9
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -152,6 +153,8 @@ class Reconcile:
 
     async def _report_lost(self, state: ContainerState) -> None:
         logger.warning("container %s is gone and nobody saw its exit", state.container_id)
+        # With its supervisor dead it may still run, held by nobody: what nobody can stop or listen to is ended.
+        await self._runtime.forget(state.container_id, state.run)
         report = c.ReportExited(
             container_id=state.container_id,
             run=state.run,
@@ -165,17 +168,22 @@ class Reconcile:
         )
 
     async def _settle_execs(self, inventory: Inventory) -> None:
-        """An exec whose process is gone has ended; one whose start was cut off never ran."""
-        running = {it.exec_id for it in inventory.running if it.exec_id}
+        """An exec whose process is gone has ended; one whose start was cut off never ran, unless the supervisor has it:
+        then its start is a fact, and its exit follows by way of the journal."""
+        running = {it.exec_id: it.pid for it in inventory.running if it.exec_id}
         ended = {it.exec_id for it in inventory.exits if it.exec_id}
         now = self._hands.clock.now_ns()
         for state in self._hands.views.execs:
             correlation = f"recovery:{state.exec_id}"
             container = self._hands.views.containers.get(state.container_id)
-            if state.status is ExecStatus.RUNNING and state.exec_id not in running | ended:
+            held = state.exec_id in running or state.exec_id in ended
+            if state.status is ExecStatus.STARTING and held:
+                begun = ReportExecStarted(exec_id=state.exec_id, at=now, pid=running.get(state.exec_id, 0))
+                await self._hands.report(NAME, correlation, begun)
+            elif state.status is ExecStatus.RUNNING and not held:
                 gone = ReportExecExited(exec_id=state.exec_id, at=now, exit_code=INTERRUPTED_EXIT_CODE)
                 await self._hands.report(NAME, correlation, gone)
-            elif state.status is ExecStatus.STARTING and state.exec_id not in running | ended:
+            elif state.status is ExecStatus.STARTING:
                 error = "interrupted by a restart of the engine"
                 cut = ReportExecExited(exec_id=state.exec_id, at=now, exit_code=INTERRUPTED_EXIT_CODE, error=error)
                 await self._hands.report(NAME, correlation, cut)
@@ -193,21 +201,22 @@ class Reconcile:
             if not self._holds(container_id):
                 await self._hands.report(NAME, "recovery:leases", ReleasePorts(container_id=container_id))
 
-    def _holds(self, container_id: ContainerID) -> bool:
-        state = self._hands.views.containers.get(container_id)
+    def _holds(self, container_id: str) -> bool:
+        state = self._hands.views.containers.get(ContainerID(container_id))
         return state is not None and (state.alive or state.starting)
 
     async def _forget_strangers(self, inventory: Inventory) -> None:
-        """Processes of containers that the log does not know, or knows in another run: ended and forgotten."""
+        """Processes of containers that by the log do not run, or run for another time: ended, and forgotten when their
+        exits come. Cgroups of such containers that hold nothing the supervisor knows: forgotten at once."""
         for it in inventory.running:
-            state = self._hands.views.containers.get(it.container_id)
-            if state is None or (not it.exec_id and state.run != it.run):
+            run = self._hands.container(it.container_id).run
+            if not self._holds(it.container_id) or (not it.exec_id and run != it.run):
                 logger.warning("container %s (run %d) is nobody's: killing it", it.container_id, it.run)
-                await self._runtime.signal(it.container_id, 9, exec_id=it.exec_id)
-        known = {state.container_id for state in self._hands.views.containers}
+                await self._runtime.signal(it.container_id, SIGKILL, exec_id=it.exec_id)
+                if it.paused:
+                    await self._runtime.thaw(it.container_id)  # A frozen process can not die (cgroup v1).
         for container_id in inventory.orphans:
-            state = self._hands.views.containers.get(container_id)
-            if container_id not in known or (state is not None and not state.alive and not state.starting):
+            if not self._holds(container_id):
                 await self._runtime.forget(container_id, 0)
 
     async def _remove_network_orphans(self, found: NetworkInventory, inventory: Inventory) -> None:

@@ -35,11 +35,15 @@ class VolumeReactor:
                     self._dispatch(works, state, recorded.cause.correlation)
 
     def _dispatch(self, works: Works, state: VolumeState, correlation: str) -> None:
+        def wanted() -> bool:
+            now: VolumeState = self._hands.application.state("volume", state.name)
+            return now.status is state.status and now.created_at == state.created_at
+
         match state.status:
             case VolumeStatus.READY if not state.references:
-                works.begin(("make", state.name, state.created_at), partial(self._make, state))
+                works.begin(("make", state.name, state.created_at), partial(self._make, state), wanted)
             case VolumeStatus.REMOVING:
-                works.begin(("remove", state.name), partial(self._remove, state, correlation))
+                works.begin(("remove", state.name), partial(self._remove, state, correlation), wanted)
 
     async def _make(self, state: VolumeState) -> None:
         await self._volumes.create(state.name, state.options)

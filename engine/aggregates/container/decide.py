@@ -398,6 +398,9 @@ def restarts_at_boot(state: ContainerState) -> bool:
         return state.has_been_started
     if policy.name == "unless-stopped":
         return state.has_been_started and not state.manually_stopped
+    if policy.name == "on-failure":
+        left = policy.maximum_retry_count == 0 or state.restart_count < policy.maximum_retry_count
+        return state.has_been_started and state.exit_code != 0 and left
     return False
 
 

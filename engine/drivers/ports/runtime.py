@@ -73,13 +73,15 @@ class ExecLaunch(msgspec.Struct, frozen=True, kw_only=True):
 
 class Exit(msgspec.Struct, frozen=True, kw_only=True):
     """A process ended. exec_id is "" for the container's first process. exit_code: 0-255, 128 + n for signal n.
-    oom_killed: the container's cgroup counted an OOM kill during this run."""
+    oom_killed: the container's cgroup counted an OOM kill during this run. lost: nobody saw it (exit_code is 255), and
+    parts of the container may run on until it is forgotten."""
 
     container_id: str
     run: int
     exec_id: str = ""
     exit_code: int
     oom_killed: bool = False
+    lost: bool = False
     finished_at_ns: int
 
 

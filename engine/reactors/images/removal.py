@@ -44,7 +44,11 @@ class ImageReactor:
 
     def _dispatch(self, works: Works, state: ImageState, correlation: str) -> None:
         if state.status is ImageStatus.REMOVING:
-            works.begin(("remove", state.image_id), partial(self._remove, state, correlation))
+            works.begin(
+                ("remove", state.image_id),
+                partial(self._remove, state, correlation),
+                lambda: self._hands.application.state("image", state.image_id).status is ImageStatus.REMOVING,
+            )
 
     async def _remove(self, state: ImageState, correlation: str) -> None:
         async with self._holds.lock:

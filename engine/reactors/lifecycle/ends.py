@@ -6,6 +6,7 @@ supervisor only after it is in the log, so no crash between the two loses one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -72,15 +73,14 @@ class Ends:
         await self._kill_until_ended(effect.container_id, effect.run, effect.signal)
 
     async def _kill_until_ended(self, container_id: ContainerID, run: int, signal: int) -> None:
+        """Only SIGKILL is repeated: with any other signal the process may choose to live on, and is waited for."""
         while True:
             await self._runtime.signal(container_id, signal)
             if signal == SIGKILL and self._hands.container(container_id).status in (Status.PAUSED, Status.REMOVING):
                 await self._runtime.thaw(container_id)  # A frozen process can not die either (cgroup v1).
-            with trio.move_on_after(KILL_AGAIN_S):
+            with trio.move_on_after(KILL_AGAIN_S if signal == SIGKILL else math.inf):
                 await self._ended(container_id, run)
                 return
-            if signal != SIGKILL:
-                return  # The process chose to live on: that is its right with any signal but one.
 
     async def _ended(self, container_id: ContainerID, run: int) -> None:
         def over(state: ContainerState) -> bool:
@@ -93,7 +93,8 @@ class Ends:
         async for exited in self._runtime.exits():
             key = ("exit", exited.container_id, exited.run, exited.exec_id)
             work = self._exec_exited if exited.exec_id else self._exited
-            works.begin(key, partial(work, exited))
+            # Wanted for ever: an exit that can not be reported now (a full disk, a firewall that refuses) is still one.
+            works.begin(key, partial(work, exited), lambda: True)
 
     async def _exited(self, exited: Exit) -> None:
         """One transaction: the exit, and everything the container held. Repeats change nothing."""
@@ -103,22 +104,39 @@ class Ends:
             return state.settled_runs >= exited.run or not state.starting
 
         # A short-lived process can be gone before its start is in the log: the start's outcome comes first.
-        state = await self._hands.pump.until(f"container:{container_id}", known)
+        await self._hands.pump.until(f"container:{container_id}", known)
         with trio.move_on_after(DRAIN_S):
             await self._streams.drained(container_id, exited.run)
-        if state.alive and state.run == exited.run:
-            await self._resolver.stop_serving(container_id)
-            joins = joins_of(state, self._hands.views.networks)
-            await self._sandboxes.leave(container_id, joins, sandbox_gone=True)
-            report = c.ReportExited(
-                container_id=container_id,
-                run=exited.run,
-                at=exited.finished_at_ns,
-                exit_code=exited.exit_code,
-                oom_killed=exited.oom_killed,
-            )
-            await self._hands.report(NAME, f"exit:{container_id}:{exited.run}", report, *transactions.release(state))
+        if exited.lost:
+            # The supervisor died and took the status with it; what it started may run on, held by nobody.
+            await self._runtime.forget(container_id, exited.run)
+        if self._runs(exited):
+            await self._leave(self._hands.container(container_id))
+        if self._runs(exited):
+            await self._report(exited, self._hands.container(container_id))
         await self._runtime.forget(container_id, exited.run)
+
+    def _runs(self, exited: Exit) -> bool:
+        state = self._hands.container(exited.container_id)
+        return state.alive and state.run == exited.run
+
+    async def _leave(self, state: ContainerState) -> None:
+        await self._resolver.stop_serving(state.container_id)
+        joins = joins_of(state, self._hands.views.networks)
+        await self._sandboxes.leave(state.container_id, joins, sandbox_gone=True)
+
+    async def _report(self, exited: Exit, state: ContainerState) -> None:
+        """state: the newest. A network that it joined while the last output was waited for is given back too."""
+        report = c.ReportExited(
+            container_id=state.container_id,
+            run=exited.run,
+            at=exited.finished_at_ns,
+            exit_code=exited.exit_code,
+            oom_killed=exited.oom_killed,
+            lost=exited.lost,
+        )
+        correlation = f"exit:{state.container_id}:{exited.run}"
+        await self._hands.report(NAME, correlation, report, *transactions.release(state))
 
     async def _exec_exited(self, exited: Exit) -> None:
         exec_id = ExecID(exited.exec_id)

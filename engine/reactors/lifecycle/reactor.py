@@ -13,6 +13,8 @@ from functools import partial
 import trio
 
 from engine.aggregates.container import events as e
+from engine.aggregates.container.decide import restarts_at_boot
+from engine.aggregates.container.lifecycle import Status
 from engine.aggregates.container.state import ContainerState
 from engine.aggregates.decider import Recorded
 from engine.reactors.base import Hands, Works
@@ -45,20 +47,44 @@ class Lifecycle:
             works = Works(nursery)
             for state in self._hands.views.containers:
                 self._dispatch(works, state)
+            nursery.start_soon(self._start_at_boot, name="starts at boot")
             nursery.start_soon(self._ends.follow_exits, works, name="container exits")
             task_status.started()
             async for recorded in self._hands.pump.subscribe(after=after):
                 if recorded.kind != "container":
                     continue
-                if isinstance(recorded.event, e.ContainerKillRequested) and not recorded.event.ends:
-                    works.begin(("signal", recorded.position), partial(self._ends.signal_once, recorded))
                 state = self._hands.application.state("container", recorded.key)
+                if isinstance(recorded.event, e.ContainerKillRequested):
+                    self._signal(works, state, recorded)
                 self._dispatch(works, state, recorded)
+
+    async def _start_at_boot(self) -> None:
+        """Restart policies at a start of the engine. Containers that share another's namespaces come after it."""
+        due = [s for s in self._hands.views.containers if s.status is Status.EXITED and restarts_at_boot(s)]
+
+        def shares(state: ContainerState) -> bool:
+            modes = (state.host.network_mode, state.host.ipc_mode, state.host.pid_mode)
+            return any(mode.startswith("container:") for mode in modes)
+
+        for state in sorted(due, key=shares):
+            await self._starts.start_at_boot(state.container_id)
+
+    def _signal(self, works: Works, state: ContainerState, recorded: Recorded) -> None:
+        """A signal that is no state; or one that is, while an equal one is still waited for."""
+        event = recorded.event
+        assert isinstance(event, e.ContainerKillRequested)
+        equal = effects.Kill(container_id=state.container_id, run=state.run, signal=event.signal)
+        if not event.ends or equal in works:
+            works.begin(("signal", recorded.position), partial(self._ends.signal_once, recorded))
 
     def _dispatch(self, works: Works, state: ContainerState, recorded: Recorded | None = None) -> None:
         correlation = recorded.cause.correlation if recorded is not None else "start-up"
         for effect in effects.plan(state):
-            works.begin(effect, partial(self._perform, effect, correlation))
+            wanted = partial(self._is_wanted, effect)
+            works.begin(effect, partial(self._perform, effect, correlation), wanted)
+
+    def _is_wanted(self, effect: effects.Effect) -> bool:
+        return effect in effects.plan(self._hands.container(effect.container_id))
 
     async def _perform(self, effect: effects.Effect, correlation: str) -> None:
         match effect:

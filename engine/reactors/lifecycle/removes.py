@@ -27,16 +27,21 @@ class Removes:
         await self._folders.discard(effect.container_id)
         now = self._hands.clock.now_ns()
         execs = [RemoveExec(exec_id=exec_.exec_id) for exec_ in self._hands.views.execs.of(effect.container_id)]
-        await self._hands.report(NAME, correlation, *transactions.removed(state, now), *execs)
-        if state.remove_volumes:
-            await self._remove_anonymous(state, correlation)
+        outcome = (*transactions.removed(state, now), *execs)
+        try:
+            # One transaction: a crash behind the container's end would leave its volumes to nobody.
+            await self._hands.report(NAME, correlation, *outcome, *self._anonymous(state, now))
+        except Rejected:
+            await self._hands.report(NAME, correlation, *outcome)  # Somebody took a volume just now: it is theirs.
 
-    async def _remove_anonymous(self, state: ContainerState, correlation: str) -> None:
-        for name in transactions.volume_names(state.mounts):
-            volume = self._hands.views.volumes.get(name)
-            if volume is None or not volume.anonymous or volume.references:
-                continue
-            try:
-                await self._hands.report(NAME, correlation, RemoveVolume(name=name, at=self._hands.clock.now_ns()))
-            except Rejected:
-                continue  # Somebody took it between the look and the append: it is theirs now.
+    def _anonymous(self, state: ContainerState, now: int) -> tuple[RemoveVolume, ...]:
+        """The volumes that end with the container: nobody named them and nobody else uses them."""
+        if not state.remove_volumes:
+            return ()
+        volumes = [self._hands.views.volumes.get(name) for name in transactions.volume_names(state.mounts)]
+        mine = frozenset({state.container_id})
+        return tuple(
+            RemoveVolume(name=volume.name, at=now)
+            for volume in volumes
+            if volume is not None and volume.anonymous and volume.references <= mine
+        )

@@ -7,6 +7,7 @@ runs, only its exit undoes the rest.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Mapping
@@ -17,9 +18,9 @@ from engine import transactions
 from engine.aggregates.container import commands as c
 from engine.aggregates.container.lifecycle import Status
 from engine.aggregates.container.state import ContainerState
-from engine.aggregates.decider import Rejected
+from engine.aggregates.decider import Command, Rejected
 from engine.aggregates.values.endpoints import Endpoint, PublishedPort
-from engine.aggregates.values.ids import VolumeName
+from engine.aggregates.values.ids import ContainerID, VolumeName
 from engine.aggregates.values.mounts import MountPoint
 from engine.drivers.ports.network import Join, Resolver, Sandboxes
 from engine.drivers.ports.runtime import Launch, LogSpec, RootFilesystem, Runtime, Stdio
@@ -69,29 +70,46 @@ class Starts:
         self._ephemeral = ephemeral
 
     async def start(self, effect: effects.Start, correlation: str) -> None:
-        """Perform one start and report its outcome. Never raises for what the world refuses."""
+        """Perform one start and report its outcome. Never raises: a client waits for the outcome, and a start that met
+        a bug has failed too."""
         state = self._hands.container(effect.container_id)
+        outcome: tuple[Command, ...]
         try:
             pid, endpoints, ports = await self._perform(state)
         except (PortError, Rejected) as error:
-            report = c.ReportStartFailed(
+            await self._clear_away(state, error)
+            outcome = self._failed(state, error.message, getattr(error, "exit_code", 0))
+        except Exception as error:
+            logger.exception("the start of %s met a bug", state.container_id)
+            outcome = self._failed(state, f"internal error: {error!r}", 0)
+        else:
+            started = c.ReportStarted(
                 container_id=state.container_id,
                 run=effect.run,
                 at=self._hands.clock.now_ns(),
-                error=error.message,
-                exit_code=getattr(error, "exit_code", 0) or UNEXECUTABLE,
+                pid=pid,
+                endpoints=endpoints,
+                ports=ports,
             )
-            await self._hands.report(NAME, correlation, report, *transactions.release(state))
-            return
-        report_started = c.ReportStarted(
+            outcome = (started,)
+        await self._hands.report_surely(NAME, correlation, *outcome)
+
+    def _failed(self, state: ContainerState, error: str, exit_code: int) -> tuple[Command, ...]:
+        """The failure, and everything that the start held."""
+        report = c.ReportStartFailed(
             container_id=state.container_id,
-            run=effect.run,
+            run=state.run,
             at=self._hands.clock.now_ns(),
-            pid=pid,
-            endpoints=endpoints,
-            ports=ports,
+            error=error,
+            exit_code=exit_code or UNEXECUTABLE,
         )
-        await self._hands.report(NAME, correlation, report_started)
+        return (report, *transactions.release(state))
+
+    async def _clear_away(self, state: ContainerState, error: PortError | Rejected) -> None:
+        """A supervisor that was lost during a start may have begun it: nobody would know of the process."""
+        if isinstance(error, PortError) and error.retriable:
+            with contextlib.suppress(PortError):
+                await self._runtime.forget(state.container_id, state.run)
 
     async def start_again(self, effect: effects.StartAgain) -> None:
         """A start whose time has not come yet: wait, then wish for it, unless something else happened meanwhile."""
@@ -99,8 +117,22 @@ class Starts:
         if left_s > 0:
             await trio.sleep(left_s)
         state = self._hands.container(effect.container_id)
-        if state.status is not Status.RESTARTING or state.run != effect.run:
-            return
+        if state.status is Status.RESTARTING and state.run == effect.run:
+            await self._wish(state)
+
+    async def start_at_boot(self, container_id: ContainerID) -> None:
+        """A container that does not run, and whose policy wants it to after a start of the engine (SYS-10). Those whose
+        namespaces it shares must have been begun before."""
+        state = self._hands.container(container_id)
+        for mode in (state.host.network_mode, state.host.ipc_mode, state.host.pid_mode):
+            if mode.startswith("container:"):
+                donor = self._hands.views.containers.find(mode.partition(":")[2])
+                await self._hands.pump.until(f"container:{donor.container_id}", lambda now: not now.starting)
+        state = self._hands.container(container_id)
+        if state.status is Status.EXITED:
+            await self._wish(state)
+
+    async def _wish(self, state: ContainerState) -> None:
         intent = c.StartContainer(container_id=state.container_id, at=self._hands.clock.now_ns())
         try:
             commands = transactions.start(

@@ -32,6 +32,7 @@ START_PREFIX = (
 )
 EXEC_PREFIX = "OCI runtime exec failed: exec failed: unable to start container process: "
 FREEZE_DEADLINE_S = 10.0
+STARTING_DEADLINE_S = 10.0
 FILTERS_MAX = 64
 _FILES = trio.CapacityLimiter(4)
 
@@ -90,6 +91,7 @@ class LinuxRuntime:
                     run=run,
                     exec_id=exec_id,
                     exit_code=LOST_EXIT_CODE,
+                    lost=True,
                     finished_at_ns=time.time_ns(),
                 )
             )
@@ -214,7 +216,7 @@ class LinuxRuntime:
             raise PortError("update", f"{error.filename}: {error.strerror}", errno=error.errno or 0) from error
 
     async def list(self) -> Inventory:
-        found = await self._ask("list")
+        found = await self._settled_list()
         running = tuple(
             Running(
                 container_id=raw["container_id"],
@@ -233,6 +235,16 @@ class LinuxRuntime:
             exits=tuple(Exit(**raw) for raw in found["exits"]),
             orphans=tuple(sorted(set(claims) - known)),
         )
+
+    async def _settled_list(self) -> Any:
+        """A start that an earlier engine began and did not live to see is neither running nor over for some
+        milliseconds: it is waited for, because whoever began it again would make it a second sandbox."""
+        deadline = trio.current_time() + STARTING_DEADLINE_S
+        while True:
+            found = await self._ask("list")
+            if not found.get("starting") or trio.current_time() > deadline:
+                return found
+            await trio.sleep(0.005)
 
     def _is_frozen(self, container_id: str) -> bool:
         path, facts = self.cgroup_of(container_id), self.facts

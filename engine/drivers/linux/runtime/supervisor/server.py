@@ -166,7 +166,8 @@ class Supervisor:
             for process in self._processes.values()
             if process.started
         ]
-        return {"running": running, "exits": list(self._exits.values())}
+        starting = sum(not process.started for process in self._processes.values())
+        return {"running": running, "exits": list(self._exits.values()), "starting": starting}
 
     def _do_forget(
         self, caller: tuple[Connection, int], fds: list[int], *, container_id: str, run: int, exec_id: str,
