@@ -14,7 +14,7 @@ from engine.aggregates.decider import Reason, Rejected
 from engine.aggregates.values.config import ContainerConfig, EndpointConfig, EndpointIPAMConfig
 from engine.aggregates.values.endpoints import NetworkAttachment
 from engine.aggregates.values.mounts import MountPoint
-from tests.support.world import CONTAINERS, IMAGES, NETWORKS, TAG, World, steps
+from tests.support.world import CONTAINERS, IMAGES, NETWORKS, TAG, World, histories, steps
 
 WEB, DB, _ = CONTAINERS
 FRONT = NETWORKS["front"]
@@ -191,11 +191,11 @@ def test_a_container_answers_to_its_name_its_aliases_its_short_id_and_its_hostna
     assert (command.address, command.ipv6_address, command.mac_address) == ("172.18.0.5", "", "02:00:00:00:00:01")
 
 
-@settings(max_examples=40, suppress_health_check=list(HealthCheck))
+@settings(max_examples=120, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_whatever_happens_nothing_is_held_by_the_dead(data: st.DataObject) -> None:
     host = World()
     choices = steps(host)
-    for name in data.draw(st.lists(st.sampled_from(sorted(choices)), min_size=10, max_size=40)):
+    for name in data.draw(histories(choices)):
         choices[name](data.draw)
         host.check()

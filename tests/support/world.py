@@ -7,8 +7,10 @@ refuses has not happened. Hypothesis chooses the steps; the memory's log is the 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
+
+from hypothesis import strategies as st
 
 from engine import transactions
 from engine.aggregates import exec as exec_
@@ -237,8 +239,6 @@ class World:
 
 def steps(world: World) -> dict[str, Callable[..., Any]]:
     """The steps by name, for who chooses among them at random: step(draw) with draw(strategy)."""
-    from hypothesis import strategies as st
-
     who, name, which = st.sampled_from(CONTAINERS), st.sampled_from(NAMES), st.sampled_from(IMAGES)
     yes = st.booleans()
     return {
@@ -262,3 +262,10 @@ def steps(world: World) -> dict[str, Callable[..., Any]]:
         "volume": lambda draw: world.create_volume(),
         "remove volume": lambda draw: world.remove_volume(),
     }
+
+
+def histories(choices: Iterable[str]) -> st.SearchStrategy[list[str]]:
+    """Names of steps, those that carry a life along more often than the rest."""
+    names = sorted(choices)
+    likely = ["create", "start", "started", "exited", "removed", "remove"]
+    return st.lists(st.sampled_from([*names, *likely * 3]), min_size=50, max_size=90)
