@@ -58,6 +58,10 @@ class Shared(msgspec.Struct, frozen=True, kw_only=True):
     host_network: bool = False
 
 
+RECURSIVE_READ_ONLY = (5, 12)
+"""The first kernel with mount_setattr(2): from then on, read-only includes what is mounted below (moby 25)."""
+
+
 class HostTraits(msgspec.Struct, frozen=True, kw_only=True):
     """What of the host shapes every spec. kernel: (major, minor). profile: the default seccomp profile, None for
     unconfined. init_path: of the init binary for --init."""
@@ -215,7 +219,7 @@ def mounts(given: SpecInput) -> list[dict[str, Any]]:
             {"destination": INIT_PATH, "type": "bind", "source": given.traits.init_path, "options": ["bind", "ro"]}
         )
     by_depth = sorted(given.mounts, key=lambda point: point.destination.count("/"))
-    return [*found, *(_mount(point) for point in by_depth)]
+    return [*found, *(_mount(point, given.traits) for point in by_depth)]
 
 
 def _defaults(given: SpecInput) -> list[dict[str, Any]]:
@@ -253,7 +257,7 @@ def _bind(destination: str, source: str) -> dict[str, Any]:
     return {"destination": destination, "type": "bind", "source": source, "options": ["rbind", "rprivate"]}
 
 
-def _mount(point: MountPoint) -> dict[str, Any]:
+def _mount(point: MountPoint, traits: HostTraits) -> dict[str, Any]:
     if point.type == "tmpfs":
         options = ["nosuid", "nodev", "noexec", *point.options]
         if point.from_spec:
@@ -263,6 +267,8 @@ def _mount(point: MountPoint) -> dict[str, Any]:
     options = ["bind" if point.non_recursive else "rbind", point.propagation or "rprivate"]
     if not point.rw:
         options.append("ro")
+        if traits.kernel >= RECURSIVE_READ_ONLY and not point.read_only_non_recursive:
+            options.append("rro")
     return {"destination": point.destination, "type": "bind", "source": source, "options": options}
 
 

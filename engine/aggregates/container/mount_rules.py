@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from msgspec.structs import replace
 
 from engine.aggregates.decider import Reason, Rejected
-from engine.aggregates.values.config import ContainerConfig, HostConfig, Mount
+from engine.aggregates.values.config import BindOptions, ContainerConfig, HostConfig, Mount
 from engine.aggregates.values.ids import RESTRICTED_NAME
 from engine.aggregates.values.mounts import MountPoint
 
@@ -163,6 +163,8 @@ def _bind(mount: Mount, destination: str) -> MountPoint:
     propagation = options.propagation if options is not None else ""
     if propagation and propagation not in PROPAGATIONS:
         raise _invalid_mount(mount, f"invalid propagation mode: {propagation}")
+    if options is not None:
+        _check_read_only(mount, options)
     return MountPoint(
         type="bind",
         destination=destination,
@@ -171,8 +173,21 @@ def _bind(mount: Mount, destination: str) -> MountPoint:
         propagation=propagation or "rprivate",
         create_source=options.create_mountpoint if options is not None else False,
         non_recursive=options.non_recursive if options is not None else False,
+        read_only_non_recursive=options.read_only_non_recursive if options is not None else False,
         from_spec=True,
     )
+
+
+def _check_read_only(mount: Mount, options: BindOptions) -> None:
+    """The words about recursion make sense for read-only binds alone. Source: moby volume/mounts/linux_parser.go."""
+    for name, wanted in (
+        ("ReadOnlyNonRecursive", options.read_only_non_recursive),
+        ("ReadOnlyForceRecursive", options.read_only_force_recursive),
+    ):
+        if wanted and not mount.read_only:
+            raise _invalid_mount(mount, f"mount source is {name} but not ReadOnly")
+    if options.read_only_non_recursive and options.read_only_force_recursive:
+        raise _invalid_mount(mount, "ReadOnlyForceRecursive and ReadOnlyNonRecursive cannot both be set")
 
 
 def _volume(mount: Mount, destination: str, new_name: NewName) -> MountPoint:

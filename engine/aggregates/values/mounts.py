@@ -12,6 +12,7 @@ class MountPoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     type: `bind`, `volume` or `tmpfs`. source: the host path (for a volume its mountpoint; empty for tmpfs).
     name, driver: of the volume. propagation: `rprivate` unless asked. anonymous: the volume ends with `rm -v`.
+    read_only_non_recursive: what is mounted below a read-only bind stays writable.
     copy_up: fill the volume from the image when it is empty. subpath: below the volume's root, symlink-safe.
     options: of a tmpfs (`size=64m`, `mode=1777`). relabel and consistency words stay in `mode` for inspect.
     """
@@ -28,6 +29,7 @@ class MountPoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     copy_up: bool = False
     create_source: bool = False
     non_recursive: bool = False
+    read_only_non_recursive: bool = False
     subpath: str = ""
     options: tuple[str, ...] = ()
     volume_labels: Mapping[str, str] | None = None

@@ -6,6 +6,7 @@ import base64
 from collections.abc import AsyncIterator
 
 import msgspec
+from msgspec.structs import replace
 from quart import Response
 
 from engine.aggregates.container.lifecycle import Status
@@ -15,6 +16,7 @@ from engine.api.app import EngineApp
 from engine.api.context import ApiContext
 from engine.api.params import Query
 from engine.api.streams import current_request, eager_raw_response, empty, json_response
+from engine.drivers.ports.runtime import RootFilesystem
 from engine.drivers.ports.storage import FilesMount, FilesRoot, PathStat
 
 STAT_HEADER = "X-Docker-Container-Path-Stat"
@@ -56,6 +58,7 @@ def register(app: EngineApp, context: ApiContext) -> None:
     @app.route("/containers/<name>/changes", methods=["GET"])
     async def changes(name: str) -> Response:
         state = context.views.containers.find(name)
+        await files_root(context, state, with_mounts=False)  # One that was never started has no layer yet.
         found = await context.ports.rootfs.changes(state.container_id)
         return json_response([{"Path": change.path, "Kind": change.kind} for change in found] or None)
 
@@ -74,7 +77,7 @@ async def place(context: ApiContext, name: str) -> tuple[FilesRoot, str]:
     if not path:
         raise Rejected(Reason.INVALID, "bad parameter: 'path' cannot be empty")
     state = context.views.containers.find(name)
-    return await files_root(context, state, with_mounts=True), path
+    return replace(await files_root(context, state, with_mounts=True), called=name), path
 
 
 async def files_root(context: ApiContext, state: ContainerState, *, with_mounts: bool) -> FilesRoot:
@@ -82,6 +85,8 @@ async def files_root(context: ApiContext, state: ContainerState, *, with_mounts:
     rootfs = await context.ports.rootfs.prepare(
         state.container_id, state.layers, volatile=state.host.auto_remove
     )
+    if with_mounts and not state.pid:
+        await _volumes_ready(context, state, rootfs)
     mounts = tuple(
         FilesMount(source=point.source, destination=point.destination, rw=point.rw)
         for point in state.mounts
@@ -95,6 +100,16 @@ async def files_root(context: ApiContext, state: ContainerState, *, with_mounts:
         readonly=state.host.readonly_rootfs,
         user=state.config.user,
     )
+
+
+async def _volumes_ready(context: ApiContext, state: ContainerState, rootfs: RootFilesystem) -> None:
+    """The volumes of a container that was never started: made and filled as its start will find them."""
+    for point in state.mounts:
+        volume = context.views.volumes.get(point.name) if point.type == "volume" else None
+        if volume is not None:
+            await context.ports.volumes.mount(volume.name, volume.options)
+            if point.copy_up:
+                await context.ports.volumes.fill(volume.name, rootfs.lowers, point.destination)
 
 
 def stat_header(stat: PathStat) -> str:

@@ -6,6 +6,7 @@ never the wish.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from msgspec.json import encode as json_encode
@@ -33,6 +34,8 @@ from engine.api.streams import current_request, empty, json_response, unaborted
 from engine.oci.resources import limits as resource_limits
 
 STOP_TIMEOUT_S = 10
+UNEXECUTABLE = 128
+"""The exit code of a container whose start failed before there was a process. Source: moby daemon/start.go."""
 SIGKILL = 9
 
 
@@ -192,10 +195,24 @@ class Verbs:
         context = self._context
         intent = c.StartContainer(container_id=state.container_id, at=context.clock.now_ns())
         if state.status in STARTABLE:
-            await self._execute(self._start_commands(state, intent), cause)
+            try:
+                await self._execute(self._start_commands(state, intent), cause)
+            except Rejected as refused:
+                await self._record_refusal(state.container_id, refused, cause)
+                raise
         else:
             await self._execute((intent,), cause)
         await self._started(state.container_id)
+
+    async def _record_refusal(self, container_id: ContainerID, refused: Rejected, cause: Cause) -> None:
+        """A start that cannot have its address or port is a start that failed: its error is kept, and a container of
+        `--rm` ends with it (CTR-08, CTR-16, NET-14)."""
+        now, run = self._context.clock.now_ns(), self._newest(container_id).run + 1
+        failed = c.ReportStartFailed(
+            container_id=container_id, run=run, at=now, error=refused.message, exit_code=UNEXECUTABLE
+        )
+        with suppress(Rejected):  # Somebody else's start or removal came first: theirs is the outcome.
+            await self._execute((c.StartContainer(container_id=container_id, at=now), failed), cause)
 
     def _start_commands(self, state: ContainerState, intent: c.StartContainer | c.RestartContainer) -> tuple[Any, ...]:
         return transactions.start(

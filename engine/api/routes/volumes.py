@@ -84,7 +84,8 @@ class VolumeRoutes:
         return [
             state
             for state in self._context.views.volumes
-            if filters.match("name", state.name)
+            if state.status is VolumeStatus.READY
+            and filters.match("name", state.name)
             and filters.exact("driver", state.driver)
             and filters.labels("label", state.labels)
             and (dangling is None or dangling == (not state.references))

@@ -160,9 +160,11 @@ class FilesMount(msgspec.Struct, frozen=True, kw_only=True):
 class FilesRoot(msgspec.Struct, frozen=True, kw_only=True):
     """A container's file tree. pid: of its first process, or 0; then `rootfs` and `mounts` are put together.
 
-    user: the container's `User`, to whom `copy_uid_gid` gives what is extracted."""
+    user: the container's `User`, to whom `copy_uid_gid` gives what is extracted. called: the name by which the
+    client asked, for messages."""
 
     container_id: ContainerID
+    called: str = ""
     pid: int
     rootfs: RootFilesystem
     mounts: tuple[FilesMount, ...] = ()

@@ -74,7 +74,7 @@ class LinuxFiles:
                 os.mkdir(place, 0o700)
         try:
             yield {
-                "container_id": root.container_id,
+                "container": root.called or root.container_id,
                 "pid": root.pid,
                 "lowers": root.rootfs.lowers,
                 "upper": root.rootfs.upper,

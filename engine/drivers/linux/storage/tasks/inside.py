@@ -202,7 +202,7 @@ def _resolved(path: str, fields: dict[str, Any]) -> str:
 
 
 def _missing(fields: dict[str, Any]) -> TaskError:
-    return TaskError("not found", f"Could not find the file {fields['path']} in container {fields['container_id']}")
+    return TaskError("not found", f"Could not find the file {fields['path']} in container {fields['container']}")
 
 
 def _refuse_readonly(target: str, fields: dict[str, Any]) -> None:
