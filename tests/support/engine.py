@@ -180,6 +180,8 @@ class Engine:
     def close(self) -> None:
         """Remove every container, end engine and supervisor, delete the namespace."""
         try:
+            if self.process is not None and self.process.poll() is not None:
+                self.process = None  # It died of a bug; what it left is cleared by another one.
             if self.process is None:
                 self.start()
             ids = [row["Id"] for row in self.json("/containers/json?all=1")]
