@@ -30,6 +30,7 @@ START_PREFIX = (
     "failed to create task for container: failed to create shim task: OCI runtime create failed: "
     "runc create failed: unable to start container process: "
 )
+FOREIGN_PREFIX = "failed to create task for container: failed to create shim task: OCI runtime create failed: "
 EXEC_PREFIX = "OCI runtime exec failed: exec failed: unable to start container process: "
 FREEZE_DEADLINE_S = 10.0
 STARTING_DEADLINE_S = 10.0
@@ -121,19 +122,21 @@ class LinuxRuntime:
     # ---- Runtime
 
     async def start(self, launch: Launch) -> int:
-        if launch.runtime != "native":
-            raise plan.unsupported(f"the OCI runtime {launch.runtime}")
-        spec_filter = (launch.spec.get("linux") or {}).get("seccomp")
-        program = self._compile(spec_filter) if spec_filter else b""
-        prepared = plan.container_plan(launch, self.facts, program)
+        if launch.runtime == "native":
+            verb, prefix = "start", START_PREFIX + "error during container init: "
+            spec_filter = (launch.spec.get("linux") or {}).get("seccomp")
+            prepared = plan.container_plan(launch, self.facts, self._compile(spec_filter) if spec_filter else b"")
+        else:
+            verb, prefix = "start_foreign", FOREIGN_PREFIX
+            prepared = plan.foreign_plan(launch, self.facts, self._exec_root)
         self._parents[launch.container_id] = plan.cgroup_path(
             (launch.spec.get("linux") or {}).get("cgroupsPath") or f"/docker/{launch.container_id}"
         )
         fds = (launch.netns_fd,) if launch.netns_fd >= 0 else ()
         try:
-            pid: int = await self._connection.request("start", fds, plan=prepared)
+            pid: int = await self._connection.request(verb, fds, plan=prepared)
         except Refusal as refusal:
-            raise start_error("start", START_PREFIX + "error during container init: ", refusal) from refusal
+            raise start_error("start", prefix, refusal) from refusal
         key = (launch.container_id, launch.run, "")
         if key not in self._exits:
             self._running[key] = pid
@@ -344,6 +347,8 @@ class LinuxRuntime:
 def start_error(operation: str, prefix: str, refusal: Refusal) -> PortError:
     """The exit code and fault as moby derives them from the runtime's text (daemon/errors.go)."""
     text, code = refusal.message, refusal.exit_code
+    if text.startswith("runtime log: "):
+        text = _last_complaint(text.removeprefix("runtime log: "))
     lower = text.lower()
     if "executable file not found" in lower or "no such file or directory" in lower:
         code = 127
@@ -358,6 +363,15 @@ def start_error(operation: str, prefix: str, refusal: Refusal) -> PortError:
     code = code or 128
     fault = Fault.INVALID if code in (126, 127) else Fault.SYSTEM
     return PortError(operation, prefix + text, fault=fault, errno=refusal.number, exit_code=code)
+
+
+def _last_complaint(log: str) -> str:
+    """The last message of a foreign runtime's JSON log, as moby shows it."""
+    found = "the OCI runtime gave no reason"
+    for line in log.splitlines():
+        with contextlib.suppress(msgspec.DecodeError):
+            found = msgspec.json.decode(line, type=dict[str, str]).get("msg", found)
+    return found
 
 
 def _write(path: str, text: str) -> None:

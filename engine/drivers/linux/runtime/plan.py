@@ -12,11 +12,13 @@ import resource
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import msgspec
+
 from engine.aggregates.values import capabilities
 from engine.drivers.linux.runtime import cgroup_plan, seccomp
 from engine.drivers.linux.runtime.host import HostFacts
 from engine.drivers.linux.runtime.mount_options import PROPAGATION, mount_entry
-from engine.drivers.ports.runtime import ExecLaunch, Launch, LogSpec, Stdio
+from engine.drivers.ports.runtime import ExecLaunch, Launch, LogSpec, RootFilesystem, Stdio
 from engine.errors import Fault, PortError
 
 NAMESPACES = {
@@ -70,12 +72,7 @@ def container_plan(launch: Launch, facts: HostFacts, filter_bytes: bytes) -> dic
         "cgroup_namespace": "cgroup" in namespaces,
         "loopback": bool(new & NAMESPACES["network"]),
         "cgroup": cgroup_plan.group_plan(facts, path, linux.get("resources") or {}),
-        "rootfs": {
-            "lowers": list(launch.rootfs.lowers),
-            "upper": launch.rootfs.upper,
-            "work": launch.rootfs.work,
-            "volatile": launch.rootfs.volatile,
-        },
+        "rootfs": rootfs_plan(launch.rootfs),
         "propagation": PROPAGATION[propagation or "rslave"],
         "root_propagation": PROPAGATION[propagation] if propagation else 0,
         "mounts": mounts,
@@ -92,12 +89,52 @@ def container_plan(launch: Launch, facts: HostFacts, filter_bytes: bytes) -> dic
     }
 
 
+def foreign_plan(launch: Launch, facts: HostFacts, exec_root: str) -> dict[str, Any]:
+    """A start by another OCI runtime: its config.json, and what stays ours (overlay, stdio, the group's removal)."""
+    spec = launch.spec
+    linux = spec.get("linux") or {}
+    path = cgroup_path(linux.get("cgroupsPath") or f"/docker/{launch.container_id}")
+    bundle = f"{exec_root}/bundles/{launch.container_id}"
+    namespaces = [dict(entry) for entry in linux.get("namespaces") or ()]
+    for entry in namespaces:
+        if entry["type"] == "network" and launch.netns_fd >= 0:
+            entry["path"] = bundle + "/netns"
+    config = {
+        **spec,
+        "root": {**(spec.get("root") or {}), "path": bundle + "/rootfs"},
+        "process": {**spec["process"], "terminal": launch.stdio.tty},
+        "linux": {**linux, "cgroupsPath": path, "namespaces": namespaces},
+    }
+    group = cgroup_plan.group_plan(facts, path, {})
+    return {
+        "container_id": launch.container_id,
+        "run": launch.run,
+        "runtime": launch.runtime,
+        "config": msgspec.json.encode(config),
+        "own_pid_namespace": any(e["type"] == "pid" and not e.get("path") for e in namespaces),
+        "cgroup": {**group, "writes": [], "device_program": b""},
+        "hidden_cgroup": facts.unified if facts.version == 1 else "",
+        "rootfs": rootfs_plan(launch.rootfs),
+        "stdio": stdio_plan(launch.stdio, launch.log),
+    }
+
+
+def rootfs_plan(rootfs: RootFilesystem) -> dict[str, Any]:
+    return {
+        "lowers": list(rootfs.lowers),
+        "upper": rootfs.upper,
+        "work": rootfs.work,
+        "volatile": rootfs.volatile,
+    }
+
+
 def exec_plan(launch: ExecLaunch) -> dict[str, Any]:
     """A further process. Its seccomp filter is the container's, which the supervisor has kept."""
     return {
         "container_id": launch.container_id,
         "exec_id": launch.exec_id,
         "run": 0,
+        "document": msgspec.json.encode({**launch.process, "terminal": launch.stdio.tty}),
         "oom_score_adj": launch.process.get("oomScoreAdj"),
         "process": process_plan(launch.process, b"", 0),
         "stdio": stdio_plan(launch.stdio, LogSpec(driver="none")),

@@ -23,6 +23,15 @@ class Groups:
 
     def make(self, container: str, group: dict[str, Any]) -> None:
         """Raises OSError, having asked for the removal of what was made."""
+        self.claim(container, group)
+        try:
+            cgroups.make(group)
+        except BaseException:
+            self.discard(container)
+            raise
+
+    def claim(self, container: str, group: dict[str, Any]) -> None:
+        """Take responsibility for a group, whoever makes it (a foreign runtime makes its own)."""
         dying = self._dying.pop(container, None)
         if dying is not None:
             cgroups.remove(dying)  # a start right after a forget: the old counters are not the new run's
@@ -30,11 +39,6 @@ class Groups:
             with open(f"{self._directory}/{container}", "w") as claim:
                 claim.write(group["trees"][0]["path"])
         self._live[container] = group
-        try:
-            cgroups.make(group)
-        except BaseException:
-            self.discard(container)
-            raise
 
     def discard(self, container: str, unknown: dict[str, Any] | None = None) -> None:
         """Kill what is left in it and remove it, now or by a later `sweep`. unknown: of a container that an earlier

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .engines import Connection
+    from .foreign import Bundle
 
 LOG_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
 
@@ -26,12 +27,14 @@ class Process:
     """The container's first process (exec_id "") or an exec. answer: who waits for the start. fds: our ends of its
     pipes, by name. master: of its terminal, or -1."""
 
-    __slots__ = ("answer", "exec_id", "fds", "filter", "group", "id", "kills_group", "log_fd", "master", "pid",
-                 "ready", "report", "run", "shape", "started")  # fmt: skip
+    __slots__ = ("answer", "bundle", "exec_id", "fds", "filter", "group", "id", "kills_group", "log_fd", "master",
+                 "pid", "ready", "report", "run", "shape", "started")  # fmt: skip
 
     def __init__(self, container_id: str, exec_id: str, run: int, shape: dict[str, Any]) -> None:
         self.id, self.exec_id, self.run, self.shape = container_id, exec_id, run, shape
         self.pid = 0
+        self.bundle: Bundle | None = None
+        """Set when a foreign runtime runs it."""
         self.report: socket.socket | None = None
         self.answer: tuple[Connection, int] | None = None
         self.ready = self.started = False

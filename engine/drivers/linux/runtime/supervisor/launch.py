@@ -224,7 +224,7 @@ def _run(process: dict[str, Any], stdio: Stdio, slave: int, settings: Settings, 
     p.become(process)
     p.change_directory(process)
     path = p.find_program(process["args"][0], environment)
-    _place((stdio.stdin, stdio.stdout, stdio.stderr))
+    place((stdio.stdin, stdio.stdout, stdio.stderr))
     k.close_range_on_exec(3)
     # Said before the filter may forbid saying anything: an end of file without this word means a death in the setup.
     wire.send(report, ("ready",))
@@ -232,7 +232,7 @@ def _run(process: dict[str, Any], stdio: Stdio, slave: int, settings: Settings, 
     p.execute(path, process["args"], environment)
 
 
-def _place(sources: tuple[int, int, int]) -> None:
+def place(sources: tuple[int, int, int]) -> None:
     """Put the three at 0, 1 and 2; first out of the way of each other."""
     high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in sources]
     for number, fd in enumerate(high):

@@ -15,7 +15,7 @@ import signal
 import socket
 import time
 
-from . import cgroups, launch, wire
+from . import cgroups, foreign, launch, wire
 from . import process as p
 from .copier_link import CopierLink
 from .engines import LATER, Connection, Engines
@@ -48,6 +48,8 @@ class Supervisor:
         self._exits: dict[tuple[str, str, int], dict[str, Any]] = {}
         self._processes: dict[int, Process] = {}
         self._by_key: dict[tuple[str, str], Process] = {}
+        self._helpers: dict[int, Callable[[int], None]] = {}
+        self._strays: dict[int, int] = {}
         self._null = -1
         self._capabilities = 0
         self._idle_since = time.monotonic()
@@ -137,12 +139,92 @@ class Supervisor:
             if not known.started:
                 known.answer = caller
             return known.pid if known.started else LATER
+        if target.bundle is not None:
+            return self._execute_foreign(caller, target, plan)
         plan["cgroup"] = target.group
         plan["process"]["seccomp"], plan["process"]["seccomp_flags"] = target.filter
         process = Process(container, exec_id, target.run, plan["stdio"])
         self._fork(process, plan, lambda stdio: launch.fork_exec(plan, stdio, target.pid, self._settings))
         process.answer = caller
         return LATER
+
+    def _do_start_foreign(self, caller: tuple[Connection, int], fds: list[int], *, plan: dict[str, Any]) -> Any:
+        """As `start`, by an OCI runtime: `plan["config"]` is its config.json."""
+        container, run = plan["container_id"], plan["run"]
+        known = self._by_key.get((container, ""))
+        if known is not None and known.run == run and known.started:
+            return known.pid
+        if known is not None:
+            raise FileExistsError(17, f"container {container} runs already")
+        if (container, "", run) in self._exits:
+            return 0
+        process = Process(container, "", run, plan["stdio"])
+        process.group, process.kills_group = plan["cgroup"], not plan["own_pid_namespace"]
+        process.bundle = foreign.Bundle(self._exec_root, container, plan["runtime"])
+        process.bundle.write(plan["config"])
+        self._groups.claim(container, plan["cgroup"])
+        process.answer = caller
+        self._run_foreign(process, "run", "init", ["--bundle", process.bundle.path], plan, fds[0] if fds else -1)
+        return LATER
+
+    def _execute_foreign(self, caller: tuple[Connection, int], target: Process, plan: dict[str, Any]) -> Any:
+        assert target.bundle is not None
+        process = Process(target.id, plan["exec_id"], target.run, plan["stdio"])
+        process.bundle, process.answer = target.bundle, caller
+        document = f"{target.bundle.path}/{process.exec_id}.json"
+        with open(document, "wb") as file:
+            file.write(plan["document"])
+        self._run_foreign(process, "exec", process.exec_id, ["--process", document], None, -1)
+        return LATER
+
+    def _run_foreign(
+        self, process: Process, verb: str, tag: str, options: list[str], plan: dict[str, Any] | None, netns_fd: int
+    ) -> None:
+        """Fork the runtime; what its end means is decided when it is reaped."""
+        bundle = process.bundle
+        assert bundle is not None
+        tty = process.shape["tty"]
+        command = bundle.command(verb, tag, *options, terminal=tty)
+        theirs: list[int] = []
+        try:
+            console = bundle.console(tag) if tty else None
+            stdio = process.open_stdio(self._null, theirs)
+            pid = foreign.fork_runtime(command, stdio, self._settings, bundle, plan, netns_fd)
+        except BaseException:
+            process.close()
+            if not process.exec_id:
+                self._groups.discard(process.id)
+            raise
+        finally:
+            for fd in theirs:
+                os.close(fd)
+        self._by_key[process.key] = process
+        self._helpers[pid] = lambda status: self._on_runtime_exit(process, tag, console, status)
+
+    def _on_runtime_exit(self, process: Process, tag: str, console: socket.socket | None, status: int) -> None:
+        bundle = process.bundle
+        assert bundle is not None
+        if console is not None:
+            process.master = foreign.received_master(console)
+            console.close()
+        if status:
+            self._fail(process, "runtime log: " + bundle.complaint(tag), 0, 0, reaped=True)
+            return
+        process.pid = bundle.pid(tag)
+        self._processes[process.pid] = process
+        process.started = True
+        self._copier.open(process)
+        self._reply(process, True, process.pid)
+        if process.pid in self._strays:
+            self._on_exit(process, self._strays.pop(process.pid))
+
+    def _clean_foreign(self, bundle: foreign.Bundle) -> None:
+        stdio = launch.Stdio(self._null, self._null, self._null)
+        pid = foreign.fork_runtime(bundle.delete_command(), stdio, self._settings, bundle, None, -1)
+        self._helpers[pid] = lambda status: bundle.remove() if bundle.container_id not in self._live_ids() else None
+
+    def _live_ids(self) -> set[str]:
+        return {container for container, _ in self._by_key}
 
     def _do_signal(
         self, caller: tuple[Connection, int], fds: list[int], *, container_id: str, exec_id: str, number: int
@@ -222,6 +304,8 @@ class Supervisor:
         for process in list(self._processes.values()):
             os.kill(process.pid, signal.SIGKILL)
             os.waitpid(process.pid, 0)
+        for pid in self._helpers:
+            os.waitpid(pid, 0)
         self._groups.discard_all()
         deadline = time.monotonic() + SHUTDOWN_S
         while not self._groups.sweep() and time.monotonic() < deadline:
@@ -287,6 +371,8 @@ class Supervisor:
         self._remove(process)
         process.close()
         self._copier.abort(process)
+        if process.bundle is not None and not process.exec_id:
+            self._clean_foreign(process.bundle)
         if not process.exec_id:
             self._groups.discard(process.id)
         self._reply(process, False, {"message": message, "errno": number, "exit_code": exit_code})
@@ -315,9 +401,17 @@ class Supervisor:
             if pid == self._copier.pid:
                 self._copier.replace()
                 continue
-            process = self._processes.get(pid)  # None for a stray that a subreaper inherits
-            if process is not None:
+            helper = self._helpers.pop(pid, None)
+            process = self._processes.get(pid)
+            if helper is not None:
+                helper(status)
+            elif process is not None:
                 self._on_exit(process, status)
+            elif self._helpers:
+                # A stray that a subreaper inherits, or a container's process that ended before its runtime did.
+                self._strays[pid] = status
+            if not self._helpers:
+                self._strays.clear()
 
     def _on_exit(self, process: Process, status: int) -> None:
         now = time.time_ns()
@@ -339,6 +433,8 @@ class Supervisor:
         self._exits[process.id, process.exec_id, process.run] = exit_
         self._journal.record(exit_, durable=not self._engines)
         self._copier.exited(process)
+        if process.bundle is not None and not process.exec_id:
+            self._clean_foreign(process.bundle)
         self._engines.push("exit", exit_)
 
 

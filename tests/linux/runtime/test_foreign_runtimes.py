@@ -1,0 +1,71 @@
+"""Containers run by runc or crun, when the host has them (or ISHMAEL_TEST_RUNTIMES names them, separated by colons)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import trio
+
+from engine.drivers.ports.runtime import Stdio
+from engine.errors import PortError
+from tests.support.containers import Harbour, harbour, logged, make_busybox
+
+pytestmark = pytest.mark.root
+
+
+def runtimes() -> list[str]:
+    named = [path for path in os.environ.get("ISHMAEL_TEST_RUNTIMES", "").split(":") if path]
+    return named or [path for name in ("runc", "crun") if (path := shutil.which(name))]
+
+
+@pytest.fixture(scope="module")
+def layer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_busybox(tmp_path_factory.mktemp("layer"))
+
+
+@pytest.fixture(params=runtimes() or [pytest.param("", marks=pytest.mark.skip(reason="no runc or crun here"))])
+async def binary(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+async def port(tmp_path: Path, layer: Path) -> AsyncIterator[Harbour]:
+    async with harbour(tmp_path, layer) as opened:
+        yield opened
+
+
+async def test_output_and_exit_code(port: Harbour, binary: str) -> None:
+    launch = port.launch("sh", "-c", "echo ahoy; hostname; exit 6", runtime=binary)
+    assert await port.run(launch) == (6, f"ahoy\n{launch.container_id[:12]}\n")
+    assert launch.container_id not in Path("/proc/self/mountinfo").read_text()
+
+
+async def test_a_missing_program_is_127(port: Harbour, binary: str) -> None:
+    launch = port.launch("nosuchcmd", runtime=binary)
+    with pytest.raises(PortError, match="executable file .*not found in") as caught:
+        await port.runtime.start(launch)
+    assert caught.value.exit_code == 127
+
+
+async def test_exec_signals_and_the_bundles_end(port: Harbour, binary: str) -> None:
+    launch = port.launch("sleep", "60", runtime=binary)
+    await port.runtime.start(launch)
+    command = port.exec_of(launch, "sh", "-c", "echo inside > /tmp/note; exit 4")
+    await port.runtime.execute(command)
+    assert (await port.exit_of(launch, command.exec_id)).exit_code == 4
+    assert (Path(launch.rootfs.upper) / "tmp/note").read_text() == "inside\n"
+    await port.runtime.signal(launch.container_id, 9)
+    assert (await port.exit_of(launch)).exit_code == 137
+    with trio.fail_after(5):
+        while list((port.directory / "exec/bundles").iterdir()):
+            await trio.sleep(0.02)
+
+
+async def test_a_terminal(port: Harbour, binary: str) -> None:
+    launch = port.launch("sh", "-c", "tty", stdio=Stdio(tty=True), runtime=binary)
+    await port.run(launch)
+    assert logged(launch) == "/dev/pts/0\r\n"
