@@ -13,7 +13,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -141,6 +141,7 @@ async def run(config: DaemonConfig) -> None:
                             logger.info("%s: stopping", signal.Signals(number).name)
                             break
                         notify.notify(notify.STOPPING)
+                        engine.let_go()
                         nursery.cancel_scope.cancel()
                 finally:
                     close_listeners(sockets)
@@ -155,6 +156,8 @@ class Engine:
 
     app: EngineApp
     hands: Hands
+    let_go: Callable[[], None]
+    """Attached clients stay with their containers when the API ends."""
 
     def __init__(self, config: DaemonConfig) -> None:
         self._config = config
@@ -189,6 +192,7 @@ class Engine:
             nursery = await stack.enter_async_context(_cancelled_at_exit())
             nursery.start_soon(views.events.keep, name="events feed")
             ports = self._ports(watching)
+            self.let_go = ports.runtime.let_go
             await nursery.start(ports.runtime.run)
             await nursery.start(ports.networking.run)
             await ports.storage.layers.repair()

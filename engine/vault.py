@@ -13,6 +13,7 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import trio
 from cryptography.exceptions import InvalidTag
@@ -42,6 +43,9 @@ class Vault:
         self._doomed: set[str] = set()
         self._save_s = 0.0
         self._connection: sqlite3.Connection | None = None
+        # Only the loop reads, by a connection of its own: a look at one that a thread is erasing with would make the
+        # erasure fail as locked.
+        self._reader: sqlite3.Connection | None = None
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Vault]:
@@ -50,9 +54,10 @@ class Vault:
         try:
             yield self
         finally:
-            connection, self._connection = self._connection, None
-            if connection is not None:
-                connection.close()
+            for connection in (self._reader, self._connection):
+                if connection is not None:
+                    connection.close()
+            self._reader = self._connection = None
 
     async def seal(self, owner: str, value: bytes) -> Sealed:
         """Encrypt under the owner's key, made on first use. Callers at the same time share one write to the disk.
@@ -96,14 +101,14 @@ class Vault:
 
     def owners(self) -> tuple[str, ...]:
         """Everybody who has a key, in no order."""
-        return tuple(row[0] for row in self._opened.execute("SELECT owner FROM keys"))
+        return tuple(row[0] for row in self._read("SELECT owner FROM keys"))
 
     def _key(self, owner: str) -> bytes | None:
         key = self._keys.get(owner)
         if key is None and owner not in self._doomed:
-            row = self._opened.execute("SELECT key FROM keys WHERE owner=?", (owner,)).fetchone()
-            if row is not None:
-                key = row[0]
+            rows = self._read("SELECT key FROM keys WHERE owner=?", owner)
+            if rows:
+                key = rows[0][0]
                 self._remember({owner: key})
         return key
 
@@ -137,6 +142,11 @@ class Vault:
             # secure_delete overwrites the page; the write-ahead log still has the old one until it is cut off.
             transaction.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
+    def _read(self, statement: str, *parameters: str) -> list[tuple[Any, ...]]:
+        assert self._reader is not None, "the vault is not open"
+        with _translated("read a key"):
+            return self._reader.execute(statement, parameters).fetchall()
+
     @property
     def _opened(self) -> sqlite3.Connection:
         assert self._connection is not None, "the vault is not open"
@@ -150,6 +160,7 @@ class Vault:
                 connection.execute(f"PRAGMA {pragma}")
             connection.execute("CREATE TABLE IF NOT EXISTS keys (owner TEXT PRIMARY KEY, key BLOB NOT NULL)")
             self._connection = connection
+            self._reader = sqlite3.connect(self._path, check_same_thread=False)
 
 
 @contextlib.contextmanager

@@ -6,12 +6,17 @@ that a crash prevented is found at the next start: a key without a container is 
 
 from __future__ import annotations
 
+import logging
+
 import trio
 
 from engine.aggregates.container.events import ContainerRemoved
+from engine.errors import PortError
 from engine.reactors.base import Hands
 
+logger = logging.getLogger("ishmael.keys")
 GATHER_S = 1.0
+RETRY_S = 60.0
 
 
 class KeyReactor:
@@ -25,7 +30,9 @@ class KeyReactor:
     async def run(self, after: int, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Erase what an earlier engine left, then follow the log from `after`."""
         living = {f"container:{state.container_id}" for state in self._hands.views.containers}
-        await self._hands.vault.erase(*(set(self._hands.vault.owners()) - living))
+        self._doomed |= set(self._hands.vault.owners()) - living
+        if self._doomed:
+            self._more.set()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._erase_forever, name="key erasures")
             task_status.started()
@@ -40,4 +47,10 @@ class KeyReactor:
             await trio.sleep(GATHER_S)
             self._more = trio.Event()
             doomed, self._doomed = self._doomed, set()
-            await self._hands.vault.erase(*doomed)
+            try:
+                await self._hands.vault.erase(*doomed)
+            except PortError as error:
+                logger.warning("%d keys could not be erased: %s; again in a minute", len(doomed), error.message)
+                self._doomed |= doomed
+                self._more.set()
+                await trio.sleep(RETRY_S)
