@@ -287,6 +287,20 @@ def test_a_mount_is_made_as_it_was_asked(given: dict, kind: str, source: str, op
     assert mount == {"destination": "/m", "type": kind, "source": source, "options": options}
 
 
+@pytest.mark.parametrize(
+    ("kernel", "given", "recursive"),
+    [
+        ((5, 12), {"rw": False}, True),
+        ((5, 11), {"rw": False}, False),
+        ((5, 12), {"rw": False, "read_only_non_recursive": True}, False),
+        ((5, 12), {}, False),
+    ],
+)
+def test_read_only_includes_what_is_below_where_the_kernel_can(kernel: tuple, given: dict, recursive: bool) -> None:
+    spec = spec_of(mounts=(point("/m", **given),), traits=replace(TRAITS, kernel=kernel))
+    assert ("rro" in mount_at(spec, "/m")["options"]) is recursive
+
+
 @pytest.mark.parametrize("destination", ["/dev/shm", "/etc/hosts", "/proc", "/sys/fs/cgroup"])
 def test_a_mount_of_the_users_takes_the_place_of_a_default(destination: str) -> None:
     spec = spec_of(mounts=(point(destination),))

@@ -162,6 +162,17 @@ def test_a_mount_is_read_as_docker_reads_it(text: str, point: MountPoint) -> Non
             '"Source": "/a", "Target": "/b", "BindOptions": {"Propagation": "odd"}',
             "invalid propagation mode: odd",
         ),
+        (
+            "bind",
+            '"Source": "/a", "Target": "/b", "BindOptions": {"ReadOnlyNonRecursive": true}',
+            "mount source is ReadOnlyNonRecursive but not ReadOnly",
+        ),
+        (
+            "bind",
+            '"Source": "/a", "Target": "/b", "ReadOnly": true, '
+            '"BindOptions": {"ReadOnlyNonRecursive": true, "ReadOnlyForceRecursive": true}',
+            "ReadOnlyForceRecursive and ReadOnlyNonRecursive cannot both be set",
+        ),
         ("volume", '"Target": "/b", "BindOptions": {}', "field BindOptions must not be specified"),
         (
             "volume",
