@@ -6,13 +6,17 @@ SETUP := $(VENV)/.installed
 SYSTEM := .tools/.installed
 PACKAGES := python3-venv busybox-static nftables libnftables1 iproute2 procps tini
 
-.PHONY: demo test serve check docs clean setup bench
+.PHONY: demo test serve check docs clean setup bench crash
 
 demo: setup
 	$(BIN)/python scripts/demo.py
 
 test: setup tools check
 	$(BIN)/python -m pytest
+
+# The crash harness at length: fifty kills at random moments. The suite runs it with six.
+crash: setup tools
+	ISHMAEL_CRASHES=50 $(BIN)/python -m pytest tests/crash -s
 
 check: setup
 	$(BIN)/ruff check engine replay tests scripts
