@@ -301,11 +301,12 @@ class Supervisor:
 
     def _do_shutdown(self, caller: tuple[Connection, int], fds: list[int]) -> Any:
         """End everything and go: for tests, never part of an engine's stop."""
-        for process in list(self._processes.values()):
-            os.kill(process.pid, signal.SIGKILL)
-            os.waitpid(process.pid, 0)
-        for pid in self._helpers:
-            os.waitpid(pid, 0)
+        for pid in self._processes:
+            os.kill(pid, signal.SIGKILL)
+        waiting = {*self._processes, *self._helpers}
+        while waiting:
+            # In any order: the first process of a pid namespace ends only after everybody reaped the others in it.
+            waiting.discard(os.waitpid(-1, 0)[0])
         self._groups.discard_all()
         deadline = time.monotonic() + SHUTDOWN_S
         while not self._groups.sweep() and time.monotonic() < deadline:
