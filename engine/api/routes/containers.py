@@ -196,6 +196,7 @@ class Verbs:
         intent = c.StartContainer(container_id=state.container_id, at=context.clock.now_ns())
         if state.status in STARTABLE:
             try:
+                self._check_donors(state)
                 await self._execute(self._start_commands(state, intent), cause)
             except Rejected as refused:
                 await self._record_refusal(state.container_id, refused, cause)
@@ -203,6 +204,21 @@ class Verbs:
         else:
             await self._execute((intent,), cause)
         await self._started(state.container_id)
+
+    def _check_donors(self, state: ContainerState) -> None:
+        """Whose namespaces are shared must run (CTR-38). Looked at again by the start itself, which knows no status."""
+        for kind, mode in (
+            ("network", state.host.network_mode),
+            ("PID", state.host.pid_mode),
+            ("IPC", state.host.ipc_mode),
+        ):
+            if not mode.startswith("container:"):
+                continue
+            donor = self._context.views.containers.find(mode.partition(":")[2])
+            if not donor.alive:
+                raise Rejected(
+                    Reason.CONFLICT, f"cannot join {kind} namespace of a non running container: {donor.container_id}"
+                )
 
     async def _record_refusal(self, container_id: ContainerID, refused: Rejected, cause: Cause) -> None:
         """A start that cannot have its address or port is a start that failed: its error is kept, and a container of

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 
 import msgspec
 import trio
+from msgspec.structs import replace
 from quart import Response, request
 
 from engine.aggregates.decider import Reason, Rejected
@@ -299,10 +300,12 @@ def filtered(context: ApiContext, filters: Filters, *, every: bool) -> list[Imag
         and (since is None or state.created_at > since)
         and (until is None or state.created_at <= until)
         and prune_label_match(filters, state.labels)
-        and ("reference" not in filters or _matches(filters, state))
+        and ("reference" not in filters or _named(_narrowed(filters, state)))
         and (dangling is None or dangling == (not state.references))
         and (every or _named(state) or state.image_id not in parents)
     ]
+    if "reference" in filters:
+        found = [_narrowed(filters, state) for state in found]
     return sorted(found, key=lambda state: (state.created_at, state.added_at), reverse=True)
 
 
@@ -316,15 +319,20 @@ def _limit(context: ApiContext, filters: Filters, key: str) -> int | None:
     return moments[-1] if moments else None
 
 
-def _matches(filters: Filters, state: ImageState) -> bool:
-    """Whether one of the names fits one of the patterns: as `name` or as `name:tag`, `*` stays within a component."""
-    for pattern in filters.get("reference"):
-        expression = _glob(pattern)
-        for name in (*state.references, *state.repository_digests):
-            reference = parse(name)
-            if expression.fullmatch(reference.familiar) or expression.fullmatch(reference.familiar_name):
-                return True
-    return False
+def _narrowed(filters: Filters, state: ImageState) -> ImageState:
+    """With those of its names alone that fit one of the patterns, as `name` or as `name:tag`; `*` stays within a
+    component. Source: moby daemon/images/images.go."""
+    expressions = [_glob(pattern) for pattern in filters.get("reference")]
+
+    def fits(name: str) -> bool:
+        reference = parse(name)
+        return any(e.fullmatch(reference.familiar) or e.fullmatch(reference.familiar_name) for e in expressions)
+
+    return replace(
+        state,
+        references=frozenset(filter(fits, state.references)),
+        repository_digests=frozenset(filter(fits, state.repository_digests)),
+    )
 
 
 def _glob(pattern: str) -> re.Pattern[str]:
