@@ -17,8 +17,19 @@ from typing import Any
 from tests.crash.workload import ENDLESS, Workload
 from tests.support.engine import Engine
 from tests.support.images import image_of, layer_of
+from tests.support.registry import TestRegistry
 
 STEADY_IMAGE = "busybox:latest"
+PULLED = 3
+"""Images that each client pulls. They share a layer."""
+
+
+def push_images(registry: TestRegistry, clients: int) -> None:
+    shared = layer_of({"shared": b"s" * 300_000})
+    for client in range(clients):
+        for number in range(PULLED):
+            own = layer_of({"own": f"{client} {number}".encode() * 20_000})
+            registry.push(f"of-{client}", str(number), image_of(shared, own))
 
 
 @dataclass
@@ -40,9 +51,9 @@ class Cut(Exception):
 class Client(threading.Thread):
     """One life lasts from a start of the engine to its death."""
 
-    def __init__(self, engine: Engine, number: int, seed: str) -> None:
+    def __init__(self, engine: Engine, number: int, seed: str, registry: TestRegistry) -> None:
         super().__init__(name=f"client {number}", daemon=True)
-        self.engine, self.number = engine, number
+        self.engine, self.number, self.registry = engine, number, registry.address
         self.random = random.Random(f"{seed}/{number}")
         self.containers: dict[str, Thing] = {}
         self.networks: dict[str, Thing] = {}
@@ -85,7 +96,8 @@ class Client(threading.Thread):
         verbs: list[tuple[int, Callable[[], None]]] = [
             (6, self.create), (8, self.start_), (3, self.stop), (3, self.kill), (4, self.remove), (3, self.exec),
             (2, self.pause), (2, self.restart), (2, self.create_network), (2, self.remove_network), (3, self.connect),
-            (2, self.disconnect), (2, self.create_volume), (2, self.remove_volume), (1, self.load), (1, self.unload),
+            (2, self.disconnect), (2, self.create_volume), (2, self.remove_volume), (1, self.load), (1, self.pull),
+            (1, self.unload),
         ]  # fmt: skip
         self.random.choices([verb for _, verb in verbs], [weight for weight, _ in verbs])[0]()
 
@@ -250,6 +262,18 @@ class Client(threading.Thread):
         thing.exists = None
         self.ask("POST", "/images/load", image.docker_archive(thing.name), fine=(200,))
         thing.exists = True
+
+    def pull(self) -> None:
+        """One of a few images, told apart by name: each client has its own."""
+        name = f"{self.registry}/of-{self.number}:{self.random.randrange(PULLED)}"
+        if self.images.setdefault(name, Thing(name)).exists:
+            return
+        self.images[name].exists = None
+        self.ask(
+            "POST", f"/images/create?fromImage={name.rpartition(':')[0]}&tag={name.rpartition(':')[2]}", fine=(200,)
+        )
+        assert b"error" not in self.answer, self.answer
+        self.images[name].exists = True
 
     def unload(self) -> None:
         thing = self.pick(self.images)

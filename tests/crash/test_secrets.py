@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.engine import Engine, running_engine
+from tests.support.images import image_of, layer_of
+from tests.support.outside import standing_in
 from tests.support.registry import running_registry
 
 pytestmark = pytest.mark.root
@@ -67,8 +69,10 @@ def leaking_files(engine: Engine) -> list[str]:
 
 
 def test_no_secret_stands_in_a_file_a_process_title_or_the_debug_log(engine: Engine, tmp_path: Path) -> None:
-    with running_registry(tmp_path, users={"user": PASSWORD}) as registry:
+    with standing_in(engine.name), running_registry(tmp_path, users={"user": PASSWORD}) as registry:
+        registry.push("thing", "latest", image_of(layer_of({"file": b"content"})))
         use_secrets(engine, registry.address)
+        assert f"{registry.address}/thing" in engine.out("images")  # the password was used
         assert leaking_files(engine) == []  # beside a living engine: write-ahead logs and all
         pids = [engine.process.pid if engine.process else 0, *engine.supervisors()]
         for pid in pids:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.aggregates.catalog import ALL_DECIDERS
+from engine.aggregates.container import events
 from engine.aggregates.container.lifecycle import Status
 from engine.aggregates.container.state import ContainerState
 from engine.aggregates.decider import Recorded
@@ -208,12 +209,33 @@ def _firewall(engine: Engine, world: World) -> Iterator[str]:
     published = {(e[0]["concat"][0], e[0]["concat"][1], "0.0.0.0") for e in sets.get("published_any", ())}
     published |= {(e[0]["concat"][1], e[0]["concat"][2], e[0]["concat"][0]) for e in sets.get("published_at", ())}
     yield from (f"published port {port} is nobody's" for port in sorted(published - ports))
-    yield from (f"published port {port} is missing" for port in sorted(ports - published))
+    if ports - published:
+        # Ports go with the network that carried them, when a container leaves it.
+        moved = _disconnected(engine)
+        for state in _alive(world).values():
+            for port in state.ports:
+                if (
+                    port.protocol,
+                    port.host_port,
+                    port.host_ip,
+                ) in ports - published and state.container_id not in moved:
+                    yield f"published port {port} of {state.name} is missing"
     networks = [s for s in world.living("network") if s.settings.driver == "bridge" and s.status is NetworkStatus.READY]
     wanted = {_bridge(state) for state in networks}
     have = set(sets.get("bridges", ()))
     yield from (f"bridge {name} of the firewall is nobody's" for name in sorted(have - wanted))
     yield from (f"bridge {name} is not in the firewall" for name in sorted(wanted - have))
+
+
+def _disconnected(engine: Engine) -> set[str]:
+    """Containers that left a network since their last start."""
+    found: set[str] = set()
+    for recorded in events_of(engine):
+        if isinstance(recorded.event, events.ContainerDisconnected):
+            found.add(recorded.key)
+        elif isinstance(recorded.event, events.ContainerStarted):
+            found.discard(recorded.key)
+    return found
 
 
 # -- the log against itself --------------------------------------------------------------------------------------------
