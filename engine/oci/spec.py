@@ -272,6 +272,14 @@ def _mount(point: MountPoint, traits: HostTraits) -> dict[str, Any]:
     return {"destination": point.destination, "type": "bind", "source": source, "options": options}
 
 
+def rootfs_propagation(mounts: Sequence[MountPoint]) -> str:
+    """What the container's root must be so that a mount's own propagation can work: `shared`, `rslave` or ""."""
+    asked = {point.propagation for point in mounts if point.type == "bind"}
+    if asked & {"shared", "rshared"}:
+        return "shared"
+    return "rslave" if asked & {"slave", "rslave"} else ""
+
+
 def linux(given: SpecInput, capability_names: Sequence[str]) -> dict[str, Any]:
     host = given.host
     rules = resources.device_rules(host.device_cgroup_rules or (), given.devices, privileged=host.privileged)
@@ -282,6 +290,9 @@ def linux(given: SpecInput, capability_names: Sequence[str]) -> dict[str, Any]:
         "devices": [_device(node) for node in given.devices],
         "sysctl": dict(host.sysctls or {}),
     }
+    propagation = rootfs_propagation(given.mounts)
+    if propagation:
+        document["rootfsPropagation"] = propagation
     open_system = host.privileged or security_option(host, "systempaths") == "unconfined"
     masked = host.masked_paths if host.masked_paths is not None else (() if open_system else MASKED_PATHS)
     readonly = host.readonly_paths if host.readonly_paths is not None else (() if open_system else READONLY_PATHS)
