@@ -195,6 +195,7 @@ class HealthReactor:
         process = await self._processes.of_exec(state, ExecSpec(), probe_command(state), ())
         launch = ExecLaunch(exec_id=exec_id, container_id=state.container_id, process=process, stdio=Stdio())
         ours, theirs = socket.socketpair()
+        refused: PortError | None = None
         with ours, theirs:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._collect, ours, output, name="health output")
@@ -215,10 +216,12 @@ class HealthReactor:
                 await self._streams.prepare(state.container_id, exec_id=exec_id)
                 try:
                     await self._runtime.execute(launch)
-                except PortError:
+                    await self._waiting[exec_id].wait()
+                except PortError as error:
+                    refused = error  # Raised inside, it would leave as a group, which nobody expects.
                     nursery.cancel_scope.cancel()
-                    raise
-                await self._waiting[exec_id].wait()
+        if refused is not None:
+            raise refused
         return self._codes[exec_id]
 
     @staticmethod

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 OPTIONS_MAX = 4000
 LINKS_MAX = 40
+ATTRIBUTES = 0b1111
+"""ro, nosuid, nodev and noexec: the same numbers as mount(2) flags and as mount_setattr(2) attributes."""
 DEVICE_LINKS = (
     (b"/proc/self/fd", b"fd"),
     (b"/proc/self/fd/0", b"stdin"),
@@ -209,8 +211,8 @@ def _cgroup(root_fd: int, entry: dict[str, Any], destination: bytes) -> None:
             k.mount(b"cgroup", place, b"cgroup", entry["flags"], options.encode())
         else:
             k.mount(own_group.encode(), place, None, k.MS_BIND | k.MS_REC)
-            if entry["flags"] & k.MS_RDONLY:
-                k.set_mount_attributes(-100, place, k.MOUNT_ATTR_RDONLY, recursive=True)
+            # A bind has the attributes of where it comes from, until it is given its own.
+            k.set_mount_attributes(-100, place, entry["flags"] & ATTRIBUTES, recursive=True)
     for name, link in entry["links"]:
         os.symlink(name, through(top) + b"/" + link.encode())
     os.close(top)
@@ -233,6 +235,8 @@ def make_devices(root_fd: int, devices: list[tuple[str, int, int, int, int, int]
         os.close(parent)
     parent = open_destination(root_fd, b"/dev", directory=True)
     for text, link in DEVICE_LINKS:
+        if link == b"core" and not os.path.exists(text):
+            continue  # A kernel without CONFIG_PROC_KCORE. Source: runc libcontainer/rootfs_linux.go.
         try:
             os.symlink(text, link, dir_fd=parent)
         except FileExistsError:
