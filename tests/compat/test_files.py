@@ -38,8 +38,15 @@ def test_a_new_volume_begins_with_the_images_files(engine: Engine) -> None:
     """VOL: copy-up, once, and not with nocopy."""
     assert engine.out("run", "--rm", "-v", "etc:/etc", "busybox", "cat", "/etc/passwd").startswith("root:")
     engine.cli("run", "--rm", "-v", "etc:/etc", "busybox", "rm", "/etc/passwd")
-    assert engine.cli("run", "--rm", "-v", "etc:/etc", "busybox", "test", "-e", "/etc/passwd", check=False).returncode == 1
-    assert engine.cli("run", "--rm", "-v", "no:/etc:nocopy", "busybox", "test", "-e", "/etc/passwd", check=False).returncode == 1
+    assert (
+        engine.cli("run", "--rm", "-v", "etc:/etc", "busybox", "test", "-e", "/etc/passwd", check=False).returncode == 1
+    )
+    assert (
+        engine.cli(
+            "run", "--rm", "-v", "no:/etc:nocopy", "busybox", "test", "-e", "/etc/passwd", check=False
+        ).returncode
+        == 1
+    )
 
 
 def test_anonymous_volumes_go_with_their_container(engine: Engine) -> None:
@@ -61,13 +68,20 @@ def test_a_directory_of_the_host(engine: Engine, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("from the host\n")
     engine.cli("run", "--rm", "-v", f"{tmp_path}:/c", "busybox", "sh", "-c", "cp /c/file /c/copy")
     assert (tmp_path / "copy").read_text() == "from the host\n"
-    shown = engine.cli("run", "--rm", "-v", f"{tmp_path}:/c:ro", "busybox", "sh", "-c", "cat /c/file; touch /c/x", check=False)
+    shown = engine.cli(
+        "run", "--rm", "-v", f"{tmp_path}:/c:ro", "busybox", "sh", "-c", "cat /c/file; touch /c/x", check=False
+    )
     assert (shown.stdout, shown.returncode) == ("from the host\n", 1)
     assert "Read-only file system" in shown.stderr
-    assert engine.out("run", "--rm", "-v", f"{tmp_path}/file:/etc/motd:ro", "busybox", "cat", "/etc/motd") == "from the host"
+    assert (
+        engine.out("run", "--rm", "-v", f"{tmp_path}/file:/etc/motd:ro", "busybox", "cat", "/etc/motd")
+        == "from the host"
+    )
     engine.cli("run", "--rm", "-v", f"{tmp_path}/new/one:/c", "busybox", "touch", "/c/made")
     assert (tmp_path / "new/one/made").exists()
-    refused = engine.cli("run", "--rm", "--mount", f"type=bind,src={tmp_path}/missing,dst=/c", "busybox", "true", check=False)
+    refused = engine.cli(
+        "run", "--rm", "--mount", f"type=bind,src={tmp_path}/missing,dst=/c", "busybox", "true", check=False
+    )
     assert "bind source path does not exist" in refused.stderr
 
 
@@ -87,7 +101,10 @@ def test_volumes_from_another_container(engine: Engine) -> None:
     """CTR-41."""
     engine.cli("run", "--name", "donor", "-v", "data:/data", "busybox", "sh", "-c", "echo given > /data/f")
     assert engine.out("run", "--rm", "--volumes-from", "donor", "busybox", "cat", "/data/f") == "given"
-    assert engine.cli("run", "--rm", "--volumes-from", "donor:ro", "busybox", "touch", "/data/g", check=False).returncode == 1
+    assert (
+        engine.cli("run", "--rm", "--volumes-from", "donor:ro", "busybox", "touch", "/data/g", check=False).returncode
+        == 1
+    )
 
 
 @pytest.mark.parametrize("running", [True, False])
@@ -118,7 +135,9 @@ def test_cp_both_ways(engine: Engine, tmp_path: Path, running: bool) -> None:
 
 def test_cp_as_a_stream_and_through_links(engine: Engine) -> None:
     """CTR-30, CTR-31: `-` is a tar; a link to the root of the host leads to the container's own."""
-    engine.cli("run", "-d", "--name", "box", "busybox", "sh", "-c", "ln -s /etc/passwd /link; ln -s / /loop; sleep 1000")
+    engine.cli(
+        "run", "-d", "--name", "box", "busybox", "sh", "-c", "ln -s /etc/passwd /link; ln -s / /loop; sleep 1000"
+    )
     engine.wait_for(lambda: engine.cli("exec", "box", "test", "-e", "/loop", check=False).returncode == 0)
     got = subprocess.run(
         [tool("docker"), "cp", "-L", "box:/loop/link", "-"], env=engine.environment, capture_output=True, check=True
@@ -133,7 +152,9 @@ def test_cp_as_a_stream_and_through_links(engine: Engine) -> None:
         entry = tarfile.TarInfo("put")
         entry.size = 3
         tar.addfile(entry, io.BytesIO(b"put"))
-    subprocess.run([tool("docker"), "cp", "-", "box:/loop/tmp"], env=engine.environment, input=out.getvalue(), check=True)
+    subprocess.run(
+        [tool("docker"), "cp", "-", "box:/loop/tmp"], env=engine.environment, input=out.getvalue(), check=True
+    )
     assert engine.out("exec", "box", "cat", "/tmp/put") == "put"
     status, _ = engine.request("PUT", "/containers/box/archive?path=/etc/passwd", out.getvalue())
     assert status == 400
@@ -151,7 +172,9 @@ def test_cp_into_a_read_only_container_is_refused(engine: Engine, tmp_path: Path
 
 def test_diff_tells_what_changed(engine: Engine) -> None:
     """CTR-32."""
-    engine.cli("run", "--name", "box", "busybox", "sh", "-c", "echo x > /new; rm /etc/group; echo >> /etc/passwd; mkdir /d")
+    engine.cli(
+        "run", "--name", "box", "busybox", "sh", "-c", "echo x > /new; rm /etc/group; echo >> /etc/passwd; mkdir /d"
+    )
     assert set(engine.out("diff", "box").splitlines()) == {"A /new", "C /etc", "D /etc/group", "C /etc/passwd", "A /d"}
     engine.cli("create", "--name", "clean", "busybox")
     assert engine.out("diff", "clean") == ""
@@ -160,7 +183,9 @@ def test_diff_tells_what_changed(engine: Engine) -> None:
 def test_export_is_the_root_without_volumes(engine: Engine) -> None:
     """CTR-33: and `import` makes an image of it again."""
     engine.cli("run", "--name", "box", "-v", "vol:/vol", "busybox", "sh", "-c", "echo mine > /mine; echo x > /vol/x")
-    archive = subprocess.run([tool("docker"), "export", "box"], env=engine.environment, capture_output=True, check=True).stdout
+    archive = subprocess.run(
+        [tool("docker"), "export", "box"], env=engine.environment, capture_output=True, check=True
+    ).stdout
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         names = {member.name.rstrip("/").removeprefix("./") for member in tar}
     assert {"mine", "bin/busybox", "etc/passwd", "vol"} <= names

@@ -136,9 +136,11 @@ def test_on_failure_restarts_as_often_as_it_may(engine: Engine) -> None:
     """CTR-17: three times, then it stays down with its last exit code."""
     engine.cli("run", "-d", "--restart", "on-failure:3", "--name", "weak", "busybox", "sh", "-c", "echo try; exit 5")
     found = engine.wait_for(
-        lambda: (inspected := engine.json("/containers/weak/json"))["RestartCount"] == 3
-        and inspected["State"]["Status"] == "exited"
-        and inspected
+        lambda: (
+            (inspected := engine.json("/containers/weak/json"))["RestartCount"] == 3
+            and inspected["State"]["Status"] == "exited"
+            and inspected
+        )
     )
     assert found["State"]["ExitCode"] == 5
     assert engine.out("logs", "weak").split() == ["try"] * 4
@@ -162,7 +164,9 @@ def test_a_memory_eater_is_killed_and_told_so(engine: Engine) -> None:
     engine.cli("run", "--name", "eater", "-m", "16m", "--memory-swap", "16m", "busybox", "sh", "-c", eat, check=False)
     ended = state(engine, "eater")
     assert (ended["OOMKilled"], ended["ExitCode"]) == (True, 137)
-    actions = engine.out("events", "--since", "1", "--until", "0s", "--filter", "container=eater", "--format", "{{.Action}}")
+    actions = engine.out(
+        "events", "--since", "1", "--until", str(time.time()), "--filter", "container=eater", "--format", "{{.Action}}"
+    )
     assert "oom" in actions.split()
 
 

@@ -90,7 +90,9 @@ def test_read_only_root(engine: Engine) -> None:
 
 def test_tmpfs(engine: Engine) -> None:
     """CTR-39: --tmpfs with its options, and --mount type=tmpfs."""
-    shown = inside(engine, "--tmpfs", "/scratch:size=1m,mode=700", "grep ' /scratch ' /proc/mounts; stat -c %a /scratch")
+    shown = inside(
+        engine, "--tmpfs", "/scratch:size=1m,mode=700", "grep ' /scratch ' /proc/mounts; stat -c %a /scratch"
+    )
     assert shown.startswith("tmpfs /scratch tmpfs rw,nosuid,nodev,noexec")
     assert "size=1024k" in shown
     assert shown.endswith("700")
@@ -145,7 +147,9 @@ def test_shared_namespaces(engine: Engine) -> None:
     engine.cli("run", "-d", "--name", "donor", "--ipc", "shareable", "busybox", "sleep", "1000")
     assert "sleep 1000" in inside(engine, "--pid", "container:donor", "ps")
     addresses = "ip -4 addr show eth0 | grep inet"
-    assert inside(engine, "--network", "container:donor", addresses) == engine.out("exec", "donor", "sh", "-c", addresses)
+    assert inside(engine, "--network", "container:donor", addresses) == engine.out(
+        "exec", "donor", "sh", "-c", addresses
+    )
     ipc = engine.out("exec", "donor", "readlink", "/proc/self/ns/ipc")
     assert inside(engine, "--ipc", "container:donor", "readlink /proc/self/ns/ipc") == ipc
     import os

@@ -108,7 +108,17 @@ def test_exec_takes_input_user_directory_and_environment(engine: Engine) -> None
     engine.cli("run", "-d", "--name", "host", "-e", "FROM=run", "busybox", "sleep", "1000")
     assert engine.out("exec", "-i", "host", "wc", "-l", data="1\n2\n3\n") == "3"
     shown = engine.out(
-        "exec", "-u", "65534:5", "-w", "/tmp", "-e", "EXTRA=1", "host", "sh", "-c", "id -u; id -g; pwd; echo $FROM $EXTRA"
+        "exec",
+        "-u",
+        "65534:5",
+        "-w",
+        "/tmp",
+        "-e",
+        "EXTRA=1",
+        "host",
+        "sh",
+        "-c",
+        "id -u; id -g; pwd; echo $FROM $EXTRA",
     )
     assert shown.split() == ["65534", "5", "/tmp", "run", "1"]
     unknown = engine.cli("exec", "-u", "nosuchuser", "host", "true", check=False)

@@ -201,6 +201,10 @@ class Engine:
         """What is left after `close`: sentences, none when all is well."""
         return leaks(self.name, self.root, self.containers)
 
+    def container_leaks(self) -> list[str]:
+        """What containers of the past hold while the engine runs."""
+        return leaks("no-such-namespace", self.root, container_ids(self.data_root / "events.db"))
+
     def supervisors(self) -> list[int]:
         """Pids of the supervisor and what it forked for itself."""
         found = []

@@ -1,0 +1,196 @@
+"""What clients get wrong: the status, Docker's words, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from tests.support.engine import Engine
+
+pytestmark = pytest.mark.root
+Host = Mapping[str, Any]
+
+
+def create(engine: Engine, body: object, name: str = "", **headers: str) -> tuple[int, str]:
+    status, answer = engine.request("POST", f"/containers/create?name={name}", body, **headers)
+    document = json.loads(answer)
+    assert status >= 400 or document["Warnings"] is not None, "Warnings is never null"
+    return status, document.get("message", document.get("Id", ""))
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_made(engine: Engine) -> Any:
+    before = len(engine.json("/volumes")["Volumes"] or ())
+    yield
+    left = [row["Names"][0] for row in engine.json("/containers/json?all=1")]
+    assert [name for name in left if not name.startswith("/ok")] == []
+    assert len(engine.json("/volumes")["Volumes"] or ()) == before
+
+
+def test_an_unknown_image(engine: Engine) -> None:
+    """CTR-02: 404 with the words that docker-py and the CLI look for."""
+    assert create(engine, {"Image": "nosuch"}) == (404, "No such image: nosuch:latest")
+
+
+@pytest.mark.parametrize("name", ["-bad", "b@d", "a/b", "x"])
+def test_a_bad_name(engine: Engine, name: str) -> None:
+    """CTR-03."""
+    status, message = create(engine, {"Image": "busybox"}, name)
+    assert status == 400
+    assert f"Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed" in message
+
+
+def test_a_taken_name(engine: Engine) -> None:
+    """CTR-03: told who has it; a leading slash makes no difference."""
+    _, container_id = create(engine, {"Image": "busybox"}, "ok-one")
+    for name in ("ok-one", "/ok-one"):
+        status, message = create(engine, {"Image": "busybox"}, name)
+        assert status == 409
+        assert f'Conflict. The container name "/ok-one" is already in use by container "{container_id}"' in message
+
+
+def test_bad_json_and_a_wrong_content_type(engine: Engine) -> None:
+    """CTR-01, API: 400 for each."""
+    kind = {"Content-Type": "application/json"}
+    assert create(engine, b"{no json", **kind)[0] == 400
+    assert create(engine, b"[1]", **kind)[0] == 400
+    assert create(engine, b'{"Image": 5}', **kind)[0] == 400
+    status, message = create(engine, b'{"Image": "busybox"}', **{"Content-Type": "text/plain"})
+    assert status == 400
+    assert "must be 'application/json'" in message or "unsupported media type" in message.lower()
+
+
+@pytest.mark.parametrize(
+    ("body", "host", "words"),
+    [
+        ({}, {"AutoRemove": True, "RestartPolicy": {"Name": "always"}}, "can't create 'AutoRemove' container"),
+        ({}, {"RestartPolicy": {"Name": "sometimes"}}, "restart policy"),
+        ({}, {"RestartPolicy": {"Name": "always", "MaximumRetryCount": 2}}, "maximum retry count"),
+        ({"WorkingDir": "relative"}, {}, "the working directory 'relative' is invalid"),
+        ({"StopSignal": "NOSUCH"}, {}, "invalid signal: NOSUCH"),
+        ({"Env": ["=x"]}, {}, "invalid environment variable: =x"),
+        ({"Healthcheck": {"Test": ["CMD", "x"], "Interval": 500_000}}, {}, "Interval in Healthcheck"),
+        ({"Healthcheck": {"Test": ["CMD", "x"], "Retries": -1}}, {}, "Retries in Healthcheck"),
+        ({"ExposedPorts": {"99999/tcp": {}}}, {}, "invalid"),
+        ({}, {"PortBindings": {"80/tcp": [{"HostPort": "99999"}]}}, "invalid"),
+        ({}, {"CapAdd": ["NO_SUCH"]}, "NO_SUCH"),
+        ({}, {"Annotations": {"": "x"}}, "annotation"),
+        ({}, {"Memory": 1024}, "Minimum memory limit allowed is 6MB"),
+        ({}, {"NanoCpus": 10**9, "CpuQuota": 1000}, "CPU"),
+        ({}, {"Binds": ["relative"]}, "invalid"),
+        ({}, {"Binds": ["/a:/x", "/b:/x"]}, "Duplicate mount point: /x"),
+        ({}, {"Mounts": [{"Type": "nosuch", "Target": "/x"}]}, "mount type unknown"),
+        ({}, {"Mounts": [{"Type": "bind", "Source": "/nosuch", "Target": "x"}]}, "invalid mount path"),
+        ({}, {"NetworkMode": "host", "PortBindings": {"x/tcp": []}}, "invalid"),
+        ({"Hostname": "h" * 65}, {}, ""),
+        ({"Hostname": "named"}, {"UTSMode": "host"}, "conflicting options: hostname and the UTS mode"),
+        ({}, {"Runtime": "nosuch"}, "unknown or invalid runtime name: nosuch"),
+        ({}, {"LogConfig": {"Type": "nosuch"}}, "nosuch"),
+        ({}, {"LogConfig": {"Type": "json-file", "Config": {"nosuch": "1"}}}, "unknown log opt 'nosuch'"),
+        ({}, {"OomScoreAdj": 5000}, "Invalid value 5000, range for oom score adj is [-1000, 1000]"),
+        ({}, {"ShmSize": -1}, "SHM size can not be less than 0"),
+        ({}, {"IpcMode": "nosuch"}, "IPC mode"),
+        ({}, {"PidMode": "nosuch"}, "PID mode"),
+    ],
+)  # fmt: skip
+def test_options_that_make_no_sense(engine: Engine, body: Host, host: Host, words: str) -> None:
+    """CTR-07: 400, and the reason."""
+    status, message = create(engine, {"Image": "busybox", **body, "HostConfig": host})
+    assert status == 400, message
+    assert words.lower() in message.lower()
+
+
+def test_neither_command_nor_entry_point(engine: Engine) -> None:
+    """CTR-05."""
+    status, message = create(engine, {"Image": "busybox", "Entrypoint": [""]})
+    assert (status, message) == (400, "no command specified") or "No command specified" in message
+
+
+def test_a_donor_that_does_not_run(engine: Engine) -> None:
+    """CTR-38, NET-20: 409 at the start, 404 when there is none."""
+    create(engine, {"Image": "busybox"}, "ok-donor")
+    create(engine, {"Image": "busybox", "HostConfig": {"NetworkMode": "container:ok-donor"}}, "ok-guest")
+    status, body = engine.request("POST", "/containers/ok-guest/start")
+    assert status == 409, body
+    assert b"non running container" in body or b"is not running" in body
+    status, _ = create(engine, {"Image": "busybox", "HostConfig": {"NetworkMode": "container:nosuch"}})
+    assert status == 404
+
+
+def test_an_unknown_network(engine: Engine) -> None:
+    """NET-03: the start fails with 404, the container stays as it was."""
+    create(engine, {"Image": "busybox", "HostConfig": {"NetworkMode": "nosuch"}}, "ok-lost")
+    status, body = engine.request("POST", "/containers/ok-lost/start")
+    assert (status, b"network nosuch not found" in body) == (404, True)
+    assert engine.json("/containers/ok-lost/json")["State"]["Status"] == "created"
+
+
+def test_verbs_on_what_does_not_exist(engine: Engine) -> None:
+    """CTR-04: 404 `No such container` from every one."""
+    for method, path in [
+        ("GET", "json"), ("POST", "start"), ("POST", "stop"), ("POST", "kill"), ("POST", "restart"), ("POST", "pause"),
+        ("POST", "unpause"), ("POST", "wait"), ("POST", "resize?h=1&w=1"), ("POST", "attach"), ("GET", "top"),
+        ("GET", "logs?stdout=1"), ("GET", "stats"), ("GET", "changes"), ("GET", "export"), ("POST", "rename?name=y"),
+        ("HEAD", "archive?path=/"), ("GET", "archive?path=/"),
+    ]:  # fmt: skip
+        status, body = engine.request(method, f"/containers/nosuch/{path}")
+        assert status == 404, path
+        assert method == "HEAD" or json.loads(body)["message"] == "No such container: nosuch", path
+    assert engine.request("DELETE", "/containers/nosuch")[0] == 404
+    assert engine.request("POST", "/containers/nosuch/exec", {"Cmd": ["x"]})[0] == 404
+    assert engine.request("GET", "/exec/nosuch/json")[0] == 404
+    assert engine.request("POST", "/exec/nosuch/start", {})[0] == 404
+
+
+def test_verbs_in_the_wrong_state(engine: Engine) -> None:
+    """CTR-08, CTR-10..15: 304 for what is so already, 409 for what cannot be now."""
+    create(engine, {"Image": "busybox", "Cmd": ["sleep", "1000"]}, "ok-one")
+    for verb, status in (("stop", 304), ("kill", 409), ("pause", 409), ("resize?h=1&w=1", 409)):
+        assert engine.request("POST", f"/containers/ok-one/{verb}")[0] == status, verb
+    assert engine.request("GET", "/containers/ok-one/top")[0] == 409
+    assert engine.request("POST", "/containers/ok-one/start", {"Binds": []})[0] == 400
+    assert engine.request("POST", "/containers/ok-one/start")[0] == 204
+    assert engine.request("POST", "/containers/ok-one/start")[0] == 304
+    assert engine.request("DELETE", "/containers/ok-one")[0] == 409
+    assert engine.request("POST", "/containers/ok-one/kill?signal=NOSUCH")[0] == 400
+    assert engine.request("POST", "/containers/ok-one/exec", {"Cmd": []})[0] == 400
+    assert engine.request("POST", "/containers/ok-one/pause")[0] == 204
+    assert engine.request("POST", "/containers/ok-one/start")[0] == 409
+
+
+def test_an_ambiguous_beginning_of_an_id(engine: Engine) -> None:
+    """CTR-04: 400 when two containers begin so."""
+    ids: list[str] = []
+    while len({container_id[0] for container_id in ids}) == len(ids):
+        ids.append(create(engine, {"Image": "busybox"}, f"ok-{len(ids)}")[1])
+    first = next(letter for letter in ids[-1][:1])
+    status, body = engine.request("GET", f"/containers/{first}/json")
+    assert status == 400, body
+
+
+def test_an_unknown_path_and_a_version_from_the_future(engine: Engine) -> None:
+    """API: 404 `page not found`, 400 for versions too new or too old."""
+    status, body = engine.request("GET", "/nosuch")
+    assert (status, json.loads(body)["message"]) == (404, "page not found")
+    assert engine.request("GET", "/v9.99/info")[0] == 400
+    assert engine.request("GET", "/v1.1/info")[0] == 400
+
+
+def test_what_is_not_there_says_so(engine: Engine) -> None:
+    """The issue's rule: 501 with a message, never a silent success."""
+    for method, path in (("GET", "/swarm"), ("GET", "/plugins"), ("POST", "/containers/ok/checkpoints")):
+        status, body = engine.request(method, path)
+        assert status == 501, path
+        assert "not implemented" in json.loads(body)["message"]
+
+
+def test_what_may_come_later_is_there_or_says_so(engine: Engine) -> None:
+    """CTR-34 and the build: made, or refused with 501; nothing in between."""
+    create(engine, {"Image": "busybox"}, "ok-one")
+    status, body = engine.request("POST", "/commit?container=ok-one&repo=made", {})
+    assert status in (201, 501), body
+    if status == 201:
+        engine.request("DELETE", f"/images/{json.loads(body)['Id']}?force=1")
