@@ -121,8 +121,11 @@ def test_nothing_is_lost_and_nothing_is_left_over_when_the_engine_is_killed(tmp_
 
 
 def crash(engine: Engine, chance: random.Random) -> None:
-    """Kill it, and now and then kill it again while it recovers."""
-    engine.kill()
+    """Kill it, and now and then kill it again while it recovers. Sometimes it is asked to stop: that loses no less."""
+    if chance.random() < 0.15:
+        assert engine.stop() == 0
+    else:
+        engine.kill()
     while chance.random() < 0.3:
         with contextlib.suppress(AssertionError):
             starting = threading.Thread(target=start_in_vain, args=(engine,))

@@ -5,6 +5,7 @@ The address is allocated in the log first; the kernel follows; a refusal gives t
 
 from __future__ import annotations
 
+import logging
 import os
 
 import trio
@@ -24,6 +25,7 @@ from engine.reactors.lifecycle import plan as effects
 from engine.reactors.lifecycle.names import Names
 from engine.reactors.lifecycle.sandbox import joins, joins_of
 
+logger = logging.getLogger("ishmael.lifecycle")
 NAME = "lifecycle"
 
 
@@ -112,7 +114,11 @@ class Links:
             if join.endpoint.network_id == effect.network_id
         ]
         await self._sandboxes.leave(effect.container_id, leaving, sandbox_gone=False)
-        await self._move_default_route(state, effect.network_id)
+        try:
+            await self._move_default_route(state, effect.network_id)
+        except PortError as error:
+            # The container may have taken its routes into its own hands: leaving the network is not held up by that.
+            logger.warning("container %s keeps no default route: %s", state.container_id, error.message)
         with trio.CancelScope(shield=True):
             await self._hands.report(
                 NAME,

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 
 import trio
 
-from engine.aggregates.values.endpoints import PublishedPort
+from engine.aggregates.values.endpoints import Endpoint, PublishedPort
 from engine.aggregates.values.ids import ContainerID
 from engine.drivers.linux.network import hostports, links, namespaces, netlink, networks
 from engine.drivers.linux.network.elements import Publication
@@ -216,9 +216,9 @@ class LinuxSandboxes:
     def _reroute(self, netns_fd: int, join: Join) -> None:
         endpoint = join.endpoint
         with _route_inside(netns_fd) as inside:
-            link = links.find(inside, join.interface)
+            link = _link_with(inside, endpoint)
             if link is None:
-                raise PortError("route", f"{join.interface} is not in the sandbox", fault=Fault.NOT_FOUND)
+                raise PortError("route", f"{endpoint.endpoint_id} is not in the sandbox", fault=Fault.NOT_FOUND)
             gateways = (endpoint.ipv4_gateway, endpoint.ipv6_gateway)
             try:
                 netlink.transact(inside, [links.default_route(link.index, gateway) for gateway in gateways if gateway])
@@ -281,6 +281,15 @@ def _configuration(join: Join, index: int, mtu: int) -> list[netlink.Request]:
         gateways = (endpoint.ipv4_gateway, endpoint.ipv6_gateway)
         requests += [links.default_route(index, gateway) for gateway in gateways if gateway]
     return requests
+
+
+def _link_with(inside: socket.socket, endpoint: Endpoint) -> links.Link | None:
+    """The interface of an endpoint, by its address: networks that came and went leave gaps in the names."""
+    wanted = {endpoint.ipv4_address, endpoint.ipv6_address} - {""}
+    for link in links.all_links(inside):
+        if wanted & {address for address, _ in links.addresses_of(inside, link.index)}:
+            return link
+    return None
 
 
 def _route_inside(netns_fd: int) -> socket.socket:
