@@ -6,7 +6,7 @@ route does. Quart's hooks, sessions and signals are left out: one method below s
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, cast
 
 import trio
@@ -90,12 +90,21 @@ class EngineConnection(TrioASGIHTTPConnection):
         nursery.cancel_scope.cancel()
 
 
+DirectRoute = Callable[[], tuple[int, Sequence[tuple[str, str]], bytes]]
+"""Status, headers and body; the common headers included."""
+
+
 class EngineApp(QuartTrio):
     """See the module. `create_app` makes it."""
 
     asgi_http_class = EngineConnection
     request_class = EngineRequest
     ready: Callable[[], bool] = staticmethod(lambda: True)
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.direct_routes: dict[tuple[str, str], DirectRoute] = {}
+        """(method, path) -> answers that need nothing of the request but its version (`_ping`)."""
 
     def add_url_rule(self, rule: str, endpoint: str | None = None, *rest: Any, **options: Any) -> None:
         """Views are named by their module, too: `create` is a fine name in several of them."""
@@ -114,7 +123,23 @@ class EngineApp(QuartTrio):
                 "api_version": versions.API_VERSION_MAX,
                 "correlation": correlation_of(scope["headers"]),
             }
+            if (direct := self.direct_routes.get((scope.get("method", ""), path))) is not None:
+                await self._answer_directly(direct, text, send)
+                return
         await super().asgi_app(scope, receive, send)
+
+    async def _answer_directly(self, direct: DirectRoute, version: str | None, send: ASGISendCallable) -> None:
+        """A constant answer without quart's request, routing and response: half the time of the ordinary way."""
+        try:
+            versions.check(cast(str, version))
+            status, headers, body = direct()
+        except Rejected as rejected:
+            response = errors.render(rejected)
+            status, body = response.status_code, await response.get_data(as_text=False)
+            headers = [*response.headers.items(), *versions.COMMON_HEADERS.items()]
+        raw = [(name.lower().encode(), value.encode()) for name, value in headers]
+        await send(cast(Any, {"type": "http.response.start", "status": status, "headers": raw}))
+        await send(cast(Any, {"type": "http.response.body", "body": body, "more_body": False}))
 
     async def handle_request(self, request: Request) -> Any:
         """The whole pipeline. Cancelled passes through: the client has gone, nobody is there to be answered."""
