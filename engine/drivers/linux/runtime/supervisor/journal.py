@@ -44,10 +44,15 @@ class Journal:
         os.makedirs(self.directory, 0o700, exist_ok=True)
         found = []
         for name in os.listdir(self.directory):
-            parts = name.split(".")
+            parts = name.removesuffix(".new").split(".")
             try:
                 with open(os.path.join(self.directory, name), "rb") as file:
-                    code, oom, finished = file.read().split()
+                    text = file.read()
+                code, oom, finished = text.split()
+                if not text.endswith(b"\n"):
+                    raise ValueError(name)
+                if name.endswith(".new"):  # whole, but its writer did not live to rename it
+                    os.rename(os.path.join(self.directory, name), os.path.join(self.directory, name[: -len(".new")]))
                 found.append(
                     {
                         "container_id": parts[0],
