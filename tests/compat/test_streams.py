@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import time
 
@@ -187,3 +188,55 @@ def test_disk_usage(engine: Engine) -> None:
     assert rows()["Containers"] == "1/1"
     assert rows()["Local Volumes"] == "2/1"
     assert "busy" in engine.out("system", "df", "-v")
+
+
+def test_a_signal_to_the_client_reaches_the_container(engine: Engine) -> None:
+    """CTR-11: the CLI proxies it; the exit code of the container is the CLI's own."""
+    script = "trap 'echo caught; exit 9' INT; echo ready; while :; do sleep 0.05; done"
+    client = subprocess.Popen(
+        [tool("docker"), "run", "--rm", "busybox", "sh", "-c", script],
+        env=engine.environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert client.stdout is not None
+    assert client.stdout.readline() == "ready\n"
+    client.send_signal(signal.SIGINT)
+    assert client.stdout.read() == "caught\n"
+    assert client.wait(20) == 9
+
+
+def test_a_client_that_dies_takes_nobody_along(engine: Engine) -> None:
+    """CTR-10, EXE-11: an attached client is killed in the middle of the output; the container does not notice."""
+    script = "i=0; while [ $i -lt 200000 ]; do echo line $i; i=$((i+1)); done; echo end"
+    client = subprocess.Popen(
+        [tool("docker"), "run", "--name", "talker", "busybox", "sh", "-c", script],
+        env=engine.environment,
+        stdout=subprocess.PIPE,
+    )
+    assert client.stdout is not None
+    assert client.stdout.read(100)
+    client.kill()
+    client.wait()
+    client.stdout.close()
+    assert engine.out("wait", "talker") == "0"
+    assert engine.out("logs", "--tail", "1", "talker") == "end"
+    assert engine.out("logs", "talker").count("\n") == 200_000
+
+
+def test_many_at_once(engine: Engine) -> None:
+    """Eight clients run, attach to one, and follow one log at the same time; each sees everything."""
+    engine.cli("run", "-d", "--name", "one", "-i", "busybox", "sh", "-c", "read go; seq 1000")
+    command = [tool("docker"), "logs", "-f", "one"]
+    followers = [subprocess.Popen(command, env=engine.environment, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    command = [tool("docker"), "run", "-i", "--rm", "busybox", "md5sum"]
+    runners = [
+        subprocess.Popen(command, env=engine.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(8)
+    ]
+    engine.cli("attach", "one", data="go\n")
+    sums = {runner.communicate("same input\n", timeout=60)[0] for runner in runners}
+    assert len(sums) == 1
+    wanted = "".join(f"{n}\n" for n in range(1, 1001))
+    assert [follower.communicate(timeout=60)[0] for follower in followers] == [wanted] * 4
+    engine.wait_for(lambda: engine.out("ps", "-q") == "")

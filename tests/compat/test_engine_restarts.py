@@ -1,0 +1,143 @@
+"""The engine ends and comes back, politely or by kill -9: what users had goes on, what happened meanwhile is told."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+
+import pytest
+
+from tests.support.engine import Engine
+from tests.support.outside import fetch_locally, neighbour
+from tests.support.registry import tool
+
+pytestmark = pytest.mark.root
+SERVE = "mkdir -p /www; echo page > /www/index.html; httpd -f -p 80 -h /www"
+
+BOTH_WAYS = pytest.mark.parametrize("how", ["stop", "kill"])
+
+
+def away(engine: Engine, how: str) -> None:
+    """The engine is gone."""
+    if how == "stop":
+        assert engine.stop() == 0
+    else:
+        engine.kill()
+
+
+@BOTH_WAYS
+def test_containers_go_on_and_are_still_in_reach(engine: Engine, how: str) -> None:
+    """Same process, published port, names on the network, exec, logs, stop: all as before (NET-38)."""
+    engine.cli("network", "create", "yard")
+    engine.cli("run", "-d", "--name", "web", "--network", "yard", "-p", "8080:80", "busybox", "sh", "-c", SERVE)
+    engine.cli("run", "-d", "--name", "peer", "--network", "yard", "busybox", "sleep", "1000")
+    engine.wait_for(lambda: fetch_locally(engine, "http://127.0.0.1:8080/") == "page\n")
+    before = engine.json("/containers/web/json")
+    networks, listed = engine.json("/networks"), engine.json("/containers/json?all=1")
+    away(engine, how)
+    with neighbour(engine) as outside:
+        assert outside.fetch(f"http://{outside.address}:8080/") == "page\n", "NAT needs no engine"
+        engine.start()
+        assert outside.fetch(f"http://{outside.address}:8080/") == "page\n"
+    after = engine.json("/containers/web/json")
+    assert (after["State"], after["NetworkSettings"]) == (before["State"], before["NetworkSettings"])
+    assert engine.json("/networks") == networks
+    for now, then in zip(engine.json("/containers/json?all=1"), listed, strict=True):
+        assert {**now, "Status": ""} == {**then, "Status": ""}
+    assert fetch_locally(engine, "http://127.0.0.1:8080/") == "page\n"
+    address = after["NetworkSettings"]["Networks"]["yard"]["IPAddress"]
+    assert address in engine.out("exec", "peer", "nslookup", "-type=a", "web")
+    engine.cli("run", "-d", "--name", "new", "--network", "yard", "busybox", "sleep", "1000")
+    assert engine.json("/containers/new/json")["NetworkSettings"]["Networks"]["yard"]["IPAddress"] in engine.out(
+        "exec", "peer", "nslookup", "-type=a", "new"
+    )
+    engine.cli("stop", "-t", "0", "web")
+    assert fetch_locally(engine, "http://127.0.0.1:8080/") == ""
+
+
+@BOTH_WAYS
+def test_what_ends_meanwhile_is_told(engine: Engine, how: str) -> None:
+    """Exit code, every line of output, the removal of --rm, the restart by policy (CTR-16, CTR-17, CTR-18)."""
+    wait = "while [ ! -e /v/go ]; do sleep 0.02; done; "
+    engine.cli("run", "-d", "--name", "ends", "-v", "vol:/v", "busybox", "sh", "-c", f"{wait} echo told; exit 7")
+    engine.cli("run", "-d", "--name", "goes", "--rm", "-v", "vol:/v", "busybox", "sh", "-c", wait)
+    again = f"{wait} echo run; if [ -e /second ]; then sleep 1000; fi; touch /second; exit 1"
+    engine.cli("run", "-d", "--name", "again", "--restart", "always", "-v", "vol:/v", "busybox", "sh", "-c", again)
+    pids = [engine.json(f"/containers/{name}/json")["State"]["Pid"] for name in ("ends", "goes", "again")]
+    volume = engine.data_root / "volumes/vol/_data"
+    away(engine, how)
+    (volume / "go").touch()
+    engine.wait_for(lambda: not any(lives(pid) for pid in pids))
+    engine.start()
+    engine.wait_for(lambda: engine.json("/containers/ends/json")["State"]["Status"] == "exited")
+    assert engine.json("/containers/ends/json")["State"]["ExitCode"] == 7
+    assert engine.out("logs", "ends") == "told"
+    engine.wait_for(lambda: engine.request("GET", "/containers/goes/json")[0] == 404)
+    engine.wait_for(lambda: engine.out("logs", "again").split() == ["run", "run"])
+    engine.wait_for(lambda: engine.json("/containers/again/json")["State"]["Running"])
+
+
+def lives(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@BOTH_WAYS
+def test_an_attached_client_keeps_its_stream(engine: Engine, how: str) -> None:
+    """Principle 9: the copier holds the client's connection; what is written while the engine is away arrives."""
+    script = "echo before; while [ ! -e /v/go ]; do sleep 0.02; done; echo after"
+    engine.cli("create", "--name", "speaks", "-v", "vol:/v", "busybox", "sh", "-c", script)
+    attached = subprocess.Popen(
+        [tool("docker"), "start", "-a", "speaks"], env=engine.environment, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    assert attached.stdout is not None
+    try:
+        assert attached.stdout.readline() == "before\n"
+        away(engine, how)
+        (engine.data_root / "volumes/vol/_data/go").touch()
+        assert attached.stdout.readline() == "after\n"
+    finally:
+        attached.kill()
+        attached.wait()
+        engine.start()
+    engine.wait_for(lambda: engine.out("logs", "speaks") == "before\nafter")
+
+
+def test_a_paused_container_stays_paused(engine: Engine) -> None:
+    """CTR-13."""
+    engine.cli("run", "-d", "--name", "cold", "busybox", "sleep", "1000")
+    engine.cli("pause", "cold")
+    engine.restart()
+    assert engine.json("/containers/cold/json")["State"]["Status"] == "paused"
+    engine.cli("unpause", "cold")
+    assert engine.out("exec", "cold", "echo", "thawed") == "thawed"
+
+
+def test_the_log_is_whole_and_the_answers_are_the_same_without_views(engine: Engine) -> None:
+    """Views are disposable: byte for byte the same lists after their deletion; `replay verify` passes."""
+    engine.cli("network", "create", "--label", "a=b", "yard")
+    engine.cli("run", "--name", "over", "-v", "vol:/v", "--network", "yard", "busybox", "true")
+    engine.cli("create", "--name", "new", "--label", "x=y", "-p", "80", "busybox")
+    paths = ("/containers/json?all=1", "/images/json", "/networks", "/volumes")
+
+    def answers() -> list[bytes]:
+        # `Exited (0) 3 seconds ago` tells the time of asking; everything else is as it was.
+        rows = [engine.request("GET", path)[1] for path in paths]
+        return [
+            subprocess.run(["sed", "-E", 's/"Status":"[^"]*"//g'], input=r, capture_output=True).stdout for r in rows
+        ]
+
+    before = answers()
+    history = f"/events?since=1&until={time.time()}"
+    events = engine.request("GET", history)[1]
+    engine.stop()
+    for name in engine.data_root.glob("views*.db*"):
+        name.unlink()
+    engine.start()
+    assert answers() == before
+    assert engine.request("GET", history)[1] == events
+    assert engine.replay("verify").returncode == 0
