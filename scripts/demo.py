@@ -23,7 +23,7 @@ import docker
 
 BUSYBOX = Path("/bin/busybox")
 NAMESPACE = f"ishmael-demo-{os.getpid()}"
-START_S = 30.0
+START_S = 120.0
 
 
 def main() -> int:

@@ -9,7 +9,8 @@ Refuses to know: what any effect is.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Iterable
+from typing import Any
 
 import msgspec
 import trio
@@ -96,9 +97,7 @@ class Works:
         if event is not None:
             await event.wait()
 
-    async def _run(
-        self, key: Hashable, work: Callable[[], Awaitable[None]], wanted: Callable[[], bool] | None
-    ) -> None:
+    async def _run(self, key: Hashable, work: Callable[[], Awaitable[None]], wanted: Callable[[], bool] | None) -> None:
         delay_s = RETRY_S_MIN
         try:
             while wanted is None or wanted():
@@ -122,3 +121,25 @@ class Works:
             logger.exception("work %r failed", key)
             return False
         return True
+
+
+async def follow_states(
+    hands: Hands,
+    living: Iterable[Any],
+    kind: str,
+    dispatch: Callable[[Works, Any, str], None],
+    after: int,
+    task_status: trio.TaskStatus[None],
+) -> None:
+    """What every state-driven reactor does: perform what each living state asks for, then follow the log from `after`.
+
+    dispatch(works, state, correlation) begins what the state asks for; it is called once for each living state and
+    after every event of a stream of this kind. Started once the living ones are dispatched."""
+    async with trio.open_nursery() as nursery:
+        works = Works(nursery)
+        for state in living:
+            dispatch(works, state, "start-up")
+        task_status.started()
+        async for recorded in hands.pump.subscribe(after=after):
+            if recorded.kind == kind:
+                dispatch(works, hands.application.state(kind, recorded.key), recorded.cause.correlation)

@@ -16,7 +16,7 @@ from engine.aggregates.network import (
 )
 from engine.drivers.ports.network import Networks
 from engine.errors import PortError
-from engine.reactors.base import Hands, Works
+from engine.reactors.base import Hands, Works, follow_states
 from engine.reactors.lifecycle.sandbox import spec_of
 
 NAME = "networks"
@@ -31,15 +31,8 @@ class NetworkReactor:
 
     async def run(self, after: int, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Perform what every network asks for now, then follow the log from `after`."""
-        async with trio.open_nursery() as nursery:
-            works = Works(nursery)
-            for state in self._hands.views.networks:
-                self._dispatch(works, state, "start-up")
-            task_status.started()
-            async for recorded in self._hands.pump.subscribe(after=after):
-                if recorded.kind == "network":
-                    state = self._hands.application.state("network", recorded.key)
-                    self._dispatch(works, state, recorded.cause.correlation)
+        living = self._hands.views.networks
+        await follow_states(self._hands, living, "network", self._dispatch, after, task_status)
 
     def _dispatch(self, works: Works, state: NetworkState, correlation: str) -> None:
         def wanted() -> bool:

@@ -10,7 +10,7 @@ from engine.aggregates.values.ids import VolumeName
 from engine.aggregates.volume import ReportVolumeRemoved, ReportVolumeRemoveFailed, VolumeState, VolumeStatus
 from engine.drivers.ports.volume import Volumes
 from engine.errors import PortError
-from engine.reactors.base import Hands, Works
+from engine.reactors.base import Hands, Works, follow_states
 
 NAME = "volumes"
 
@@ -24,15 +24,8 @@ class VolumeReactor:
 
     async def run(self, after: int, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Perform what every volume asks for now, then follow the log from `after`."""
-        async with trio.open_nursery() as nursery:
-            works = Works(nursery)
-            for state in self._hands.views.volumes:
-                self._dispatch(works, state, "start-up")
-            task_status.started()
-            async for recorded in self._hands.pump.subscribe(after=after):
-                if recorded.kind == "volume":
-                    state = self._hands.application.state("volume", recorded.key)
-                    self._dispatch(works, state, recorded.cause.correlation)
+        living = self._hands.views.volumes
+        await follow_states(self._hands, living, "volume", self._dispatch, after, task_status)
 
     def _dispatch(self, works: Works, state: VolumeState, correlation: str) -> None:
         def wanted() -> bool:

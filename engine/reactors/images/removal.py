@@ -15,7 +15,7 @@ from engine.aggregates.image import ImageState, ImageStatus, ReportImageRemoved
 from engine.aggregates.values.ids import ChainID, Digest
 from engine.drivers.ports.storage import BlobStore, LayerStore
 from engine.errors import PortError
-from engine.reactors.base import Hands, Works
+from engine.reactors.base import Hands, Works, follow_states
 from engine.reactors.images.holds import Holds
 
 NAME = "images"
@@ -32,15 +32,8 @@ class ImageReactor:
 
     async def run(self, after: int, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Finish every removal that is under way, then follow the log from `after`."""
-        async with trio.open_nursery() as nursery:
-            works = Works(nursery)
-            for state in self._hands.views.images:
-                self._dispatch(works, state, "start-up")
-            task_status.started()
-            async for recorded in self._hands.pump.subscribe(after=after):
-                if recorded.kind == "image":
-                    state = self._hands.application.state("image", recorded.key)
-                    self._dispatch(works, state, recorded.cause.correlation)
+        living = self._hands.views.images
+        await follow_states(self._hands, living, "image", self._dispatch, after, task_status)
 
     def _dispatch(self, works: Works, state: ImageState, correlation: str) -> None:
         if state.status is ImageStatus.REMOVING:
