@@ -177,6 +177,20 @@ def check_promises(engine: Engine, world: World, client: Client) -> None:
             codes = STOPPED_CODES | {thing.workload.code}
             assert state.exit_code in codes, f"{thing}: {state.exit_code}"
         thing.running = alive if thing.workload.endless or not alive else None
+    check_others(world, client)
+
+
+def check_existence(world: World, client: Client) -> None:
+    """Of containers only that they are there: how they ended is lost."""
+    by_name = {state.name: state for state in containers_of(world)}
+    for thing in client.containers.values():
+        agree(thing, thing.name in by_name)
+        state = by_name.get(thing.name)
+        thing.running = None if state is not None and state.status is not Status.CREATED else False
+    check_others(world, client)
+
+
+def check_others(world: World, client: Client) -> None:
     present = {state.settings.name for state in world.living("network")}
     for thing in client.networks.values():
         agree(thing, thing.name in present)
@@ -216,3 +230,41 @@ def keep(engine: Engine) -> None:
         shutil.copytree(
             engine.root, place, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.sock", "rootfs", "layers")
         )
+
+
+def test_nothing_is_left_over_when_supervisor_and_engine_are_killed_together(tmp_path: Path) -> None:
+    """Then exits are lost with them, and nothing else: containers are ended, and told so by the log."""
+    seed = os.environ.get("ISHMAEL_SEED") or str(random.SystemRandom().randrange(10**6))
+    chance = random.Random(seed)
+    with (
+        running_engine("-D") as engine,
+        standing_in(engine.name),
+        running_registry(tmp_path) as registry,
+    ):
+        push_images(registry, CLIENTS)
+        clients = [Client(engine, number, seed, registry) for number in range(CLIENTS)]
+        for client in clients:
+            client.start()
+        try:
+            for _ in range(max(2, CRASHES // 5)):
+                for client in clients:
+                    client.begin()
+                time.sleep(chance.uniform(0.5, 2))
+                engine.kill()
+                engine.end_supervisor()
+                engine.start()
+                for client in clients:
+                    client.rest()
+                    assert not client.failures, client.failures
+                world = settled_without_leaks(engine)
+                for client in clients:
+                    check_existence(world, client)
+                assert engine.replay("verify").returncode == 0
+        except BaseException:
+            keep(engine)
+            print(f"ISHMAEL_SEED={seed}")
+            raise
+        finally:
+            for client in clients:
+                client.quit = True
+                client.go.set()
