@@ -12,7 +12,7 @@ demo: setup
 	$(BIN)/python scripts/demo.py
 
 test: setup tools check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # The crash harness at length: fifty kills at random moments. The suite runs it with six.
 crash: setup tools
