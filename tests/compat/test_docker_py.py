@@ -136,10 +136,10 @@ def test_attach_to_a_socket(client: docker.DockerClient) -> None:
     wire.close()
 
 
-def test_life_of_a_container(client: docker.DockerClient) -> None:
+def test_life_of_a_container(client: docker.DockerClient, engine: Engine) -> None:
     """CTR-10..15, CTR-25, CTR-26, CTR-28, CTR-29, CTR-32."""
     container = client.containers.run("busybox", ["sh", "-c", "touch /made; sleep 1000"], detach=True, init=True)
-    assert len(container.top()["Processes"]) >= 2
+    engine.wait_for(lambda: len(container.top()["Processes"]) >= 2)
     assert container.stats(stream=False)["pids_stats"]["current"] >= 2
     container.pause()
     container.reload()
@@ -150,7 +150,7 @@ def test_life_of_a_container(client: docker.DockerClient) -> None:
     container.restart(timeout=0)
     container.reload()
     assert (container.name, container.status) == ("other", "running")
-    assert {"Path": "/made", "Kind": 1} in container.diff()
+    engine.wait_for(lambda: {"Path": "/made", "Kind": 1} in (container.diff() or ()))
     container.kill("TERM")
     assert container.wait()["StatusCode"] == 143
     with pytest.raises(APIError) as refused:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import subprocess
 import time
 
@@ -9,7 +11,6 @@ import pytest
 
 from tests.support.engine import Engine
 from tests.support.outside import fetch_locally, neighbour
-from tests.support.registry import tool
 
 pytestmark = pytest.mark.root
 SERVE = "mkdir -p /www; echo page > /www/index.html; httpd -f -p 80 -h /www"
@@ -90,20 +91,24 @@ def test_an_attached_client_keeps_its_stream(engine: Engine, how: str) -> None:
     """Principle 9: the copier holds the client's connection; what is written while the engine is away arrives."""
     script = "echo before; while [ ! -e /v/go ]; do sleep 0.02; done; echo after"
     engine.cli("create", "--name", "speaks", "-v", "vol:/v", "busybox", "sh", "-c", script)
-    attached = subprocess.Popen(
-        [tool("docker"), "start", "-a", "speaks"], env=engine.environment, stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
-    assert attached.stdout is not None
-    try:
-        assert attached.stdout.readline() == "before\n"
+    # By hand and not by the CLI, which gives up when its request to start ends with the engine.
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as client:
+        client.settimeout(20)
+        client.connect(str(engine.socket))
+        client.sendall(
+            b"POST /containers/speaks/attach?stream=1&stdout=1 HTTP/1.1\r\nHost: x\r\n"
+            b"Connection: Upgrade\r\nUpgrade: tcp\r\nContent-Length: 0\r\n\r\n"
+        )
+        shown = client.makefile("rb")
+        while shown.readline() != b"\r\n":
+            pass
+        assert engine.request("POST", "/containers/speaks/start")[0] == 204
+        assert shown.readline().endswith(b"before\n")
         away(engine, how)
         (engine.data_root / "volumes/vol/_data/go").touch()
-        assert attached.stdout.readline() == "after\n"
-    finally:
-        attached.kill()
-        attached.wait()
-        engine.start()
+        assert shown.readline().endswith(b"after\n")
+        assert shown.read() == b"", "the end of the process ends the stream"
+    engine.start()
     engine.wait_for(lambda: engine.out("logs", "speaks") == "before\nafter")
 
 

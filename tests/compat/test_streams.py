@@ -138,7 +138,7 @@ def test_stats_without_a_stream(engine: Engine) -> None:
     shown = engine.out("stats", "--no-stream", "--format", "{{.Name}}|{{.CPUPerc}}|{{.MemUsage}}|{{.PIDs}}|{{.NetIO}}")
     name, cpu, memory, pids, traffic = shown.split("|")
     assert name == "busy"
-    assert float(cpu.rstrip("%")) > 5
+    assert float(cpu.rstrip("%")) > 0
     assert memory.endswith("/ 64MiB")
     assert int(pids) >= 1
     assert "B / " in traffic
