@@ -140,7 +140,8 @@ class Client(threading.Thread):
         if volume is not None and self.random.random() < 0.5:
             host["Binds"] = [f"{volume.name}:/data"]
         if self.random.random() < 0.4:
-            host["PortBindings"] = {"80/tcp": [{"HostPort": ""}]}
+            # Below the ephemeral range: there a connection of the registry's may sit on the port that was chosen.
+            host["PortBindings"] = {"80/tcp": [{"HostPort": str(10_000 + 5_000 * self.number + self.made % 5_000)}]}
         body = {"Image": STEADY_IMAGE, "Cmd": thing.workload.command, "HostConfig": host}
         self.containers[thing.name] = thing
         thing.exists = None

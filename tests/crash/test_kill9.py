@@ -227,9 +227,10 @@ def keep(engine: Engine) -> None:
     print(engine.log.read_text()[-6000:])
     place = os.environ.get("ISHMAEL_KEEP")
     if place:
-        shutil.copytree(
-            engine.root, place, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.sock", "rootfs", "layers")
-        )
+        with contextlib.suppress(shutil.Error):  # what goes away meanwhile is named by it, the rest is copied
+            shutil.copytree(
+                engine.root, place, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.sock", "rootfs", "layers")
+            )
 
 
 def test_nothing_is_left_over_when_supervisor_and_engine_are_killed_together(tmp_path: Path) -> None:
