@@ -15,6 +15,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -95,6 +96,8 @@ from engine.vault import Vault
 
 logger = logging.getLogger("ishmael")
 DIRECTORY_MODE = 0o710
+GRACE_S = 1.0
+"""What running requests get when the engine stops: streams that follow would never end by themselves."""
 SECCOMP_PROFILE = Path(__file__).parent / "drivers/linux/runtime/data/seccomp-default.json"
 INIT_NAMES = ("docker-init", "tini-static", "tini")
 
@@ -134,7 +137,7 @@ async def run(config: DaemonConfig) -> None:
                 sockets = open_listeners(config.hosts, group=config.group)
                 try:
                     async with trio.open_nursery() as nursery:
-                        await nursery.start(serve_api, engine.app, sockets)
+                        await nursery.start(partial(serve_api, grace_s=GRACE_S), engine.app, sockets)
                         logger.info("API listens on %s", ", ".join(config.hosts))
                         notify.notify(notify.READY)
                         async for number in signals:
