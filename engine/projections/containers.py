@@ -23,6 +23,7 @@ class Containers(States[ContainerState]):
         self._ids.clear()
 
     def changed(self, key: str, before: ContainerState | None, after: ContainerState | None) -> None:
+        self.revision += 1
         old = before.name if before is not None else ""
         new = after.name if after is not None else ""
         if old != new:

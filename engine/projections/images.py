@@ -19,8 +19,6 @@ class Images(States[ImageState]):
     def __init__(self) -> None:
         super().__init__(DECIDER, ImageState)
         self._by_reference: dict[str, str] = {}
-        self.revision = 0
-        """Grows whenever an image or a name comes or goes."""
 
     def reset(self) -> None:
         super().reset()

@@ -10,10 +10,9 @@ from engine.projections.states import States
 class Networks(States[NetworkState]):
     def __init__(self) -> None:
         super().__init__(DECIDER, NetworkState)
-        self.revision = 0
-        """Grows whenever a network comes or goes; what others derive from the set of networks is stale then."""
 
     def changed(self, key: str, before: NetworkState | None, after: NetworkState | None) -> None:
+        """Endpoints come and go without touching the revision: only the set of networks counts."""
         if before is None or after is None:
             self.revision += 1
 

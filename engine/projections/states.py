@@ -25,6 +25,8 @@ class States(Generic[S]):
         self._decider = decider
         self._decoder = msgspec.msgpack.Decoder(list[tuple[str, state_type]])  # type: ignore[valid-type]  # a runtime type
         self._states: dict[str, S] = {}
+        self.revision = 0
+        """Grows with what others may have derived from this view and must derive anew."""
 
     @property
     def name(self) -> str:

@@ -154,6 +154,8 @@ class Verbs:
         everything = query.flag("all") or limit > 0 or wanted.names_states
         now_ns = self._context.clock.now_ns()
         sized = query.flag("size")
+        if wanted.empty and not sized and limit <= 0:
+            return self._rows.listing(now_ns, api_version, everything=everything)
         rows: list[bytes] = []
         for state in views.containers.newest_first():
             if not (everything or state.alive) or not wanted.accepts(state):

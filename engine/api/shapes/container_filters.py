@@ -41,8 +41,13 @@ class ContainerFilter:
         """Whether the filter itself asks for containers that do not run."""
         return "status" in self._filters or "exited" in self._filters
 
+    @property
+    def empty(self) -> bool:
+        """It accepts everything."""
+        return not self._filters.values
+
     def accepts(self, state: ContainerState) -> bool:
-        if not self._filters.values:
+        if self.empty:
             return True
         filters = self._filters
         return (

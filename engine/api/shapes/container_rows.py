@@ -13,6 +13,7 @@ from engine.api.shapes.container_filters import image_name
 from engine.api.shapes.containers import status_text, summary
 from engine.projections.views import Views
 
+NS = 1_000_000_000
 GATES = ((1, 45), (1, 46), (1, 48))
 """Versions at which a row changes its shape."""
 
@@ -24,17 +25,41 @@ class _Row(msgspec.Struct, frozen=True):
     head: bytes
 
 
+class _Listing(msgspec.Struct, frozen=True):
+    """stamp: revisions of the views and the second it was made in."""
+
+    stamp: tuple[int, int, int, int]
+    body: bytes
+
+
+def _shape(api_version: tuple[int, int]) -> int:
+    """Versions between two gates see the same rows."""
+    return sum(api_version >= gate for gate in GATES)
+
+
 class ContainerRows:
     """The rows of one engine's API."""
 
     def __init__(self, views: Views) -> None:
         self._views = views
         self._rows: dict[tuple[str, int], _Row] = {}
+        self._listings: dict[tuple[bool, int], _Listing] = {}
+
+    def listing(self, now_ns: int, api_version: tuple[int, int], *, everything: bool) -> bytes:
+        """`GET /containers/json` without filters. Ages are whole seconds, so a listing serves for one."""
+        views = self._views
+        key = (everything, _shape(api_version))
+        stamp = (views.containers.revision, views.images.revision, views.networks.revision, now_ns // NS)
+        kept = self._listings.get(key)
+        if kept is None or kept.stamp != stamp:
+            states = views.containers.newest_first()
+            rows = [self.row(state, now_ns, api_version) for state in states if everything or state.alive]
+            kept = self._listings[key] = _Listing(stamp, b"[" + b",".join(rows) + b"]\n")
+        return kept.body
 
     def row(self, state: ContainerState, now_ns: int, api_version: tuple[int, int]) -> bytes:
         """One element of `GET /containers/json` without sizes."""
-        shape = sum(api_version >= gate for gate in GATES)
-        key = (state.container_id, shape)
+        key = (state.container_id, _shape(api_version))
         images, networks = self._views.images.revision, self._views.networks.revision
         row = self._rows.get(key)
         if row is None or row.state is not state or row.images != images or row.networks != networks:
