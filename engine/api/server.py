@@ -224,6 +224,8 @@ class EngineProtocol(H11Protocol):
 
 def _has_hung_up(sock: Any) -> bool:
     poll = select.poll()
+    if sock.fileno() < 0:
+        return True  # closed under us: whoever closed it is done with the client
     poll.register(sock.fileno(), 0)  # POLLHUP and POLLERR are always told
     return bool(poll.poll(0))
 
