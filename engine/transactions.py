@@ -55,19 +55,30 @@ def start(
         publishes = publishes or network.settings.driver == "bridge"
         commands.append(allocate(state, attachment, network.network_id, EndpointID(endpoint_ids()), seed(6)))
     if publishes:
-        wishes: tuple[PortWish, ...] = port_wishes(
-            state.config.exposed_ports or {}, state.host.port_bindings or {}, state.host.publish_all_ports
-        )
-        commands.append(
-            ReservePorts(
-                container_id=state.container_id,
-                wishes=wishes,
-                ephemeral_first=ephemeral.first,
-                ephemeral_last=ephemeral.last,
-                avoid=ephemeral.avoid,
-            )
-        )
+        commands.append(_reserve_ports(state, ephemeral))
     return tuple(commands)
+
+
+def _reserve_ports(state: ContainerState, ephemeral: EphemeralRange) -> ReservePorts:
+    wishes: tuple[PortWish, ...] = port_wishes(
+        state.config.exposed_ports or {}, state.host.port_bindings or {}, state.host.publish_all_ports
+    )
+    return ReservePorts(
+        container_id=state.container_id,
+        wishes=wishes,
+        ephemeral_first=ephemeral.first,
+        ephemeral_last=ephemeral.last,
+        avoid=ephemeral.avoid,
+    )
+
+
+def other_ports(state: ContainerState, ephemeral: EphemeralRange) -> tuple[Command, ...]:
+    """Other host ports for a container that may have any: those it was given turned out to be somebody else's. Nothing
+    for one that asked for particular ports only."""
+    reserve = _reserve_ports(state, ephemeral)
+    if all(wish.first_port for wish in reserve.wishes):
+        return ()
+    return (ReleasePorts(container_id=state.container_id), reserve)
 
 
 def allocate(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 
 import pytest
 
 from tests.support.engine import Engine
-from tests.support.outside import fetch_locally, neighbour
+from tests.support.outside import fetch_locally, neighbour, standing_in
 
 pytestmark = pytest.mark.root
 SERVE = "mkdir -p /www; echo page of $(hostname) > /www/index.html; httpd -f -p 80 -h /www"
@@ -57,6 +59,21 @@ def test_a_port_chosen_by_the_engine(engine: Engine) -> None:
     assert fetch_locally(engine, f"http://127.0.0.1:{host_port}/") == "page of web\n"
     engine.cli("run", "-d", "--name", "all", "-P", "--expose", "80", "--expose", "53/udp", "busybox", "sleep", "1000")
     assert {line.split(" ")[0] for line in engine.out("port", "all").splitlines()} == {"80/tcp", "53/udp"}
+
+
+def test_an_ephemeral_port_that_another_program_holds_is_passed_over(engine: Engine) -> None:
+    """NET-13: the ledger cannot know of it, the kernel does; the container gets another and no error."""
+    engine.cli("run", "-d", "--name", "before", "-p", "80", "busybox", "sleep", "1000")
+    last = int(engine.out("port", "before", "80").splitlines()[0].rpartition(":")[2])
+    with contextlib.ExitStack() as held, standing_in(engine.name):
+        for port in (last + 1, last + 2):
+            listener = held.enter_context(socket.socket())
+            listener.bind(("0.0.0.0", port))
+            listener.listen()
+        engine.cli("run", "-d", "--name", "after", "-p", "80", "busybox", "sleep", "1000")
+    given = {int(line.rpartition(":")[2]) for line in engine.out("port", "after", "80").splitlines()}
+    assert len(given) == 1
+    assert given.isdisjoint({last, last + 1, last + 2})
 
 
 def test_a_taken_port_fails_the_start_and_leaves_nothing(engine: Engine) -> None:

@@ -8,11 +8,13 @@ runs, only its exit undoes the rest.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 from collections.abc import Mapping
 
 import trio
+from msgspec.structs import replace
 
 from engine import transactions
 from engine.aggregates.container import commands as c
@@ -37,6 +39,7 @@ from engine.reactors.processes import Processes, Sandboxing
 logger = logging.getLogger("ishmael.lifecycle")
 NAME = "lifecycle"
 UNEXECUTABLE = 128
+PORT_ATTEMPTS = 5
 NETWORK_SYSCTL = "net."
 
 
@@ -75,7 +78,7 @@ class Starts:
         state = self._hands.container(effect.container_id)
         outcome: tuple[Command, ...]
         try:
-            pid, endpoints, ports = await self._perform(state)
+            pid, endpoints, ports = await self._perform_on_free_ports(state, correlation)
         except (PortError, Rejected) as error:
             await self._clear_away(state, error)
             outcome = self._failed(state, error.message, getattr(error, "exit_code", 0))
@@ -160,6 +163,22 @@ class Starts:
                 container_id=state.container_id, run=state.run + 1, at=now, error=error.message, exit_code=UNEXECUTABLE
             ),
         )
+
+    async def _perform_on_free_ports(
+        self, state: ContainerState, correlation: str
+    ) -> tuple[int, tuple[Endpoint, ...], tuple[PublishedPort, ...]]:
+        """As `_perform`. An ephemeral port that the ledger thinks free may be another program's: others are tried."""
+        avoid = self._ephemeral.avoid
+        for _ in range(PORT_ATTEMPTS - 1):
+            try:
+                return await self._perform(state)
+            except PortError as error:
+                avoid |= {port.host_port for port in self._held(state)[1]}
+                others = transactions.other_ports(state, replace(self._ephemeral, avoid=avoid))
+                if error.errno != errno.EADDRINUSE or not others:
+                    raise
+                await self._hands.report(NAME, correlation, *others)
+        return await self._perform(state)
 
     async def _perform(self, state: ContainerState) -> tuple[int, tuple[Endpoint, ...], tuple[PublishedPort, ...]]:
         endpoints, ports = self._held(state)
