@@ -12,6 +12,8 @@ from __future__ import annotations
 import fcntl
 import os
 import resource
+import select
+import signal
 import socket
 import struct
 
@@ -37,12 +39,19 @@ class Stdio:
 
 class Settings:
     """What is the same for every child. mountpoint: an empty directory, covered in each mount namespace alone.
-    limits: those the engine was started with. ignored_signals: to give back."""
+    limits: those the engine was started with. ignored_signals: to give back. supervisor: a pidfd of the supervisor."""
 
-    __slots__ = ("ignored_signals", "limits", "mountpoint")
+    __slots__ = ("ignored_signals", "limits", "mountpoint", "supervisor")
 
-    def __init__(self, mountpoint: bytes, limits: list[tuple[int, int, int]], ignored_signals: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        mountpoint: bytes,
+        limits: list[tuple[int, int, int]],
+        ignored_signals: tuple[int, ...],
+        supervisor: int,
+    ) -> None:
         self.mountpoint, self.limits, self.ignored_signals = mountpoint, limits, ignored_signals
+        self.supervisor = supervisor
 
 
 def fork_container(plan: dict[str, Any], stdio: Stdio, netns_fd: int, settings: Settings) -> tuple[int, socket.socket]:
@@ -140,6 +149,7 @@ def _container(
     settings: Settings,
     report: socket.socket,
 ) -> None:
+    _die_with_supervisor(settings)
     p.restore_signals(settings.ignored_signals)
     for fd, flag in joins:
         k.setns(fd, flag)
@@ -165,7 +175,18 @@ def _container(
     _run(plan["process"], stdio, slave, settings, report)
 
 
+def _die_with_supervisor(settings: Settings) -> None:
+    """Until it runs a program, a child without a supervisor is nobody's: it would finish its setup after a recovery has
+    looked, and run on unseen."""
+    k.prctl(k.PR_SET_PDEATHSIG, signal.SIGKILL)
+    watch = select.poll()
+    watch.register(settings.supervisor, select.POLLIN)
+    if watch.poll(0):  # it died before it could be the one to send the signal
+        os._exit(127)
+
+
 def _further(plan: dict[str, Any], stdio: Stdio, target: int, settings: Settings, report: socket.socket) -> None:
+    _die_with_supervisor(settings)
     p.restore_signals(settings.ignored_signals)
     _join_cgroup(plan["cgroup"])
     if plan["oom_score_adj"] is not None:
@@ -228,6 +249,7 @@ def _run(process: dict[str, Any], stdio: Stdio, slave: int, settings: Settings, 
     k.close_range_on_exec(3)
     # Said before the filter may forbid saying anything: an end of file without this word means a death in the setup.
     wire.send(report, ("ready",))
+    k.prctl(k.PR_SET_PDEATHSIG, 0)  # programs outlive the supervisor; a change of user cleared it already
     p.seal(process)
     p.execute(path, process["args"], environment)
 

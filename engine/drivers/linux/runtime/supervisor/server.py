@@ -16,6 +16,7 @@ import socket
 import time
 
 from . import cgroups, foreign, launch, wire
+from . import kernel as k
 from . import process as p
 from .copier_link import CopierLink
 from .engines import LATER, Connection, Engines
@@ -39,7 +40,7 @@ class Supervisor:
     def __init__(self, listener: socket.socket, exec_root: str, data_root: str) -> None:
         self._listener = listener
         self._exec_root = exec_root
-        self._settings = launch.Settings(os.fsencode(exec_root + "/rootfs"), [], ())
+        self._settings = launch.Settings(os.fsencode(exec_root + "/rootfs"), [], (), k.pidfd_open(os.getpid()))
         self._journal = Journal(data_root + "/supervisor/exits")
         self._groups = Groups(exec_root + "/groups")
         self._loop = Loop()
