@@ -216,8 +216,9 @@ class Reconcile:
                 if it.paused:
                     await self._runtime.thaw(it.container_id)  # A frozen process can not die (cgroup v1).
         for container_id in inventory.orphans:
-            if not self._holds(container_id):
-                await self._runtime.forget(container_id, 0)
+            # Also one that is about to be started (again): what an earlier supervisor left in its cgroup must not run
+            # beside the new process.
+            await self._runtime.forget(container_id, 0)
 
     async def _remove_network_orphans(self, found: NetworkInventory, inventory: Inventory) -> None:
         bridges = {state.network_id[:12] for state in self._hands.views.networks}
