@@ -4,11 +4,14 @@
 #   runc, crun        foreign OCI runtimes
 #   docker            the CLI, unless one of version 23 or later is on PATH
 #   skopeo            with `--with-skopeo`
-# Idempotent: what is there already is not fetched again. Needs apt-get and dpkg-deb; no root.
+# Idempotent: what is there already is not fetched again. Needs apt-get and dpkg-deb; root only where package lists are missing.
 set -eu
 cd "$(dirname "$0")/.."
 tools=$PWD/.tools
 mkdir -p "$tools"
+
+# Without package lists nothing can be found, let alone downloaded.
+ls /var/lib/apt/lists/*_Packages* >/dev/null 2>&1 || apt-get update -qq
 
 fetch() { # package, a file it must bring
     [ -e "$tools/$2" ] && return 0
