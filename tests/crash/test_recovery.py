@@ -203,6 +203,9 @@ def test_with_the_supervisor_gone_its_containers_are_ended_and_reported_lost(eng
     """Nobody could stop them, listen to them or learn their exit code: they are not left to themselves."""
     run(engine, "worker", Workload(lines=ENDLESS), "-p", "80")
     run(engine, "steady", Workload(lines=ENDLESS), "--restart", "always")
+    run(engine, "frozen", Workload(lines=ENDLESS))
+    engine.out("pause", "frozen")  # on cgroup version 1 a frozen process can not even be killed
+    frozen = state_of(engine, "frozen")["Pid"]
     engine.out("create", "--name", "idle", "busybox", "true")
     pid = state_of(engine, "worker")["Pid"]
     engine.out("exec", "-d", "worker", "sleep", "1000")
@@ -211,7 +214,7 @@ def test_with_the_supervisor_gone_its_containers_are_ended_and_reported_lost(eng
     engine.end_supervisor()
     if engine_dies:
         engine.start()
-    engine.wait_for(lambda: not is_alive(pid))
+    engine.wait_for(lambda: not is_alive(pid) and not is_alive(frozen))
     engine.wait_for(lambda: not state_of(engine, "worker")["Running"])
     settled_without_leaks(engine)
     assert state_of(engine, "worker")["ExitCode"] == 255

@@ -116,6 +116,17 @@ def oom_kills(path: str) -> int:
 
 
 def kill(group: dict[str, Any]) -> None:
+    """SIGKILL everything in the group, and thaw what is frozen: on version 1 a frozen process cannot die."""
+    _kill_members(group)
+    for tree in group["trees"]:
+        if tree["controller"] == "freezer":
+            try:
+                write(tree["root"] + tree["path"] + "/freezer.state", b"THAWED")
+            except OSError:
+                continue  # the group is gone, and so are its members
+
+
+def _kill_members(group: dict[str, Any]) -> None:
     """Kill whatever still runs in the group. Errors are nobody's business: `remove` will tell."""
     for tree in group["trees"]:
         full = tree["root"] + tree["path"]
