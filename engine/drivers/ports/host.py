@@ -1,8 +1,9 @@
-"""Port: facts about the host, for `/info` and `/version`."""
+"""Ports: facts about the host, for `/info` and `/version`, and its table of processes, for `/containers/{id}/top`."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import msgspec
 
@@ -36,4 +37,13 @@ class Host(Protocol):
 
     def cpu_time_ns(self) -> int:
         """CPU time of all CPUs together since boot, in every state: what a container's share is a share of."""
+        ...
+
+
+class ProcessTable(Protocol):
+    """The host's `ps`."""
+
+    async def rows(self, arguments: str, pids: Sequence[int]) -> dict[str, Any]:
+        """{"Titles": [...], "Processes": [[...], ...]} of those pids. Raises PortError for arguments that `ps` refuses,
+        or that leave the PID column out."""
         ...

@@ -68,6 +68,10 @@ class Networks(Protocol):
 
     async def inventory(self) -> NetworkInventory: ...
 
+    async def host_subnets(self) -> tuple[str, ...]:
+        """Destinations the host reaches already, those of our own bridges left out."""
+        ...
+
     async def remove_orphans(self, inventory: NetworkInventory) -> None:
         """Delete the named things: nobody in the log owns them."""
         ...
@@ -79,6 +83,16 @@ class Sandboxes(Protocol):
     async def open(self, container_id: ContainerID, sysctls: Mapping[str, str], *, joined: bool = True) -> int:
         """A network namespace for the container with lo up; its fd, which the caller closes. The namespace lives as
         long as somebody holds it: an engine that dies before the start leaves nothing. joined: endpoints follow."""
+        ...
+
+    async def enter(self, container_id: ContainerID, pid: int) -> int:
+        """The namespace of a running container's first process; its fd, which the caller closes. Raises PortError when
+        the process is gone."""
+        ...
+
+    async def free_interface(self, container_id: ContainerID, pid: int) -> str:
+        """The first ethN that a running container's namespace does not have: a disconnect leaves gaps that may be
+        filled. Raises PortError when the process is gone."""
         ...
 
     async def join(self, container_id: ContainerID, netns_fd: int, joins: Sequence[Join]) -> None:

@@ -82,11 +82,12 @@ class Links:
         if mine is None:
             return
         # The ports stay where the start put them: only a new start moves them to another gateway (as in moby).
-        mine = replace(mine, ports=(), interface=_free_interface(state.pid))
+        interface = await self._sandboxes.free_interface(state.container_id, state.pid)
+        mine = replace(mine, ports=(), interface=interface)
         await self._in_namespace(state.pid, state.container_id, mine)
 
     async def _in_namespace(self, pid: int, container_id: ContainerID, join: Join) -> None:
-        netns_fd = _open_netns(pid)
+        netns_fd = await self._sandboxes.enter(container_id, pid)
         try:
             await self._sandboxes.join(container_id, netns_fd, (join,))
         finally:
@@ -100,7 +101,7 @@ class Links:
         gateway = next((join for join in planned if join.default_route), None)
         if gateway is None or not state.pid:
             return
-        netns_fd = _open_netns(state.pid)
+        netns_fd = await self._sandboxes.enter(state.container_id, state.pid)
         try:
             await self._sandboxes.route(state.container_id, netns_fd, gateway)
         finally:
@@ -127,18 +128,3 @@ class Links:
                 ReleaseEndpoint(network_id=NetworkID(effect.network_id), container_id=effect.container_id),
             )
         await self._names.serve_running(self._hands.container(effect.container_id))
-
-
-def _open_netns(pid: int) -> int:
-    """The network namespace of a container's first process. Raises PortError when it is gone."""
-    try:
-        return os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise PortError("network", "the container is not running", errno=error.errno or 0) from error
-
-
-def _free_interface(pid: int) -> str:
-    """The first ethN that the container's namespace does not have: a disconnect leaves gaps that may be filled."""
-    with open(f"/proc/{pid}/net/dev") as table:
-        taken = {line.partition(":")[0].strip() for line in table}
-    return next(name for number in range(len(taken) + 1) if (name := f"eth{number}") not in taken)

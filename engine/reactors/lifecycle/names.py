@@ -12,14 +12,15 @@ from engine.aggregates.container.state import ContainerState
 from engine.aggregates.network import NetworkState
 from engine.aggregates.values.endpoints import Endpoint
 from engine.aggregates.values.ids import NetworkID
-from engine.drivers.ports.network import Resolver
+from engine.drivers.ports.network import Resolver, Sandboxes
 from engine.reactors.base import Hands
 from engine.reactors.lifecycle.sandbox import name_records
 
 
 class Names:
-    def __init__(self, hands: Hands, resolver: Resolver, upstreams: Sequence[str]) -> None:
+    def __init__(self, hands: Hands, sandboxes: Sandboxes, resolver: Resolver, upstreams: Sequence[str]) -> None:
         self._hands = hands
+        self._sandboxes = sandboxes
         self._resolver = resolver
         self._upstreams = tuple(upstreams)
 
@@ -62,7 +63,7 @@ class Names:
         networks = self.resolving_of(state.endpoints)
         if not state.pid or not networks:
             return
-        netns_fd = os.open(f"/proc/{state.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        netns_fd = await self._sandboxes.enter(state.container_id, state.pid)
         try:
             await self._resolver.serve(state.container_id, netns_fd, networks, self.upstreams(state, state.endpoints))
         finally:

@@ -67,6 +67,21 @@ class LinuxSandboxes:
         self._opened[container_id] = ready
         return os.dup(ready.netns_fd)
 
+    async def enter(self, container_id: ContainerID, pid: int) -> int:
+        """The namespace of a running container's first process; its fd, which the caller closes."""
+        try:
+            return os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise _not_running(error) from error
+
+    async def free_interface(self, container_id: ContainerID, pid: int) -> str:
+        """The first ethN that a running container's namespace does not have."""
+        try:
+            taken = _interfaces(pid)
+        except OSError as error:
+            raise _not_running(error) from error
+        return next(name for number in range(len(taken) + 1) if (name := f"eth{number}") not in taken)
+
     async def join(self, container_id: ContainerID, netns_fd: int, joins: Sequence[Join]) -> None:
         """Join endpoints and publish their ports, all or nothing. Raises PortError with moby's words."""
         bridged = [join for join in joins if join.network.driver == "bridge"]
@@ -233,6 +248,11 @@ class LinuxSandboxes:
                 raise _join_failed(error) from error
 
 
+def _interfaces(pid: int) -> set[str]:
+    with open(f"/proc/{pid}/net/dev") as table:
+        return {line.partition(":")[0].strip() for line in table}
+
+
 def veth_name(endpoint_id: str) -> str:
     return f"veth{endpoint_id[:7]}"
 
@@ -328,6 +348,10 @@ def _explained(join: Join, error: PortError) -> PortError:
 def _join_failed(error: OSError) -> PortError:
     reason = os.strerror(error.errno).lower() if error.errno else str(error)
     return PortError("join", f"failed to set up container networking: {reason}", errno=error.errno or 0)
+
+
+def _not_running(error: OSError) -> PortError:
+    return PortError("network", "the container is not running", errno=error.errno or 0)
 
 
 def _sysctl_failed(error: OSError) -> PortError:

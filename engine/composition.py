@@ -1,0 +1,317 @@
+"""The composition of an engine out of given drivers: what is made, in which order it comes to life, and how it ends.
+
+Owns: starting from the log outwards, and stopping it the other way round. A start is always a recovery: the log is
+opened, projections are brought to its head, ports are asked what exists, differences are settled; only then is there
+an application to serve. Refuses to know: which drivers these are, sockets, signals (bootstrap.py, and simulations).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import msgspec
+import trio
+
+from engine.aggregates.catalog import ALL_DECIDERS
+from engine.aggregates.container.rules import RuleFacts
+from engine.aggregates.values.etc_files import parse_resolv_conf
+from engine.aggregates.values.platform import Platform
+from engine.api.app import EngineApp, create_app
+from engine.api.context import ApiContext
+from engine.api.routes import (
+    container_files,
+    container_logs,
+    container_streams,
+    containers,
+    disk_usage,
+    execs,
+    images,
+    networks,
+    registry,
+    volumes,
+)
+from engine.application import Application
+from engine.clock import Clock
+from engine.config import ConfigError, DaemonConfig
+from engine.drivers.ports.host import Host, ProcessTable
+from engine.drivers.ports.identities import HostDevices, Identities
+from engine.drivers.ports.logs import Logs
+from engine.drivers.ports.network import Networks as NetworksPort
+from engine.drivers.ports.network import Resolver, Sandboxes
+from engine.drivers.ports.registry import Registry
+from engine.drivers.ports.runtime import Meter, Runtime, Streams
+from engine.drivers.ports.storage import (
+    BlobStore,
+    ContainerFolders,
+    Files,
+    ImageArchives,
+    LayerStore,
+    RootFilesystems,
+)
+from engine.drivers.ports.volume import HostPaths
+from engine.drivers.ports.volume import Volumes as VolumesPort
+from engine.entropy import Entropy
+from engine.oci.spec import HostTraits
+from engine.projections.containers import Containers
+from engine.projections.events_feed import EventsFeed
+from engine.projections.execs import Execs
+from engine.projections.feed_store import FeedStore
+from engine.projections.images import Images
+from engine.projections.networks import Networks
+from engine.projections.views import Views
+from engine.projections.volumes import Volumes
+from engine.reactors.base import Hands
+from engine.reactors.defaults import ensure_default_networks
+from engine.reactors.execs import ExecReactor
+from engine.reactors.health import HealthReactor
+from engine.reactors.images.service import Images as ImageService
+from engine.reactors.keys import KeyReactor
+from engine.reactors.lifecycle.ends import Ends
+from engine.reactors.lifecycle.etc import EtcFiles
+from engine.reactors.lifecycle.freezes import Freezes
+from engine.reactors.lifecycle.links import Links
+from engine.reactors.lifecycle.names import Names
+from engine.reactors.lifecycle.reactor import Lifecycle
+from engine.reactors.lifecycle.removes import Removes
+from engine.reactors.lifecycle.starts import Starts
+from engine.reactors.networks import NetworkReactor
+from engine.reactors.processes import Processes
+from engine.reactors.reconcile import Reconcile
+from engine.reactors.volumes import VolumeReactor
+from engine.transactions import EphemeralRange
+from engine.vault import Vault
+
+
+class Drivers(msgspec.Struct, frozen=True, kw_only=True):
+    """One driver for each port, by the names that routes know.
+
+    begin: starts what the drivers run for as long as the engine does, in its nursery; returns when they can be asked.
+    let_go: attached clients stay with their containers when the engine ends."""
+
+    host: Host
+    runtime: Runtime
+    streams: Streams
+    meter: Meter
+    identities: Identities
+    devices: HostDevices
+    blobs: BlobStore
+    layers: LayerStore
+    archives: ImageArchives
+    rootfs: RootFilesystems
+    files: Files
+    folders: ContainerFolders
+    volumes: VolumesPort
+    host_paths: HostPaths
+    networks: NetworksPort
+    sandboxes: Sandboxes
+    resolver: Resolver
+    logs: Logs
+    process_table: ProcessTable
+    registry: Registry
+    begin: Callable[[trio.Nursery], Awaitable[None]]
+    let_go: Callable[[], None]
+
+
+class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
+    """What an engine takes from its host once, when it starts.
+
+    traits: what shapes every process. rules: what configurations are judged by. platform: what images are made for.
+    ephemeral: ports to choose from. resolv_conf: the text of the host's file."""
+
+    traits: HostTraits
+    rules: RuleFacts
+    platform: Platform
+    ephemeral: EphemeralRange
+    resolv_conf: str
+
+
+class Engine:
+    """Everything but listening. `async with Engine(config, drivers, ...).running() as engine:`"""
+
+    app: EngineApp
+    hands: Hands
+    let_go: Callable[[], None]
+    """Attached clients stay with their containers when the API ends."""
+
+    def __init__(
+        self, config: DaemonConfig, drivers: Drivers, surroundings: Surroundings, clock: Clock, entropy: Entropy
+    ) -> None:
+        self._config = config
+        self._drivers = drivers
+        self._surroundings = surroundings
+        self._clock = clock
+        self._entropy = entropy
+        self.let_go = drivers.let_go
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Engine]:
+        """From the log outwards; left in the opposite order. Containers go on."""
+        root = Path(self._config.data_root)
+        async with AsyncExitStack() as stack:
+            feed = FeedStore(root / "views-events.db")
+            await trio.to_thread.run_sync(feed.open)
+            stack.callback(feed.close)
+            views = Views(
+                containers=Containers(),
+                images=Images(),
+                networks=Networks(),
+                volumes=Volumes(),
+                execs=Execs(),
+                events=EventsFeed(feed),
+            )
+            vault = await stack.enter_async_context(Vault(root / "keys.db", self._entropy).running())
+            application = await stack.enter_async_context(
+                Application(root, deciders=ALL_DECIDERS, clock=self._clock, projections=views.all()).running()
+            )
+            self.hands = Hands(
+                application=application, views=views, vault=vault, clock=self._clock, entropy=self._entropy
+            )
+            nursery = await stack.enter_async_context(_cancelled_at_exit())
+            nursery.start_soon(views.events.keep, name="events feed")
+            await self._drivers.begin(nursery)
+            await self._come_alive(nursery)
+            yield self
+
+    async def _come_alive(self, nursery: trio.Nursery) -> None:
+        """Recovery, defaults, reactors, routes."""
+        config, hands, drivers, around = self._config, self.hands, self._drivers, self._surroundings
+        upstreams = config.dns or parse_resolv_conf(around.resolv_conf).nameservers
+        names = Names(hands, drivers.sandboxes, drivers.resolver, upstreams)
+        etc = EtcFiles(
+            drivers.folders,
+            hands.views.networks,
+            names,
+            around.resolv_conf,
+            config.dns,
+            config.dns_search,
+            config.dns_opts,
+        )
+        processes = Processes(hands, drivers.identities, drivers.devices, around.traits)
+        runtimes = {name: runtime.path for name, runtime in config.runtimes.items()}
+        image_service = ImageService(
+            hands,
+            drivers.registry,
+            drivers.blobs,
+            drivers.layers,
+            drivers.archives,
+            host_platform=around.platform,
+            config=config,
+        )
+        reconcile = Reconcile(
+            hands,
+            drivers.runtime,
+            drivers.networks,
+            drivers.sandboxes,
+            drivers.rootfs,
+            drivers.layers,
+            drivers.folders,
+            drivers.volumes,
+            names,
+        )
+        await reconcile.run()
+        await image_service.recover()
+        subnets = await drivers.networks.host_subnets()
+        await ensure_default_networks(hands, host_routes=subnets, config=config)
+        after = hands.application.position
+        await nursery.start(image_service.run, after)
+        starts = Starts(
+            hands,
+            drivers.runtime,
+            drivers.rootfs,
+            drivers.volumes,
+            drivers.host_paths,
+            drivers.sandboxes,
+            drivers.resolver,
+            names,
+            etc,
+            processes,
+            runtimes,
+            around.ephemeral,
+        )
+        health = HealthReactor(hands, drivers.runtime, drivers.streams, processes)
+        lifecycle = Lifecycle(
+            hands,
+            starts,
+            Ends(hands, drivers.runtime, drivers.streams, drivers.sandboxes, drivers.resolver, health.ended),
+            Freezes(hands, drivers.runtime),
+            Links(hands, drivers.sandboxes, names),
+            Removes(hands, drivers.rootfs, drivers.folders),
+        )
+        await nursery.start(NetworkReactor(hands, drivers.networks).run, after)
+        await nursery.start(VolumeReactor(hands, drivers.volumes).run, after)
+        for network in ("none", "host", "bridge"):
+            await self._network_ready(network)
+        nursery.start_soon(names.follow, after, name="names")
+        await nursery.start(ExecReactor(hands, drivers.runtime, processes).run, after)
+        await nursery.start(lifecycle.run, after)
+        await nursery.start(health.run, after)
+        await nursery.start(KeyReactor(hands).run, after)
+        self.app = self._app(image_service, health, subnets)
+
+    async def _network_ready(self, name: str) -> None:
+        """The first containers want the default networks; a kernel that refuses one is a reason not to start."""
+        network = self.hands.views.networks.named(name)
+        assert network is not None, "the default networks are in the log"
+        settled = await self.hands.pump.until(f"network:{network.network_id}", lambda state: state.settled)
+        if settled.error:
+            raise ConfigError(f"failed to create the default network {name}: {settled.error}")
+
+    def _app(
+        self,
+        image_service: ImageService,
+        health: HealthReactor,
+        subnets: tuple[str, ...],
+    ) -> EngineApp:
+        hands, config = self.hands, self._config
+        context = ApiContext(
+            application=hands.application,
+            pump=hands.pump,
+            vault=hands.vault,
+            views=hands.views,
+            ports=self._drivers,
+            config=config,
+            clock=hands.clock,
+            entropy=hands.entropy,
+            host=self._drivers.host,
+            engine_id=_engine_id(config.data_root, self._entropy),
+            images=image_service,
+            facts=self._surroundings.rules,
+            ephemeral=self._surroundings.ephemeral,
+            recent_health=health.recent,
+            host_routes=lambda: subnets,
+        )
+        app = create_app(context)
+        for routes in (
+            containers,
+            container_streams,
+            container_logs,
+            container_files,
+            execs,
+            images,
+            networks,
+            registry,
+            volumes,
+            disk_usage,
+        ):
+            routes.register(app, context)
+        return app
+
+
+@asynccontextmanager
+async def _cancelled_at_exit() -> AsyncIterator[trio.Nursery]:
+    async with trio.open_nursery() as nursery:
+        try:
+            yield nursery
+        finally:
+            nursery.cancel_scope.cancel()
+
+
+def _engine_id(data_root: str, entropy: Entropy) -> str:
+    """`Info.ID`: made once, kept in a file (SYS-06)."""
+    path = Path(data_root) / "engine-id"
+    if not path.exists():
+        raw = entropy.token(16).hex()
+        path.write_text(f"{raw[:8]}-{raw[8:12]}-{raw[12:16]}-{raw[16:20]}-{raw[20:]}")
+    return path.read_text().strip()
