@@ -21,6 +21,7 @@ from engine.aggregates.values.platform import Platform
 from engine.api.app import EngineApp, create_app
 from engine.api.context import ApiContext
 from engine.api.routes import (
+    commit,
     container_files,
     container_logs,
     container_streams,
@@ -196,6 +197,7 @@ class Engine:
             drivers.blobs,
             drivers.layers,
             drivers.archives,
+            drivers.rootfs,
             host_platform=around.platform,
             config=config,
         )
@@ -289,6 +291,7 @@ class Engine:
             container_logs,
             container_files,
             execs,
+            commit,
             images,
             networks,
             registry,

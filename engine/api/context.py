@@ -14,6 +14,7 @@ from engine.aggregates.container.rules import RuleFacts
 from engine.aggregates.container.state import ContainerState
 from engine.aggregates.decider import Cause, Command, Recorded
 from engine.aggregates.image import ImageState
+from engine.aggregates.values.commit import CommitWish
 from engine.aggregates.values.health import HealthResult
 from engine.aggregates.values.ids import ImageID
 from engine.aggregates.values.manifest import ImageConfig
@@ -81,6 +82,10 @@ class ImageService(Protocol):
         changes: Sequence[str],
         cause: Cause,
     ) -> ImageID: ...
+
+    async def commit(self, state: ContainerState, wish: CommitWish, cause: Cause) -> ImageID:
+        """An image of what a container wrote, over the image it was made from."""
+        ...
 
     async def tag(self, image_id: ImageID, reference: Reference, cause: Cause) -> None:
         """Give an image a name, from whoever has it."""

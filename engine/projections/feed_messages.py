@@ -4,7 +4,8 @@ Owns: which event becomes which message, and what a message tells of its subject
 events no longer carry. Refuses to know: where messages are kept, who reads them, API versions.
 
 One recorded event becomes no message, or several in a fixed order: the order Docker's clients rely on (EVT-05) is kept
-by construction. What only looks (attach, top, export) is no event of the log, and no message.
+by construction. What only looks (attach, top, export) is an event of its own, `container.noted`
+(docs/design/api.md).
 """
 
 from __future__ import annotations
@@ -135,6 +136,11 @@ class Narrator:
                 named = replace(was, name=event.name.removeprefix("/"))
                 old = "/" + event.old_name.removeprefix("/")
                 return named, [("container", "rename", key, named.attributes(oldName=old))]
+            case container.ContainerCommitted() as event:
+                more = {"comment": event.comment, "imageID": event.image_id, "imageRef": _familiar(event.reference)}
+                return was, [("container", "commit", key, was.attributes(**more))]
+            case container.ContainerNoted() as event:
+                return was, [("container", event.action, key, was.attributes(**event.attributes))]
             case container.ContainerHealthReported() as event:
                 status = event.status.value
                 told: list[Told] = []

@@ -83,7 +83,7 @@ class ContainerLife(Machine):
     def rename(self, name: str) -> None:
         self.tell(c.RenameContainer(container_id=lives.ID, name=name))
 
-    @rule(command=st.sampled_from([lives.UPDATE, lives.CONNECT, lives.DISCONNECT]))
+    @rule(command=st.sampled_from([lives.UPDATE, lives.CONNECT, lives.DISCONNECT, lives.COMMIT, lives.NOTE]))
     def change(self, command: Command) -> None:
         self.tell(command)
 
@@ -92,7 +92,7 @@ class ContainerLife(Machine):
         command=st.sampled_from(
             [lives.started(), lives.failed(), lives.exited(), lives.exited(code=1), lives.HEALTH, lives.REPORT_PAUSED]
             + [lives.REPORT_UNPAUSED, lives.REPORT_FREEZE_FAILED, lives.CONNECTED, lives.CONNECT_FAILED]
-            + [lives.DISCONNECTED]
+            + [lives.DISCONNECTED, lives.COMMITTED, lives.COMMIT_FAILED]
         ),
         late=st.sampled_from([0, 0, 0, 1]),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import os
 import subprocess
@@ -236,8 +237,9 @@ async def test_changes_and_their_archive_tell_what_the_container_did(storage: Li
             ("/keep/edit", 0), ("/keep/new", 1),
         )
     )  # fmt: skip
-    archive = tmp_path / "diff.tar"
-    await storage.rootfs.diff_archive(CONTAINER, str(archive))
+    layer = await storage.rootfs.diff_layer(CONTAINER)
+    archive = Path(storage.blobs.path(layer.blob.digest))
+    assert layer.diff_id == layer.blob.digest == "sha256:" + hashlib.sha256(archive.read_bytes()).hexdigest()
     with tarfile.open(archive) as found:
         names = found.getnames()
     assert {".wh.gone", "again/.wh..wh..opq", "keep/edit"} <= set(names) and "keep/same" not in names

@@ -23,6 +23,10 @@ STEP_S = 0.036 / STEPS
 """A start takes 10 to 20 ms, a forced removal a little less."""
 
 
+COMMIT_S = 0.15
+"""A commit starts two workers."""
+
+
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
     with running_engine() as engine:
@@ -66,3 +70,22 @@ def test_a_start_has_happened_or_not_and_a_removal_too(engine: Engine, step: int
         engine.cli("rm", "-f", "-v", "victim")
     settled_without_leaks(engine)
     assert engine.json("/volumes")["Volumes"] in (None, [])
+
+
+@pytest.mark.parametrize("step", range(0, STEPS, 2))
+def test_a_commit_has_happened_or_not_and_the_container_runs_on(engine: Engine, step: int) -> None:
+    """CTR-34: an image whole or none at all, and nothing stays frozen."""
+    engine.cli("run", "-d", "--name", "victim", "busybox", "sh", "-c", "echo kept > /file; exec sleep 1000")
+    engine.wait_for(lambda: engine.cli("exec", "victim", "test", "-s", "/file", check=False).returncode == 0)
+    answer = cut(engine, "POST", "/commit?container=victim&repo=cut", step * COMMIT_S / STEPS)
+    settled_without_leaks(engine)
+    engine.wait_for(lambda: state_of(engine, "victim")["Status"] == "running")
+    there = engine.request("GET", "/images/cut/json")[0] == 200
+    assert answer in (0, 201) and not (answer == 201 and not there)
+    if there:
+        assert engine.out("run", "--rm", "cut", "cat", "/file") == "kept"
+    engine.cli("rm", "-f", "victim")
+    if there:
+        engine.cli("rmi", "cut")
+    settled_without_leaks(engine)
+    assert [row["RepoTags"] for row in engine.json("/images/json?all=1")] == [["busybox:latest"]]

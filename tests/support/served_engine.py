@@ -258,6 +258,7 @@ async def running_engine(
             storage.blobs,
             storage.layers,
             storage.archives,
+            storage.rootfs,
             host_platform=HOST,
             config=config,
             retry_step_s=0.0,

@@ -6,6 +6,8 @@ command names the container; times are UTC ns.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from engine.aggregates.decider import Command
 from engine.aggregates.values.config import ContainerConfig, HostConfig, Resources, RestartPolicy
 from engine.aggregates.values.endpoints import Endpoint, NetworkAttachment, PublishedPort
@@ -117,6 +119,36 @@ class ReportHealth(ContainerCommand, frozen=True, kw_only=True):
     status: HealthStatus
     failing_streak: int
     last: HealthResult
+
+
+class CommitContainer(ContainerCommand, frozen=True, kw_only=True):
+    """Make an image of the read-write layer. reference: the name it will get, or ""; pause: freeze it meanwhile."""
+
+    at: int
+    commit_id: str
+    reference: str
+    pause: bool
+
+
+class ReportCommitted(ContainerCommand, frozen=True, kw_only=True):
+    at: int
+    commit_id: str
+    image_id: ImageID
+    reference: str
+    comment: str
+
+
+class ReportCommitFailed(ContainerCommand, frozen=True, kw_only=True):
+    at: int
+    commit_id: str
+    error: str
+
+
+class NoteContainer(ContainerCommand, frozen=True, kw_only=True):
+    """Somebody looked at it or talked to it (attach, top, export, ...): told, and nothing changes."""
+
+    action: str
+    attributes: Mapping[str, str] = {}
 
 
 class RenameContainer(ContainerCommand, frozen=True, kw_only=True):

@@ -39,6 +39,10 @@ ContainerCommand = (
     | c.ReportFreezeFailed
     | c.ReportExited
     | c.ReportHealth
+    | c.CommitContainer
+    | c.ReportCommitted
+    | c.ReportCommitFailed
+    | c.NoteContainer
     | c.RenameContainer
     | c.UpdateContainer
     | c.ReportUpdateFailed
@@ -75,6 +79,10 @@ def decide(state: ContainerState, command: ContainerCommand) -> Events:
             return _pause(state, command)
         case c.UnpauseContainer():
             return _unpause(state, command)
+        case c.CommitContainer():
+            return _commit(state, command)
+        case c.NoteContainer():
+            return (e.ContainerNoted(action=command.action, attributes=command.attributes),)
         case c.RenameContainer():
             return _rename(state, command)
         case c.UpdateContainer():
@@ -90,7 +98,7 @@ def decide(state: ContainerState, command: ContainerCommand) -> Events:
 
 
 def _is_report(command: object) -> bool:
-    return type(command).__name__.startswith("Report")
+    return type(command).__name__.startswith(("Report", "Note"))
 
 
 def _conflict(message: str) -> NoReturn:
@@ -195,6 +203,19 @@ def _unpause(state: ContainerState, command: c.UnpauseContainer) -> Events:
     return (e.ContainerUnpauseRequested(at=command.at),)
 
 
+def _commit(state: ContainerState, command: c.CommitContainer) -> Events:
+    match state.status:
+        case Status.REMOVING:
+            _conflict(f"You cannot commit container {state.container_id} which is being removed")
+        case Status.STARTING | Status.STARTING_AGAIN:
+            _conflict(f"You cannot commit container {state.container_id} which is being started")
+    pauses = command.pause and state.status is Status.RUNNING
+    request = e.ContainerCommitRequested(
+        at=command.at, commit_id=command.commit_id, reference=command.reference, pauses=pauses
+    )
+    return (request, e.ContainerPauseRequested(at=command.at)) if pauses else (request,)
+
+
 def _rename(state: ContainerState, command: c.RenameContainer) -> Events:
     if command.name == state.name:
         raise Rejected(Reason.INVALID, "Renaming a container with the same name as its current name")
@@ -279,6 +300,8 @@ ReportCommand = (
     | c.ReportFreezeFailed
     | c.ReportExited
     | c.ReportHealth
+    | c.ReportCommitted
+    | c.ReportCommitFailed
     | c.ReportUpdateFailed
     | c.ReportConnected
     | c.ReportConnectFailed
@@ -320,6 +343,8 @@ def _report(state: ContainerState, command: ReportCommand) -> Events:
                     last=command.last,
                 ),
             )
+        case c.ReportCommitted() | c.ReportCommitFailed():
+            return _commit_ended(state, command)
         case c.ReportUpdateFailed():
             return ()
         case c.ReportConnected():
@@ -343,9 +368,28 @@ def _paused(state: ContainerState, command: c.ReportPaused) -> Events:
     """A signal that came while the freezer was at work would wait in a frozen process: it is thawed again."""
     if state.status is not Status.PAUSING:
         return ()
-    ending = state.stop is not None or state.kill_signal != 0
+    ending = state.stop is not None or state.kill_signal != 0 or (state.frozen_by_commit and not state.commits)
     paused = e.ContainerPaused(at=command.at)
     return (paused, e.ContainerUnpauseRequested(at=command.at)) if ending else (paused,)
+
+
+def _commit_ended(state: ContainerState, command: c.ReportCommitted | c.ReportCommitFailed) -> Events:
+    """The last commit's outcome thaws what a commit froze; one that is still being frozen is thawed by `_paused`."""
+    if command.commit_id not in state.commits:
+        return ()
+    outcome: Event
+    if isinstance(command, c.ReportCommitted):
+        outcome = e.ContainerCommitted(
+            at=command.at,
+            commit_id=command.commit_id,
+            image_id=command.image_id,
+            reference=command.reference,
+            comment=command.comment,
+        )
+    else:
+        outcome = e.ContainerCommitFailed(at=command.at, commit_id=command.commit_id, error=command.error)
+    last = len(state.commits) == 1
+    return (outcome, *(_thawed(state, command.at) if last and state.frozen_by_commit else ()))
 
 
 def _start_failed(state: ContainerState, command: c.ReportStartFailed) -> Events:

@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
-from engine.aggregates.decider import Event
+from engine.aggregates.decider import Event, Retention
 from engine.aggregates.values.config import ContainerConfig, HostConfig, Resources, RestartPolicy
 from engine.aggregates.values.endpoints import Endpoint, NetworkAttachment, PublishedPort
 from engine.aggregates.values.health import HealthResult, HealthStatus
@@ -136,6 +137,41 @@ class ContainerHealthReported(Event, frozen=True, kw_only=True):
     last: HealthResult
 
 
+class ContainerCommitRequested(Event, frozen=True, kw_only=True):
+    """pauses: frozen for the commit, and thawed when the last commit has its outcome."""
+
+    NAME: ClassVar[str] = "container.commit_requested"
+    at: int
+    commit_id: str
+    reference: str = ""
+    pauses: bool = False
+
+
+class ContainerCommitted(Event, frozen=True, kw_only=True):
+    NAME: ClassVar[str] = "container.committed"
+    at: int
+    commit_id: str
+    image_id: ImageID
+    reference: str = ""
+    comment: str = ""
+
+
+class ContainerCommitFailed(Event, frozen=True, kw_only=True):
+    NAME: ClassVar[str] = "container.commit_failed"
+    at: int
+    commit_id: str
+    error: str
+
+
+class ContainerNoted(Event, frozen=True, kw_only=True):
+    """What is no change of state and yet told by `/events`, in Docker's words: attach, detach, top, export, ..."""
+
+    NAME: ClassVar[str] = "container.noted"
+    RETENTION: ClassVar[Retention] = Retention.LOW
+    action: str
+    attributes: Mapping[str, str] = {}
+
+
 class ContainerRenamed(Event, frozen=True, kw_only=True):
     NAME: ClassVar[str] = "container.renamed"
     name: str
@@ -210,6 +246,10 @@ ContainerEvent = (
     | ContainerStopped
     | ContainerRestartScheduled
     | ContainerHealthReported
+    | ContainerCommitRequested
+    | ContainerCommitted
+    | ContainerCommitFailed
+    | ContainerNoted
     | ContainerRenamed
     | ContainerUpdated
     | ContainerConnectRequested

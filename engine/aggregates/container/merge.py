@@ -10,6 +10,14 @@ from engine.aggregates.values.config import ContainerConfig, HealthConfig
 
 def merge(user: ContainerConfig, image: ContainerConfig) -> ContainerConfig:
     """The effective configuration; `env` of both must be in place. Raises Rejected(INVALID) without any command."""
+    merged = inherit(user, image)
+    if not merged.entrypoint and not merged.cmd:
+        raise Rejected(Reason.INVALID, "no command specified")
+    return replace(merged, on_build=None)
+
+
+def inherit(user: ContainerConfig, image: ContainerConfig) -> ContainerConfig:
+    """What the one says, and where it says nothing, the other."""
     entrypoint, cmd = user.entrypoint, user.cmd
     if not entrypoint:
         cmd = cmd or image.cmd
@@ -17,8 +25,6 @@ def merge(user: ContainerConfig, image: ContainerConfig) -> ContainerConfig:
             entrypoint = image.entrypoint
     if entrypoint == ("",):
         entrypoint = None  # `--entrypoint ""` drops the image's.
-    if not entrypoint and not cmd:
-        raise Rejected(Reason.INVALID, "no command specified")
     return replace(
         user,
         entrypoint=entrypoint,
@@ -32,7 +38,6 @@ def merge(user: ContainerConfig, image: ContainerConfig) -> ContainerConfig:
         stop_signal=user.stop_signal or image.stop_signal,
         stop_timeout=user.stop_timeout if user.stop_timeout is not None else image.stop_timeout,
         healthcheck=merge_health(user.healthcheck, image.healthcheck),
-        on_build=None,
     )
 
 

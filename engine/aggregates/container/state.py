@@ -75,6 +75,10 @@ class ContainerState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     connect_errors: tuple[tuple[str, str], ...] = ()
     disconnecting: tuple[str, ...] = ()
     remove_volumes: bool = False
+    commits: tuple[str, ...] = ()
+    """Commits without an outcome, by id."""
+    frozen_by_commit: bool = False
+    """A commit paused it: thawed when the last one has its outcome."""
 
     @property
     def alive(self) -> bool:
@@ -142,8 +146,16 @@ def evolve(state: ContainerState, event: e.ContainerEvent) -> ContainerState:
                 manually_stopped=state.manually_stopped or event.by_user or event.ends,
             )
         case e.ContainerFreezeFailed():
-            return replace(state, status=status, freeze_failures=state.freeze_failures + 1, freeze_error=event.error)
-        case e.ContainerPauseRequested() | e.ContainerPaused() | e.ContainerUnpauseRequested() | e.ContainerUnpaused():
+            return replace(
+                state,
+                status=status,
+                freeze_failures=state.freeze_failures + 1,
+                freeze_error=event.error,
+                frozen_by_commit=False,
+            )
+        case e.ContainerUnpauseRequested():
+            return replace(state, status=status, frozen_by_commit=False)
+        case e.ContainerPauseRequested() | e.ContainerPaused() | e.ContainerUnpaused():
             return replace(state, status=status)
         case e.ContainerExited():
             return replace(_exited(state, event), status=status)
@@ -160,6 +172,13 @@ def evolve(state: ContainerState, event: e.ContainerEvent) -> ContainerState:
         case e.ContainerHealthReported():
             log = (*state.health.log, event.last)[-HEALTH_LOG_LENGTH:]
             return replace(state, health=Health(status=event.status, failing_streak=event.failing_streak, log=log))
+        case e.ContainerCommitRequested():
+            frozen = state.frozen_by_commit or event.pauses
+            return replace(state, commits=(*state.commits, event.commit_id), frozen_by_commit=frozen)
+        case e.ContainerCommitted(commit_id=ended) | e.ContainerCommitFailed(commit_id=ended):
+            return replace(state, commits=tuple(other for other in state.commits if other != ended))
+        case e.ContainerNoted():
+            return state
         case e.ContainerRenamed():
             return replace(state, name=event.name)
         case e.ContainerUpdated():
@@ -230,6 +249,7 @@ def _exited(state: ContainerState, event: e.ContainerExited) -> ContainerState:
         kill_signal=0,
         connecting=(),
         disconnecting=(),
+        frozen_by_commit=False,
     )
 
 

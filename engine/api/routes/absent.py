@@ -34,7 +34,6 @@ ABSENT: tuple[tuple[str, str], ...] = (
     ("/build", "building images"),
     ("/build/prune", "the build cache"),
     ("/build/cancel", "building images"),
-    ("/commit", "committing containers"),
     ("/images/search", "searching a registry"),
     ("/containers/<path:rest>/checkpoints", "checkpoints"),
     ("/containers/<path:rest>/attach/ws", "attaching over a websocket"),

@@ -115,8 +115,8 @@ class RootFilesystems(Protocol):
 
     async def changes(self, container_id: ContainerID) -> tuple[Change, ...]: ...
 
-    async def diff_archive(self, container_id: ContainerID, destination: str) -> None:
-        """Write the read-write layer as a layer tar (whiteouts as .wh. files) to a path."""
+    async def diff_layer(self, container_id: ContainerID) -> ImportedLayer:
+        """The read-write layer as a layer (whiteouts as .wh. files), stored as a blob."""
         ...
 
 
@@ -190,7 +190,8 @@ class LoadedImage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ImportedLayer(msgspec.Struct, frozen=True, kw_only=True):
-    """A root file system as a layer, stored uncompressed: the blob's digest is the DiffID."""
+    """A root file system, or what a container wrote, as a layer, stored uncompressed: the blob's digest is the
+    DiffID."""
 
     diff_id: DiffID
     blob: Descriptor

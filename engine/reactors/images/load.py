@@ -6,9 +6,7 @@ end is discarded, also when the load fails.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
 import msgspec
@@ -25,14 +23,13 @@ from engine.aggregates.values.manifest import parse_image_config
 from engine.aggregates.values.platform import Platform
 from engine.aggregates.values.reference import Reference, parse
 from engine.drivers.ports.storage import BlobStore, ImageArchives, LayerStore, LoadedLayer
-from engine.errors import PortError
 from engine.reactors.base import Hands
 from engine.reactors.images import messages
 from engine.reactors.images.additions import Additions
+from engine.reactors.images.arrivals import Arrivals
 from engine.reactors.images.holds import Hold, Holds
 from engine.reactors.images.layers import Emit, progress_of, wanted_layers
 from engine.reactors.images.pull import NAME, add_image, check_config, first_failure
-from engine.reactors.images.removal import used
 
 Work = Callable[[Hold, Cause], Awaitable[tuple[ImageID, ...]]]
 
@@ -69,6 +66,7 @@ class Loads:
         self._layers = layers
         self._additions = additions
         self._holds = holds
+        self._arrivals = Arrivals(hands, blobs, holds)
         self._host = host
 
     async def load(
@@ -88,7 +86,7 @@ class Loads:
                 for image in loaded
             ]
             blobs = [digest for image in arrived for digest in image.blobs]
-            async with self._kept(blobs, hold):
+            async with self._arrivals.kept(blobs, hold):
                 return tuple([await self._add(image, hold, emit, own, quiet=quiet) for image in arrived])
 
         return await self._transfer("load", "", work, cause)
@@ -114,7 +112,7 @@ class Loads:
                 layers=(LoadedLayer(diff_id=layer.diff_id, blob=layer.blob),),
                 names=(reference,) if reference is not None else (),
             )
-            async with self._kept(image.blobs, hold):
+            async with self._arrivals.kept(image.blobs, hold):
                 add = await self._unpacked(image, hold, _silent, origin="import")
                 await self._additions.add(add, cause=own, names=image.names)
             return (add.image_id,)
@@ -175,27 +173,6 @@ class Loads:
             layers.append(ImageLayer(diff_id=layer.diff_id, chain_id=layer.chain_id, blob=layer.blob, size=made.size))
         at = self._hands.clock.now_ns()
         return add_image(config, image.config, tuple(layers), at=at, origin=origin, manifest=image.manifest)
-
-    @asynccontextmanager
-    async def _kept(self, blobs: Sequence[Digest], hold: Hold) -> AsyncIterator[None]:
-        """Hold blobs that have arrived; behind the block those that no image needs are discarded."""
-        await hold.add(blobs=blobs)
-        try:
-            for digest in blobs:
-                if not await self._blobs.has(digest):
-                    raise PortError("load", "an image with the same content was removed meanwhile", retriable=True)
-            yield
-        finally:
-            with trio.CancelScope(shield=True):
-                await self._discard_unused(blobs)
-
-    async def _discard_unused(self, blobs: Sequence[Digest]) -> None:
-        own = Counter(blobs)
-        async with self._holds.lock:
-            needed, _ = used(self._hands)
-            for digest, times in own.items():
-                if digest not in needed and self._holds.blob_holders(digest) <= times:
-                    await self._blobs.discard(digest)
 
 
 def _names(references: Iterable[str]) -> tuple[Reference, ...]:

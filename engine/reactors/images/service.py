@@ -1,6 +1,7 @@
 """Images as the API sees them: one value with every verb, and the tasks behind it.
 
-Owns nothing of its own: it puts pull, load, names, removal and collection together over the same holds and downloads.
+Owns nothing of its own: it puts pull, load, commit, names, removal and collection together over the same holds and
+downloads.
 """
 
 from __future__ import annotations
@@ -9,19 +10,22 @@ from collections.abc import AsyncIterator, Sequence
 
 import trio
 
+from engine.aggregates.container.state import ContainerState
 from engine.aggregates.decider import Cause
 from engine.aggregates.image import ImageState
 from engine.aggregates.transfer import ReportTransferFailed
+from engine.aggregates.values.commit import CommitWish
 from engine.aggregates.values.ids import ImageID
 from engine.aggregates.values.manifest import ImageConfig
 from engine.aggregates.values.platform import Platform
 from engine.aggregates.values.reference import Reference
 from engine.config import DaemonConfig
 from engine.drivers.ports.registry import Credentials, Registry
-from engine.drivers.ports.storage import BlobStore, ImageArchives, LayerStore
+from engine.drivers.ports.storage import BlobStore, ImageArchives, LayerStore, RootFilesystems
 from engine.imageconfigs import ImageConfigs
 from engine.reactors.base import Hands
 from engine.reactors.images.additions import Additions
+from engine.reactors.images.commit import Commits
 from engine.reactors.images.downloads import Downloads
 from engine.reactors.images.holds import Holds
 from engine.reactors.images.layers import Emit
@@ -41,6 +45,7 @@ class Images:
         blobs: BlobStore,
         layers: LayerStore,
         archives: ImageArchives,
+        rootfs: RootFilesystems,
         *,
         host_platform: Platform,
         config: DaemonConfig,
@@ -71,16 +76,19 @@ class Images:
         self._loads = Loads(
             hands, archives, blobs, layers, additions=self.additions, holds=self.holds, host=host_platform
         )
+        self._commits = Commits(hands, rootfs, blobs, layers, additions=self.additions, holds=self.holds)
         self._saves = Saves(hands, archives, self.holds)
         self._reactor = ImageReactor(hands, blobs, layers, self.holds)
         self._collector = Collector(hands, blobs, layers, self.holds)
 
     async def recover(self) -> int:
-        """At start: transfers that a crash cut off have failed, and what they left is discarded. How much that was.
+        """At start: transfers and commits that a crash cut off have failed, and what they left is discarded. How much
+        that was.
         Removals that were under way are finished by `run`."""
         for transfer_id in self._hands.application.live("transfer"):
             failed = ReportTransferFailed(transfer_id=transfer_id, error="interrupted by a restart of the engine")
             await self._hands.report(NAME, "start-up", failed)
+        await self._commits.recover()
         return await self._collector.collect()
 
     async def run(self, after: int, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -128,6 +136,9 @@ class Images:
         cause: Cause,
     ) -> ImageID:
         return await self._loads.import_image(archive, reference, platform, message, changes, cause)
+
+    async def commit(self, state: ContainerState, wish: CommitWish, cause: Cause) -> ImageID:
+        return await self._commits.commit(state, wish, cause)
 
     def save(self, names: Sequence[str]) -> AsyncIterator[bytes]:
         return self._saves.save(names)

@@ -12,6 +12,7 @@ from engine.aggregates.decider import Command, Event
 from engine.aggregates.values.config import ContainerConfig, HostConfig, Resources, RestartPolicy
 from engine.aggregates.values.endpoints import Endpoint, NetworkAttachment
 from engine.aggregates.values.health import HealthResult, HealthStatus
+from engine.aggregates.values.ids import ImageID
 
 ID = "4f5e" * 16
 IMAGE = "sha256:" + "e5" * 32
@@ -78,6 +79,12 @@ REPORT_REMOVED = c.ReportRemoved(container_id=ID, at=NOW)
 HEALTH = c.ReportHealth(container_id=ID, run=1, at=NOW, status=HealthStatus.HEALTHY, failing_streak=0, last=PROBE)
 RENAME = c.RenameContainer(container_id=ID, name="shop")
 UPDATE = c.UpdateContainer(container_id=ID, resources=Resources(memory=64 << 20), restart_policy=None)
+COMMIT = c.CommitContainer(container_id=ID, at=NOW, commit_id="c1", reference="", pause=True)
+COMMITTED = c.ReportCommitted(
+    container_id=ID, at=NOW, commit_id="c1", image_id=ImageID(IMAGE), reference="", comment=""
+)
+COMMIT_FAILED = c.ReportCommitFailed(container_id=ID, at=NOW, commit_id="c1", error="no room")
+NOTE = c.NoteContainer(container_id=ID, action="top")
 CONNECT = c.ConnectContainer(container_id=ID, at=NOW, attachment=WISH)
 CONNECTED = c.ReportConnected(container_id=ID, network_id=OTHER, endpoint=NEW)
 CONNECT_FAILED = c.ReportConnectFailed(container_id=ID, network_id=OTHER, error="no room")

@@ -15,6 +15,9 @@ from engine.aggregates.values.health import HealthStatus
 from tests.aggregates.container.lives import (
     ALWAYS,
     ATTACHED,
+    COMMIT,
+    COMMIT_FAILED,
+    COMMITTED,
     CONNECT,
     CONNECT_FAILED,
     CONNECTED,
@@ -26,6 +29,7 @@ from tests.aggregates.container.lives import (
     LIVES,
     MS,
     NEW,
+    NOTE,
     NOW,
     OTHER,
     PAUSE,
@@ -66,6 +70,7 @@ COMMANDS: dict[str, Command] = {
     "unpause": UNPAUSE,
     "rename": RENAME,
     "update": UPDATE,
+    "commit": COMMIT,
     "connect": CONNECT,
     "disconnect": DISCONNECT,
     "remove": remove(),
@@ -81,6 +86,7 @@ TABLE: dict[Status, dict[str, str]] = {
         "unpause": "no: system",
         "rename": "renamed",
         "update": "updated",
+        "commit": "commit_requested",
         "connect": "connected",
         "disconnect": "disconnected",
         "remove": "remove_requested",
@@ -105,6 +111,7 @@ TABLE: dict[Status, dict[str, str]] = {
         "unpause": "no: system",
         "rename": "renamed",
         "update": "updated",
+        "commit": "commit_requested pause_requested",
         "connect": "connect_requested",
         "disconnect": "disconnect_requested",
         "remove -f": "kill_requested remove_requested",
@@ -117,6 +124,7 @@ TABLE: dict[Status, dict[str, str]] = {
         "unpause": "unpause_requested",
         "rename": "renamed",
         "update": "updated",
+        "commit": "commit_requested",
         "connect": "connect_requested",
         "disconnect": "disconnect_requested",
         "remove -f": "kill_requested remove_requested",
@@ -129,6 +137,7 @@ TABLE: dict[Status, dict[str, str]] = {
         "unpause": "no: system",
         "rename": "renamed",
         "update": "updated",
+        "commit": "commit_requested",
         "connect": "connected",
         "disconnect": "disconnected",
         "remove -f": "remove_requested",
@@ -139,6 +148,7 @@ TABLE: dict[Status, dict[str, str]] = {
 TABLE[S.STARTING_AGAIN] = TABLE[S.STARTING]
 TABLE[S.EXITED] = TABLE[S.CREATED]
 TABLE[S.PAUSING] = TABLE[S.RUNNING] | dict.fromkeys(("start", "pause", "remove -f"), NO)
+TABLE[S.PAUSING]["commit"] = "commit_requested"
 TABLE[S.UNPAUSING] = TABLE[S.PAUSING]
 
 REPORTS: dict[str, Command] = {
@@ -154,6 +164,8 @@ REPORTS: dict[str, Command] = {
     "connect failed": CONNECT_FAILED,
     "disconnected": DISCONNECTED,
     "removed": REPORT_REMOVED,
+    "committed": COMMITTED,
+    "commit failed": COMMIT_FAILED,
 }
 TOLD: dict[Status, dict[str, str]] = {
     S.STARTING_AGAIN: {"started": "started", "failed": "start_failed"},
@@ -192,6 +204,29 @@ def test_a_wish_is_granted_or_refused_as_the_table_says(status: Status, name: st
 def test_a_report_is_news_once_and_stale_for_ever(status: Status, name: str) -> None:
     state = live(*LIVES[status])
     assert outcome(DECIDER, state, REPORTS[name]) == TOLD.get(status, {}).get(name, "nothing")
+
+
+def test_what_a_commit_froze_is_thawed_with_its_last_outcome() -> None:
+    """CTR-34: an outcome thaws; a user's own pause stays; one that is still being frozen is thawed as soon as it is."""
+    running = live(*LIVES[S.RUNNING])
+    second = replace(COMMIT, commit_id="c2")
+    frozen = live(*LIVES[S.RUNNING], COMMIT, REPORT_PAUSED, second)
+    assert outcome(DECIDER, frozen, COMMITTED) == "committed"
+    last = live(*LIVES[S.RUNNING], COMMIT, REPORT_PAUSED, second, COMMITTED)
+    assert outcome(DECIDER, last, replace(COMMIT_FAILED, commit_id="c2")) == "commit_failed unpause_requested"
+    by_user = live(*LIVES[S.PAUSED], COMMIT)
+    assert outcome(DECIDER, by_user, COMMITTED) == "committed"
+    early = live(*LIVES[S.RUNNING], COMMIT, COMMIT_FAILED)
+    assert outcome(DECIDER, early, REPORT_PAUSED) == "paused unpause_requested"
+    assert not running.frozen_by_commit and frozen.frozen_by_commit
+
+
+def test_a_note_changes_nothing_and_is_dropped_once_there_is_nobody_to_tell_of() -> None:
+    """EVT-03."""
+    running = live(*LIVES[S.RUNNING])
+    assert outcome(DECIDER, running, NOTE) == "noted"
+    assert live(*LIVES[S.RUNNING], NOTE) == running
+    assert outcome(DECIDER, live(*LIVES[S.REMOVED]), NOTE) == "nothing"
 
 
 def test_a_report_about_a_container_that_never_was_is_refused() -> None:

@@ -27,15 +27,15 @@ from engine.aggregates.values.manifest import Manifest, parse_manifest, render_m
 from engine.aggregates.values.platform import Platform
 from engine.aggregates.values.reference import parse as parse_reference
 from engine.drivers.linux.storage.archive_index import Archive, FoundImage, find_images
+from engine.drivers.linux.storage.blobs import LAYER_TAR, adopt
 from engine.drivers.linux.storage.errors import as_port_error
-from engine.drivers.linux.storage.places import DIRECTORY_MODE, Places, sync_directory
+from engine.drivers.linux.storage.places import Places
 from engine.drivers.linux.storage.tar_writer import RECORD_END, header, padding
 from engine.drivers.linux.storage.workers import Workers
 from engine.drivers.ports.storage import BlobStore, ImportedLayer, LoadedImage, LoadedLayer, Progress, SavedImage
 from engine.errors import Fault, PortError
 
 _CHUNK = 1 << 20
-_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
 
 
 class LinuxImageArchives:
@@ -64,7 +64,7 @@ class LinuxImageArchives:
             path = f"{directory}/layer"
             found = await self._receive("receive_layer", {"file": path}, source, progress)
             await self._adopt(path, Digest(found["digest"]))
-        blob = Descriptor(media_type=_LAYER, digest=Digest(found["digest"]), size=found["size"])
+        blob = Descriptor(media_type=LAYER_TAR, digest=Digest(found["digest"]), size=found["size"])
         return ImportedLayer(diff_id=found["digest"], blob=blob)
 
     async def save(self, images: Sequence[SavedImage]) -> AsyncGenerator[bytes, None]:
@@ -135,7 +135,7 @@ class LinuxImageArchives:
     async def _adopt(self, path: str, digest: Digest) -> None:
         """Make a synced, hashed file a blob. Nothing happens when it was adopted already."""
         with as_port_error("store blob"):
-            await trio.to_thread.run_sync(_adopt, self._places, path, digest, limiter=self._limiter)
+            await trio.to_thread.run_sync(adopt, self._places, path, digest, limiter=self._limiter)
 
     async def _manifest_body(self, image: SavedImage) -> bytes:
         if image.manifest is not None and await self._blobs.has(image.manifest.digest):
@@ -168,15 +168,6 @@ class LinuxImageArchives:
             yield directory
         finally:
             self._places.discard(directory)
-
-
-def _adopt(places: Places, path: str, digest: Digest) -> None:
-    target = places.blob(digest)
-    if os.path.exists(target):
-        return
-    os.makedirs(places.content, DIRECTORY_MODE, exist_ok=True)
-    os.rename(path, target)
-    sync_directory(places.content)
 
 
 def _described(body: bytes, said: Descriptor | None) -> Descriptor:

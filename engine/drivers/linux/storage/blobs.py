@@ -28,6 +28,10 @@ _BATCH = 1 << 20
 """Chunks are gathered to this size before a thread hashes and writes them: a hop costs as much as hashing 100 KB."""
 
 
+LAYER_TAR = "application/vnd.docker.image.rootfs.diff.tar"
+"""A layer that was made here and not compressed."""
+
+
 class LinuxBlobStore:
     """See engine/drivers/ports/storage.py, BlobStore."""
 
@@ -99,6 +103,16 @@ class LinuxBlobStore:
     async def discard(self, digest: Digest) -> None:
         with as_port_error("discard blob"):
             self._places.discard(self._places.blob(digest))
+
+
+def adopt(places: Places, path: str, digest: Digest) -> None:
+    """Make a synced, hashed file a blob by a rename. Nothing happens when there is one already."""
+    target = places.blob(digest)
+    if os.path.exists(target):
+        return
+    os.makedirs(places.content, DIRECTORY_MODE, exist_ok=True)
+    os.rename(path, target)
+    sync_directory(places.content)
 
 
 class _Writer:

@@ -15,13 +15,15 @@ from collections.abc import Mapping, Sequence
 
 import trio
 
-from engine.aggregates.values.ids import ChainID, ContainerID
+from engine.aggregates.values.descriptor import Descriptor
+from engine.aggregates.values.ids import ChainID, ContainerID, DiffID, Digest
+from engine.drivers.linux.storage.blobs import LAYER_TAR, adopt
 from engine.drivers.linux.storage.errors import as_port_error
 from engine.drivers.linux.storage.layers import LinuxLayerStore
 from engine.drivers.linux.storage.places import DIRECTORY_MODE, Places
 from engine.drivers.linux.storage.workers import Workers
 from engine.drivers.ports.runtime import RootFilesystem
-from engine.drivers.ports.storage import Change
+from engine.drivers.ports.storage import Change, ImportedLayer
 from engine.errors import Fault, PortError
 
 _INIT_DIRECTORIES = ("dev", "dev/pts", "dev/shm", "etc", "proc", "sys")
@@ -75,9 +77,21 @@ class LinuxRootFilesystems:
         found = await self._workers.run("changes", self._layer_fields(container_id))
         return tuple(Change(path=path, kind=kind) for path, kind in found)
 
-    async def diff_archive(self, container_id: ContainerID, destination: str) -> None:
-        fields = {**self._layer_fields(container_id), "destination": destination}
-        await self._workers.run("diff_archive", fields)
+    async def diff_layer(self, container_id: ContainerID) -> ImportedLayer:
+        with as_port_error("commit"):
+            destination = self._places.new_temporary("diff")
+        try:
+            async with self._workers.limiter:
+                fields = {**self._layer_fields(container_id), "destination": destination}
+                found = await self._workers.run("diff_archive", fields)
+            digest = Digest(found["digest"])
+            with as_port_error("commit"):
+                await trio.to_thread.run_sync(adopt, self._places, destination, digest, limiter=self._limiter)
+        finally:
+            self._places.discard(destination)
+        return ImportedLayer(
+            diff_id=DiffID(digest), blob=Descriptor(media_type=LAYER_TAR, digest=digest, size=found["size"])
+        )
 
     def _layer_fields(self, container_id: ContainerID) -> dict[str, object]:
         directory = self._places.container(container_id)

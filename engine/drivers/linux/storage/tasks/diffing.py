@@ -7,6 +7,8 @@ deleted.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
 import stat
 from typing import Any
@@ -32,16 +34,17 @@ def changes(fields: dict[str, Any]) -> list[tuple[str, int]]:
     return [(os.fsdecode(path), kind) for path, kind in sorted(found)]
 
 
-def diff_archive(fields: dict[str, Any]) -> dict[str, int]:
-    """fields: upper, destination. Returns size: bytes written."""
-    fd = os.open(fields["destination"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        writer = TreeWriter(fd)
+def diff_archive(fields: dict[str, Any]) -> dict[str, Any]:
+    """fields: upper, destination. Returns {digest, size}; the file is synced, because it becomes a blob by a rename."""
+    with open(fields["destination"], "xb+") as file:
+        writer = TreeWriter(file.fileno())
         _archive(writer, os.fsencode(fields["upper"]), b"")
         writer.finish()
-        return {"size": os.fstat(fd).st_size}
-    finally:
-        os.close(fd)
+        os.fchmod(file.fileno(), 0o644)
+        os.fsync(file.fileno())
+        file.seek(0)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return {"digest": f"sha256:{digest}", "size": os.fstat(file.fileno()).st_size}
 
 
 def _walk(upper: bytes, lowers: list[bytes], path: bytes, found: list[tuple[bytes, int]]) -> None:
@@ -78,21 +81,31 @@ def _same_directory(upper: os.stat_result, lower: os.stat_result) -> bool:
 
 
 def _archive(writer: TreeWriter, directory: bytes, name: bytes) -> None:
-    """Everything below a directory, sorted; whiteouts come as .wh. files, as layers have them."""
-    for child in sorted(os.listdir(directory)):
-        here, place = directory + b"/" + child, name + child
-        found = os.lstat(here)
-        if is_whiteout(found):
-            mtime_s = found.st_mtime_ns // 1_000_000_000
-            writer.raw(header(name + WHITEOUT_PREFIX + child, mode=0o600, mtime_s=mtime_s))
-            continue
-        writer.entry(here, place, found)
-        if stat.S_ISDIR(found.st_mode):
-            _refuse_redirect(here)
-            if is_opaque(here):
-                mode, mtime_s = stat.S_IMODE(found.st_mode) & 0o777, found.st_mtime_ns // 1_000_000_000
-                writer.raw(header(place + b"/" + OPAQUE_MARKER, mode=mode, mtime_s=mtime_s))
-            _archive(writer, here, place + b"/")
+    """Everything below a directory, sorted; whiteouts come as .wh. files, as layers have them. What vanishes meanwhile
+    (the container was not frozen) is left out."""
+    try:
+        children = sorted(os.listdir(directory))
+    except FileNotFoundError:
+        return
+    for child in children:
+        with contextlib.suppress(FileNotFoundError):
+            _archive_child(writer, directory + b"/" + child, name, child)
+
+
+def _archive_child(writer: TreeWriter, here: bytes, name: bytes, child: bytes) -> None:
+    found = os.lstat(here)
+    if is_whiteout(found):
+        mtime_s = found.st_mtime_ns // 1_000_000_000
+        writer.raw(header(name + WHITEOUT_PREFIX + child, mode=0o600, mtime_s=mtime_s))
+        return
+    place = name + child
+    writer.entry(here, place, found)
+    if stat.S_ISDIR(found.st_mode):
+        _refuse_redirect(here)
+        if is_opaque(here):
+            mode, mtime_s = stat.S_IMODE(found.st_mode) & 0o777, found.st_mtime_ns // 1_000_000_000
+            writer.raw(header(place + b"/" + OPAQUE_MARKER, mode=mode, mtime_s=mtime_s))
+        _archive(writer, here, place + b"/")
 
 
 def _refuse_redirect(directory: bytes) -> None:
