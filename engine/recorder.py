@@ -25,7 +25,8 @@ from eventsourcing.sqlite import (
 )
 
 from engine import chain
-from engine.errors import Fault, PortError
+from engine.errors import PortError
+from engine.sqlite_errors import translated
 
 BUSY_TIMEOUT_MS = 5000
 
@@ -190,14 +191,10 @@ def _damaged(how: str) -> PortError:
 
 @contextlib.contextmanager
 def _translated(operation: str) -> Iterator[None]:
-    """SQLite's errors, wrapped by the library or not, as PortError."""
-    try:
-        yield
-    except (sqlite3.Error, PersistenceError) as error:
-        cause = error.args[0] if isinstance(error, PersistenceError) and error.args else error
-        code = getattr(cause, "sqlite_errorcode", 0)
-        full = code == sqlite3.SQLITE_FULL
-        message = "no space left on device" if full else str(cause)
-        raise PortError(
-            operation, f"{operation}: {message}", fault=Fault.DISK_FULL if full else Fault.SYSTEM, retriable=full
-        ) from error
+    """As `translated`, where the library wraps SQLite's errors in its own."""
+    with translated(operation):
+        try:
+            yield
+        except PersistenceError as error:
+            cause = error.args[0] if error.args else error
+            raise cause if isinstance(cause, sqlite3.Error) else sqlite3.OperationalError(str(error)) from error

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from engine.aggregates.values.sealed import Sealed
 from engine.entropy import Entropy
 from engine.errors import Fault, PortError
 from engine.private_file import create_private
+from engine.sqlite_errors import translated
 
 KEY_BYTES = 32
 NONCE_BYTES = 12
@@ -132,11 +133,11 @@ class Vault:
         self._remember(fresh)
 
     def _insert(self, keys: dict[str, bytes]) -> None:
-        with _translated("store a key"), self._opened as transaction:
+        with translated("store a key"), self._opened as transaction:
             transaction.executemany("INSERT OR REPLACE INTO keys (owner, key) VALUES (?, ?)", keys.items())
 
     def _erase(self, owners: Iterable[str]) -> None:
-        with _translated("erase a key"):
+        with translated("erase a key"):
             with self._opened as transaction:
                 transaction.executemany("DELETE FROM keys WHERE owner=?", [(owner,) for owner in owners])
             # secure_delete overwrites the page; the write-ahead log still has the old one until it is cut off.
@@ -144,7 +145,7 @@ class Vault:
 
     def _read(self, statement: str, *parameters: str) -> list[tuple[Any, ...]]:
         assert self._reader is not None, "the vault is not open"
-        with _translated("read a key"):
+        with translated("read a key"):
             return self._reader.execute(statement, parameters).fetchall()
 
     @property
@@ -153,7 +154,7 @@ class Vault:
         return self._connection
 
     def _open(self) -> None:
-        with _translated("open the vault"):
+        with translated("open the vault"):
             create_private(self._path)
             connection = sqlite3.connect(self._path, check_same_thread=False)
             for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON"):
@@ -161,13 +162,3 @@ class Vault:
             connection.execute("CREATE TABLE IF NOT EXISTS keys (owner TEXT PRIMARY KEY, key BLOB NOT NULL)")
             self._connection = connection
             self._reader = sqlite3.connect(self._path, check_same_thread=False)
-
-
-@contextlib.contextmanager
-def _translated(operation: str) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as error:
-        full = getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL
-        fault = Fault.DISK_FULL if full else Fault.SYSTEM
-        raise PortError(operation, f"{operation}: {error}", fault=fault, retriable=full) from error

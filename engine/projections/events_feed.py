@@ -10,6 +10,8 @@ without a store, everything stays in memory and all else is the same.
 
 from __future__ import annotations
 
+import logging
+import sqlite3
 from collections.abc import AsyncIterator
 from typing import Protocol
 
@@ -20,9 +22,11 @@ from engine.aggregates.decider import Recorded
 from engine.projections.feed_messages import MESSAGES_PER_EVENT_MAX, FeedMessage, Narrator, Subjects
 from engine.projections.feed_store import FeedStore
 
+logger = logging.getLogger("ishmael.events")
 RING_MESSAGES = 1024
 PAGE_MESSAGES = 512
 FLUSH_AFTER_S = 0.5
+FLUSH_AGAIN_S = 5.0
 
 
 class Feed(Protocol):
@@ -123,12 +127,22 @@ class EventsFeed:
                 while not self._recent or self._recent[-1].cursor <= self._stored:
                     await self._moved.park()
                 await trio.sleep(FLUSH_AFTER_S)  # a burst becomes one transaction
-                await self._flush()
+                if not await self._flush():
+                    await trio.sleep(FLUSH_AGAIN_S)
         finally:
             with trio.CancelScope(shield=True):
                 await self._flush()
 
-    async def _flush(self) -> None:
+    async def _flush(self) -> bool:
+        """False when the file refuses (a full disk): the messages stay in memory, and the log has them anyway."""
+        try:
+            await self._move()
+        except sqlite3.Error as error:
+            logger.warning("messages of /events are not stored, they stay in memory: %s", error)
+            return False
+        return True
+
+    async def _move(self) -> None:
         store = self._store
         waiting = [message for message in self._recent if message.cursor > self._stored]
         if store is None or not waiting:

@@ -116,6 +116,12 @@ class Works:
     async def _try(key: Hashable, work: Callable[[], Awaitable[None]]) -> bool:
         try:
             await work()
+        except PortError as error:
+            if not error.retriable:
+                logger.exception("work %r failed", key)
+            else:
+                logger.warning("work %r waits: %s", key, error.message)
+            return False
         except Exception:
             # A bug, or a world that refused in a way nobody planned for. The intent stays open in the log.
             logger.exception("work %r failed", key)

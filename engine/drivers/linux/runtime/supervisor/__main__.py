@@ -14,7 +14,7 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NoReturn
+    from .server import Supervisor
 
 PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 15, 36
 
@@ -35,15 +35,21 @@ def main(exec_root: str, data_root: str) -> None:
         os._exit(0)
     os.close(ready)
     try:
-        serve(exec_root, data_root, telling)
+        supervisor = prepared(exec_root, data_root, telling)
     except BaseException as error:
-        os.write(telling if telling >= 0 else 2, f"{type(error).__name__}: {error}\n".encode())
-        raise
-    finally:
-        os._exit(0)
+        os.write(telling, f"{type(error).__name__}: {error}\n".encode())
+        os._exit(1)
+    os.write(telling, b"ready")
+    os.close(telling)
+    try:
+        supervisor.run()
+    except BaseException:
+        sys.excepthook(*sys.exc_info())  # to supervisor.log: the log of last resort
+    os._exit(0)
 
 
-def serve(exec_root: str, data_root: str, telling: int) -> NoReturn:
+def prepared(exec_root: str, data_root: str, telling: int) -> Supervisor:
+    """Everything that can fail at a start. Ends the process when another supervisor lives."""
     lock = os.open(exec_root + "/supervisor.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -64,15 +70,12 @@ def serve(exec_root: str, data_root: str, telling: int) -> NoReturn:
     os.chdir("/")
     kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
     _redirect(exec_root + "/supervisor.log")
-    supervisor = server.Supervisor(listener, exec_root, data_root)
+    supervisor: Supervisor = server.Supervisor(listener, exec_root, data_root)
     supervisor.prepare()
     gc.collect()
     gc.freeze()
     gc.disable()
-    os.write(telling, b"ready")
-    os.close(telling)
-    supervisor.run()
-    os._exit(0)
+    return supervisor
 
 
 def _redirect(log: str) -> None:

@@ -1,6 +1,7 @@
 """Exits on disk, one small file each, from the moment of reaping until the engine has them in its log.
 
-File name: `<container id>.<run>[.<exec id>]`; content: exit code, OOM flag, time in ns.
+File name: `<container id>.<run>[.<exec id>]`; content: exit code, OOM flag, time in ns. An exit that finds no room on
+the disk waits in memory and is written as soon as there is some; an engine that is connected hears of it anyway.
 Refuses to know: who is connected; the caller says whether the exit must survive a power cut at once.
 """
 
@@ -16,10 +17,26 @@ if TYPE_CHECKING:
 class Journal:
     def __init__(self, directory: str) -> None:
         self.directory = directory
+        self._waiting: dict[str, tuple[bytes, bool]] = {}
 
     def record(self, exit_: dict[str, Any], *, durable: bool) -> None:
         path = self._path(exit_["container_id"], exit_["run"], exit_["exec_id"])
         text = b"%d %d %d\n" % (exit_["exit_code"], exit_["oom_killed"], exit_["finished_at_ns"])
+        self._waiting[path] = text, durable
+        self.write()
+
+    def write(self) -> bool:
+        """Write what waits; True when nothing does any more. Never raises for the disk's sake: this process is the
+        parent of every container."""
+        for path, (text, durable) in list(self._waiting.items()):
+            try:
+                self._write(path, text, durable=durable)
+            except OSError:
+                return False
+            del self._waiting[path]
+        return True
+
+    def _write(self, path: str, text: bytes, *, durable: bool) -> None:
         fd = os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
             os.write(fd, text)
@@ -30,14 +47,19 @@ class Journal:
         os.rename(path + ".new", path)
         if durable:
             directory = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            os.fsync(directory)
-            os.close(directory)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
 
     def forget(self, container_id: str, run: int, exec_id: str) -> None:
-        try:
-            os.unlink(self._path(container_id, run, exec_id))
-        except FileNotFoundError:
-            return
+        path = self._path(container_id, run, exec_id)
+        unwritten = self._waiting.pop(path, None)
+        for name in (path, path + ".new") if unwritten else (path,):
+            try:
+                os.unlink(name)
+            except FileNotFoundError:
+                continue
 
     def read(self) -> list[dict[str, Any]]:
         """All exits, oldest first. A torn file (power cut without fsync) is dropped: its container is reported lost."""

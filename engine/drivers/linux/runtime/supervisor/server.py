@@ -87,7 +87,9 @@ class Supervisor:
         swept = True
         while not self._stopping and not self._is_idle():
             self._loop.turn(IDLE_S if swept else SWEEP_S)
-            swept = self._groups.sweep()
+            # Both every time: what waits for the disk and what waits for the kernel know nothing of each other.
+            written = self._journal.write()
+            swept = self._groups.sweep() and written
         os.unlink(self._listener.getsockname())
 
     def _is_idle(self) -> bool:
