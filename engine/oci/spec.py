@@ -209,6 +209,8 @@ def mounts(given: SpecInput) -> list[dict[str, Any]]:
     mount replaces the default at the same place."""
     taken = {point.destination for point in given.mounts} | set(given.host.tmpfs or {})
     found = [mount for mount in _defaults(given) if mount["destination"] not in taken]
+    if "/dev" in taken:  # the user's own has its own of everything
+        found = [mount for mount in found if not mount["destination"].startswith("/dev/")]
     found += [
         {"destination": path, "type": "bind", "source": source, "options": ["rbind", "rprivate"]}
         for path, source in given.files.items()

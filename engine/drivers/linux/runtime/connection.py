@@ -17,7 +17,7 @@ from typing import Any
 
 import trio
 
-from engine.drivers.linux.runtime.supervisor import wire
+from engine.drivers.linux.runtime.supervisor import kernel, wire
 from engine.errors import Fault, PortError
 
 CONNECT_DEADLINE_S = 15.0
@@ -71,12 +71,26 @@ class Connection:
         raise lost("connect")
 
     async def _start(self) -> None:
-        """The interpreter is bare (-S -E -I): a small process forks fast. It returns once a supervisor listens."""
+        """The interpreter is bare (-S -E -I): a small process forks fast. It returns once a supervisor listens.
+
+        It is run through a read-only mount of its file that lies nowhere. A container can come by its children's
+        /proc/<pid>/exe (by being told to run /proc/self/exe), but can not write to it (CVE-2019-5736)."""
         script = str(package_data.files("engine.drivers.linux.runtime") / "supervisor" / "__main__.py")
         command = [sys.executable, "-S", "-E", "-I", script, self._exec_root, self._data_root]
-        done = await trio.run_process(
-            command, check=False, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, capture_stderr=True
-        )
+        interpreter = kernel.open_tree(os.fsencode(sys.executable), recursive=False)
+        try:
+            kernel.set_mount_attributes(interpreter, b"", kernel.MOUNT_ATTR_RDONLY, recursive=False)
+            done = await trio.run_process(
+                command,
+                executable=f"/proc/self/fd/{interpreter}",
+                pass_fds=(interpreter,),
+                check=False,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                capture_stderr=True,
+            )
+        finally:
+            os.close(interpreter)
         if done.returncode:
             raise PortError("start supervisor", done.stderr.decode(errors="replace").strip())
 

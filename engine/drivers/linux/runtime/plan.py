@@ -67,6 +67,7 @@ def container_plan(launch: Launch, facts: HostFacts, filter_bytes: bytes) -> dic
         "joins": [
             (joined, NAMESPACES[kind]) for kind, joined in namespaces.items() if joined and kind not in ("pid", "mount")
         ],
+        "keyring": keyring(launch.container_id),
         "pid_namespace": namespaces.get("pid", ""),
         "own_pid_namespace": "pid" in namespaces and not namespaces["pid"],
         "cgroup_namespace": "cgroup" in namespaces,
@@ -76,7 +77,7 @@ def container_plan(launch: Launch, facts: HostFacts, filter_bytes: bytes) -> dic
         "propagation": PROPAGATION[propagation or "rslave"],
         "root_propagation": PROPAGATION[propagation] if propagation else 0,
         "mounts": mounts,
-        "devices": [*DEFAULT_DEVICES, *(_device(d) for d in linux.get("devices") or ())],
+        "devices": None if _brings_devices(mounts) else devices(linux),
         "readonly": bool((spec.get("root") or {}).get("readonly")),
         "masked_paths": list(linux.get("maskedPaths") or ()),
         "readonly_paths": list(linux.get("readonlyPaths") or ()),
@@ -135,10 +136,16 @@ def exec_plan(launch: ExecLaunch) -> dict[str, Any]:
         "exec_id": launch.exec_id,
         "run": 0,
         "document": msgspec.json.encode({**launch.process, "terminal": launch.stdio.tty}),
+        "keyring": keyring(launch.container_id),
         "oom_score_adj": launch.process.get("oomScoreAdj"),
         "process": process_plan(launch.process, b"", 0),
         "stdio": stdio_plan(launch.stdio, LogSpec(driver="none")),
     }
+
+
+def keyring(container_id: str) -> bytes:
+    """The name of a container's session keyring: runc's."""
+    return f"_ses.{container_id}".encode()
 
 
 def cgroup_path(text: str) -> str:
@@ -220,6 +227,15 @@ def parse_size(text: str) -> int:
     if match is None:
         raise ValueError(f"invalid size: '{text}'")
     return int(float(match[1]) * 1000 ** " kmgtp".index(match[2].lower() or " "))
+
+
+def devices(linux: Mapping[str, Any]) -> list[tuple[str, int, int, int, int, int]]:
+    return [*DEFAULT_DEVICES, *(_device(d) for d in linux.get("devices") or ())]
+
+
+def _brings_devices(mounts: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether the user's own tree lies on /dev: it may be the host's, and is left as it is (as runc)."""
+    return any(entry["type"] == "bind" and entry["destination"].rstrip("/") == "/dev" for entry in mounts)
 
 
 def _device(device: Mapping[str, Any]) -> tuple[str, int, int, int, int, int]:

@@ -222,13 +222,13 @@ class Unpacker:
         os.utime(base, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=directory, follow_symlinks=False)
 
     def _set_xattrs(self, entry: Entry, directory: int, base: bytes) -> None:
-        path = b"/proc/self/fd/%d/%s" % (directory, base)
+        os.fchdir(directory)  # there is no *at call for it, and inside a container /proc may be anything
         for name, value in (entry.xattrs or {}).items():
             # An image may not speak to the overlay (redirect, metacopy); moby's own archives never carry these.
             if name.startswith(OVERLAY_XATTRS):
                 continue
             try:
-                os.setxattr(path, name, value, follow_symlinks=False)
+                os.setxattr(base, name, value, follow_symlinks=False)
             except OSError as error:
                 # Moby: a file system without xattrs, or one that refuses user.* on a link, is no reason to fail.
                 if error.errno not in (errno.ENOTSUP, errno.EPERM):
@@ -343,7 +343,8 @@ def _is_whiteout(found: os.stat_result) -> bool:
 
 
 def _set_opaque(directory: int, base: bytes) -> None:
-    os.setxattr(b"/proc/self/fd/%d/%s" % (directory, base), OPAQUE_XATTR, b"y")
+    os.fchdir(directory)
+    os.setxattr(base, OPAQUE_XATTR, b"y", follow_symlinks=False)
 
 
 def _write_all(fd: int, data: memoryview) -> None:

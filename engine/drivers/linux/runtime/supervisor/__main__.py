@@ -16,9 +16,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .server import Supervisor
 
-PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 15, 36
-
-
 def main(exec_root: str, data_root: str) -> None:
     os.makedirs(exec_root, 0o711, exist_ok=True)
     os.makedirs(data_root + "/supervisor/exits", 0o700, exist_ok=True)
@@ -62,6 +59,8 @@ def prepared(exec_root: str, data_root: str, telling: int) -> Supervisor:
     path = exec_root + "/supervisor.sock"
     if os.path.exists(path):
         os.unlink(path)
+    with open("/proc/self/comm", "w") as comm:
+        comm.write("supervisor")  # it was run by a descriptor's number
     os.umask(0o077)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(path)

@@ -125,7 +125,7 @@ def _child(
         for number, soft, hard in settings.limits:
             resource.setrlimit(number, (soft, hard))
         place((stdio.stdin, stdio.stdout, stdio.stderr))
-        k.close_range_on_exec(3)
+        k.close_all_but({0, 1, 2})
         os.chdir(bundle.path)
         os.execve(command[0], command, {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"})
     except OSError as error:

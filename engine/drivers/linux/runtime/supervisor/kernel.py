@@ -9,6 +9,7 @@ usual release and retake of the lock would run in the child as well.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import struct
 
@@ -24,6 +25,7 @@ SIGCHLD = 17
 
 RESOLVE_IN_ROOT = 0x10
 RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_NO_SYMLINKS = 0x04
 AT_EMPTY_PATH = 0x1000
 AT_RECURSIVE = 0x8000
 OPEN_TREE_CLONE = 1
@@ -33,12 +35,20 @@ MOVE_MOUNT_T_EMPTY_PATH = 0x40
 MOUNT_ATTR_RDONLY = 1
 
 PR_SET_NAME, PR_SET_CHILD_SUBREAPER, PR_CAPBSET_DROP = 15, 36, 24
-PR_SET_PDEATHSIG, PR_SET_KEEPCAPS, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 1, 8, 38, 47
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 1, 4, 8, 38, 47
 PR_CAP_AMBIENT_RAISE, PR_CAP_AMBIENT_CLEAR_ALL = 2, 4
 SECCOMP_SET_MODE_FILTER = 1
 
-# Calls younger than 5.2 have one number on every architecture; these three have not.
-_PIVOT_ROOT, _CAPSET, _SECCOMP = {"x86_64": (155, 126, 317), "aarch64": (41, 91, 277)}[os.uname().machine]
+PROC_MAGIC, DEVPTS_MAGIC = 0x9FA0, 0x1CD1
+"""Of statfs(2): what kind of file system something lies on."""
+_KEYCTL_JOIN_SESSION_KEYRING, _KEYCTL_SETPERM = 1, 5
+_KEYRING_PERMISSIONS = 0x3F1B0000
+"""The kernel's own for a session keyring, and search by its owner: that is how an exec finds it. As runc."""
+
+# Calls younger than 5.2 have one number on every architecture; these four have not.
+_PIVOT_ROOT, _CAPSET, _SECCOMP, _KEYCTL = {"x86_64": (155, 126, 317, 250), "aarch64": (41, 91, 277, 219)}[
+    os.uname().machine
+]
 _OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT = 428, 429, 430, 431, 432
 _PIDFD_OPEN, _CLONE3, _CLOSE_RANGE, _OPENAT2, _MOUNT_SETATTR = 434, 435, 436, 437, 442
 
@@ -98,15 +108,38 @@ def clone3(flags: int, cgroup_fd: int = -1) -> int:
     return _call(_CLONE3, arguments, len(arguments))
 
 
-def close_range_on_exec(first: int) -> None:
-    """Mark every descriptor from `first` on as close-on-exec."""
-    _call(_CLOSE_RANGE, first, 0xFFFFFFFF, 4)
+def close_all_but(kept: set[int]) -> None:
+    """Close every descriptor that is not among `kept`."""
+    first = 0
+    for fd in sorted(kept):
+        if fd > first:
+            _call(_CLOSE_RANGE, first, fd - 1, 0)
+        first = fd + 1
+    _call(_CLOSE_RANGE, first, 0xFFFFFFFF, 0)
 
 
-def open_in_root(root_fd: int, path: bytes, flags: int) -> int:
+def open_in_root(root_fd: int, path: bytes, flags: int, *, resolve: int = 0) -> int:
     """Open `path` as if `root_fd` were the root directory: neither `..` nor a symbolic link leads out of it."""
-    how = struct.pack("3Q", flags | os.O_CLOEXEC, 0, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+    how = struct.pack("3Q", flags | os.O_CLOEXEC, 0, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS | resolve)
     return _call(_OPENAT2, root_fd, path, how, len(how))
+
+
+def filesystem_type(fd: int) -> int:
+    """The magic number of the file system that a descriptor is on."""
+    buffer = ctypes.create_string_buffer(256)
+    _checked(_libc.fstatfs(fd, buffer))
+    return int(struct.unpack_from("l", buffer.raw)[0])
+
+
+def join_session_keyring(name: bytes) -> None:
+    """Leave the session keyring of whoever started us for one of this name, made when missing. A kernel without keys
+    has none to leave."""
+    try:
+        keyring = _call(_KEYCTL, _KEYCTL_JOIN_SESSION_KEYRING, name)
+        _call(_KEYCTL, _KEYCTL_SETPERM, keyring, _KEYRING_PERMISSIONS)
+    except OSError as error:
+        if error.errno != errno.ENOSYS:
+            raise
 
 
 def set_mount_attributes(fd: int, path: bytes, attributes: int, *, recursive: bool) -> None:
@@ -115,9 +148,10 @@ def set_mount_attributes(fd: int, path: bytes, attributes: int, *, recursive: bo
     _call(_MOUNT_SETATTR, fd, path, flags, attribute, len(attribute))
 
 
-def open_tree(path: bytes, *, recursive: bool) -> int:
-    flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | (AT_RECURSIVE if recursive else 0)
-    return _call(_OPEN_TREE, -100, path, flags)
+def open_tree(path: bytes, *, recursive: bool, dir_fd: int = -100) -> int:
+    """A detached copy of the mount at `path`; of `dir_fd` itself when the path is empty."""
+    flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | (AT_RECURSIVE if recursive else 0) | (0 if path else AT_EMPTY_PATH)
+    return _call(_OPEN_TREE, dir_fd, path, flags)
 
 
 def move_mount(tree_fd: int, target_fd: int) -> None:

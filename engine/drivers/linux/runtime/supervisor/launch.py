@@ -5,10 +5,15 @@ know: who asked, what becomes of the exit.
 
 The child reports on a packet socket that closes at exec: a terminal's master, or the step that failed. Silence and
 end of file mean that the program runs. Children never return: they exec or `_exit`.
+
+A child is the supervisor's image until it execs, seen by whoever shares its pid namespace. So it first closes what is
+not its own, may be neither traced nor looked into (not even for the time between its last step and exec), and imports
+nothing any more: what it could import then would be the container's (`_guard`).
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import resource
@@ -16,6 +21,7 @@ import select
 import signal
 import socket
 import struct
+import sys
 
 from . import kernel as k
 from . import process as p
@@ -64,7 +70,10 @@ def fork_container(plan: dict[str, Any], stdio: Stdio, netns_fd: int, settings: 
             joins.append((os.open(path, os.O_RDONLY | os.O_CLOEXEC), flag))
         pid = _clone(plan["clone_flags"], plan["cgroup"]["into"], _open_or_none(plan["pid_namespace"]))
         if pid == 0:
-            _guard(theirs, lambda: _container(plan, stdio, netns_fd, joins, settings, theirs))
+            kept = {netns_fd, *(fd for fd, _ in joins)}
+            _guard(
+                theirs, stdio, settings, kept, lambda: _container(plan, stdio, netns_fd, joins, settings, theirs)
+            )
     except BaseException:
         ours.close()
         raise
@@ -83,7 +92,7 @@ def fork_exec(plan: dict[str, Any], stdio: Stdio, target_pid: int, settings: Set
     try:
         pid = _clone(0, plan["cgroup"]["into"], target)
         if pid == 0:
-            _guard(theirs, lambda: _further(plan, stdio, target, settings, theirs))
+            _guard(theirs, stdio, settings, {target}, lambda: _further(plan, stdio, target, settings, theirs))
     except BaseException:
         ours.close()
         raise
@@ -119,9 +128,14 @@ def _clone(flags: int, cgroup: str, pid_namespace: int) -> int:
     return pid
 
 
-def _guard(report: socket.socket, steps: Any) -> NoReturn:
-    """Run the child's steps and tell the supervisor which of them failed."""
+def _guard(report: socket.socket, stdio: Stdio, settings: Settings, kept: set[int], steps: Any) -> NoReturn:
+    """Run the child's steps and tell the supervisor which of them failed. kept: descriptors of its own."""
     try:
+        k.prctl(k.PR_SET_DUMPABLE, 0)
+        own = {0, 1, 2, report.fileno(), stdio.stdin, stdio.stdout, stdio.stderr, settings.supervisor}
+        k.close_all_but({fd for fd in own | kept if fd >= 0})
+        sys.path.clear()
+        sys.meta_path.clear()
         steps()
     except p.ExecError as error:
         wire.send(report, ("error", str(error), error.exit_code, error.number))
@@ -159,6 +173,7 @@ def _container(
     if plan["cgroup_namespace"]:
         k.unshare(k.CLONE_NEWCGROUP)
     os.setsid()
+    k.join_session_keyring(plan["keyring"])
     if plan["loopback"]:
         _raise_loopback()
     if plan["oom_score_adj"] is not None:
@@ -166,7 +181,7 @@ def _container(
     _build_tree(plan, settings.mountpoint)
     _name(plan)
     for path, value in plan["sysctls"]:
-        _write(path, value.encode())
+        _write(path, value.encode(), magic=k.PROC_MAGIC)
     slave = _terminal(plan, report, console=True)
     if plan["readonly"]:
         k.set_mount_attributes(-100, b"/", k.MOUNT_ATTR_RDONLY, recursive=False)
@@ -193,6 +208,7 @@ def _further(plan: dict[str, Any], stdio: Stdio, target: int, settings: Settings
         _write("/proc/self/oom_score_adj", str(plan["oom_score_adj"]).encode())
     k.setns(target, EXEC_NAMESPACES)
     os.setsid()
+    k.join_session_keyring(plan["keyring"])
     slave = _terminal(plan, report, console=False)
     _run(plan["process"], stdio, slave, settings, report)
 
@@ -207,7 +223,8 @@ def _build_tree(plan: dict[str, Any], mountpoint: bytes) -> None:
     root_fd = os.open(mountpoint, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     for entry in plan["mounts"]:
         rootfs.mount_one(root_fd, entry)
-    rootfs.make_devices(root_fd, plan["devices"])
+    if plan["devices"] is not None:
+        rootfs.make_devices(root_fd, plan["devices"])
     os.close(root_fd)
     rootfs.enter(mountpoint, shared=shared)
     if plan["root_propagation"]:
@@ -218,7 +235,7 @@ def _name(plan: dict[str, Any]) -> None:
     if plan["hostname"]:
         socket.sethostname(plan["hostname"])
     if plan["domainname"]:
-        _write("/proc/sys/kernel/domainname", plan["domainname"].encode())
+        _write("/proc/sys/kernel/domainname", plan["domainname"].encode(), magic=k.PROC_MAGIC)
 
 
 def _terminal(plan: dict[str, Any], report: socket.socket, *, console: bool) -> int:
@@ -243,10 +260,10 @@ def _run(process: dict[str, Any], stdio: Stdio, slave: int, settings: Settings, 
         name, _, value = item.partition("=")
         environment[name] = value
     p.become(process)
+    place((stdio.stdin, stdio.stdout, stdio.stderr))
+    k.close_all_but({0, 1, 2, report.fileno()})
     p.change_directory(process)
     path = p.find_program(process["args"][0], environment)
-    place((stdio.stdin, stdio.stdout, stdio.stderr))
-    k.close_range_on_exec(3)
     # Said before the filter may forbid saying anything: an end of file without this word means a death in the setup.
     wire.send(report, ("ready",))
     k.prctl(k.PR_SET_PDEATHSIG, 0)  # programs outlive the supervisor; a change of user cleared it already
@@ -268,9 +285,12 @@ def _join_cgroup(cgroup: dict[str, Any]) -> None:
         _write(path, b"0")
 
 
-def _write(path: str, data: bytes) -> None:
+def _write(path: str, data: bytes, *, magic: int = 0) -> None:
+    """magic: of the file system that the path must be on, where the container could have put something else."""
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
+        if magic and k.filesystem_type(fd) != magic:
+            raise OSError(errno.EPERM, "not the kernel's file")
         os.write(fd, data)
     except OSError as error:
         raise OSError(error.errno, f"write {path}: {(error.strerror or '').lower()}") from error

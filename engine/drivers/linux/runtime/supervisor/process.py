@@ -22,7 +22,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
-TIOCGPTN, TIOCSPTLCK = 0x80045430, 0x40045431
+TIOCSPTLCK, TIOCGPTPEER = 0x40045431, 0x5441
+PTMX = os.makedev(5, 2)
 LAST_CAPABILITY = 40
 
 
@@ -36,20 +37,38 @@ class ExecError(Exception):
 
 
 def open_terminal(process: dict[str, Any], height: int, width: int, *, console: bool) -> tuple[int, int]:
-    """A pseudo-terminal of the container's own devpts: (master, slave), the slave also bound to /dev/console."""
+    """A pseudo-terminal of the container's own devpts: (master, slave), the slave also bound to /dev/console.
+
+    The container may have put anything at these places (a volume on /dev), so the master must be one, the slave comes
+    from it and not from a path, and no link is followed to the console (CVE-2025-52565)."""
     master = os.open("/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    if os.fstat(master).st_rdev != PTMX or k.filesystem_type(master) != k.DEVPTS_MAGIC:
+        raise ExecError("/dev/pts/ptmx is not a terminal multiplexer", 128, errno.ENOTTY)
     fcntl.ioctl(master, TIOCSPTLCK, struct.pack("i", 0))
-    (number,) = struct.unpack("i", fcntl.ioctl(master, TIOCGPTN, b"\0\0\0\0"))
-    path = "/dev/pts/%d" % number  # noqa: UP031 - f-strings of ints are as good, this mirrors the kernel's pattern
-    slave = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    slave = fcntl.ioctl(master, TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
     if process["uid"]:
         os.fchown(slave, process["uid"], -1)
     if height or width:
         fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("4H", height, width, 0, 0))
     if console:
-        os.close(os.open("/dev/console", os.O_CREAT | os.O_RDONLY | os.O_CLOEXEC, 0o666))
-        k.mount(path.encode(), b"/dev/console", None, k.MS_BIND)
+        _bind_console(slave)
     return master, slave
+
+
+def _bind_console(slave: int) -> None:
+    try:
+        made = os.open("/dev/console", os.O_CREAT | os.O_EXCL | os.O_RDONLY | os.O_CLOEXEC, 0o666)
+    except FileExistsError:
+        made = -1
+    if made >= 0:
+        os.close(made)
+    target = os.open("/dev/console", os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    if stat.S_ISLNK(os.fstat(target).st_mode):
+        raise ExecError("/dev/console is a symbolic link", 128, errno.ELOOP)
+    tree = k.open_tree(b"", recursive=False, dir_fd=slave)
+    k.move_mount(tree, target)
+    os.close(tree)
+    os.close(target)
 
 
 def take_terminal(slave: int) -> None:
@@ -123,6 +142,11 @@ def change_directory(process: dict[str, Any]) -> None:
         code = 126 if error.errno in (errno.EACCES, errno.ENOTDIR) else 128
         text = (error.strerror or "").lower()
         raise ExecError(f'chdir to cwd ("{cwd}") set in config.json failed: {text}', code, error.errno or 0) from error
+    try:
+        os.getcwd()
+    except FileNotFoundError:  # the kernel's "(unreachable)": a magic link led out of the root (CVE-2024-21626)
+        words = "current working directory is outside of container mount namespace root"
+        raise ExecError(f"{words} -- possible container breakout detected", 128, errno.ENOENT) from None
 
 
 def find_program(name: str, environment: dict[str, str]) -> str:

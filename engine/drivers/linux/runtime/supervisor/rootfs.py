@@ -4,7 +4,9 @@ Owns: overlay, mounts in order, /dev, pivot_root, masked and read-only paths. Re
 and what an OCI spec looks like: it gets a plan of numbers and bytes (engine/drivers/linux/runtime/plan.py).
 
 Every path inside the container is resolved with openat2(RESOLVE_IN_ROOT) and mounted upon through its descriptor, so
-that a symbolic link planted in an image cannot lead a mount out of the container's root.
+that a symbolic link planted in an image cannot lead a mount out of the container's root. Nothing is looked up twice:
+what another container may swap in a shared volume meanwhile must not become something else (CVE-2021-30465), and what
+is mounted over another thing is checked to be what it is called (CVE-2025-31133).
 """
 
 from __future__ import annotations
@@ -23,6 +25,16 @@ OPTIONS_MAX = 4000
 LINKS_MAX = 40
 ATTRIBUTES = 0b1111
 """ro, nosuid, nodev and noexec: the same numbers as mount(2) flags and as mount_setattr(2) attributes."""
+PROC_MOUNTS = frozenset(
+    b"/proc/" + name
+    for name in (
+        b"cpuinfo", b"diskstats", b"meminfo", b"stat", b"swaps", b"uptime", b"loadavg", b"slabinfo", b"net/dev",
+        b"sys/kernel/ns_last_pid", b"sys/crypto/fips_enabled",
+    )
+)  # fmt: skip
+"""Below /proc only these may be mounted upon: a made-up file there would take what is meant for the kernel, a security
+label first of all (CVE-2019-16884, CVE-2019-19921). Source: runc libcontainer/rootfs_linux.go."""
+NULL_DEVICE = os.makedev(1, 3)
 DEVICE_LINKS = (
     (b"/proc/self/fd", b"fd"),
     (b"/proc/self/fd/0", b"stdin"),
@@ -136,29 +148,55 @@ def mount_one(root_fd: int, entry: dict[str, Any]) -> None:
         else:
             _filesystem(root_fd, entry, destination)
     except OSError as error:
-        raise MountError(
-            error.errno,
-            f'error mounting "{entry["source"]}" to rootfs at "{entry["destination"]}": '
-            f"mount {entry['source']}:{entry['destination']}: {(error.strerror or '').lower()}",
-        ) from error
+        words = f'error mounting "{entry["source"]}" to rootfs at "{entry["destination"]}": '
+        if not isinstance(error, MountError):
+            words += f"mount {entry['source']}:{entry['destination']}: "
+        raise MountError(error.errno, words + (error.strerror or "").lower()) from error
 
 
 def _filesystem(root_fd: int, entry: dict[str, Any], destination: bytes) -> None:
+    if entry["type"] in ("proc", "sysfs"):
+        _refuse_links(root_fd, destination, entry["type"])
     target = open_destination(root_fd, destination, directory=True)
+    _refuse_proc(root_fd, target, -1 if entry["type"] == "proc" else None)
     flags, data = entry["flags"], os.fsencode(entry["data"])
     k.mount(os.fsencode(entry["source"]), through(target), entry["type"].encode(), flags, data)
     os.close(target)
     _finish(root_fd, entry, destination)
 
 
+def _refuse_links(root_fd: int, path: bytes, kind: str) -> None:
+    try:
+        os.close(k.open_in_root(root_fd, path, os.O_PATH | os.O_DIRECTORY, resolve=k.RESOLVE_NO_SYMLINKS))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise MountError(error.errno, f'filesystem "{kind}" must be mounted on ordinary directory') from error
+
+
+def _refuse_proc(root_fd: int, target: int, source: int | None) -> None:
+    """What lies at or below /proc must stay the kernel's. source: of a bind; -1 for a new procfs, None for others."""
+    root = os.readlink(through(root_fd))
+    path = os.readlink(through(target)).removeprefix(root.rstrip(b"/")) or b"/"
+    if path == b"/proc":
+        if source is None or (source >= 0 and k.filesystem_type(source) != k.PROC_MAGIC):
+            raise MountError(errno.EPERM, f'"{os.fsdecode(path)}" cannot be mounted because it is not of type proc')
+    elif path.startswith(b"/proc/") and path not in PROC_MOUNTS:
+        raise MountError(errno.EPERM, f'"{os.fsdecode(path)}" cannot be mounted because it is inside /proc')
+
+
 def _bind(root_fd: int, entry: dict[str, Any], destination: bytes) -> None:
     source = os.fsencode(entry["source"])
     tree = _clone_tree(source, recursive=entry["recursive"])
+    if entry["attributes"]:
+        k.set_mount_attributes(tree, b"", entry["attributes"], recursive=entry["attributes_recursive"])
     target = open_destination(root_fd, destination, directory=stat.S_ISDIR(os.fstat(tree).st_mode))
+    _refuse_proc(root_fd, target, tree)
     k.move_mount(tree, target)
+    for flag in entry["propagation"]:
+        k.mount(None, through(tree), None, flag)
     os.close(target)
     os.close(tree)
-    _finish(root_fd, entry, destination)
 
 
 def _clone_tree(source: bytes, *, recursive: bool) -> int:
@@ -261,24 +299,48 @@ def enter(root: bytes, *, shared: bool) -> None:
 
 def mask(paths: list[str]) -> None:
     """Hide each path: an empty read-only tmpfs over a directory, /dev/null over a file. Missing ones are skipped."""
+    root, null = os.open(b"/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC), -1
     for path in paths:
-        target = os.fsencode(path)
         try:
-            k.mount(b"/dev/null", target, None, k.MS_BIND)
-        except NotADirectoryError:
-            k.mount(b"tmpfs", target, b"tmpfs", k.MS_RDONLY)
-        except FileNotFoundError:
+            target = k.open_in_root(root, os.fsencode(path), os.O_PATH)
+        except (FileNotFoundError, NotADirectoryError):
             continue
+        if stat.S_ISDIR(os.fstat(target).st_mode):
+            tree = k.make_filesystem(b"tmpfs", [(b"ro", b"")])
+            k.set_mount_attributes(tree, b"", k.MOUNT_ATTR_RDONLY, recursive=False)
+        else:
+            null = null if null >= 0 else _open_null()
+            tree = k.open_tree(b"", recursive=False, dir_fd=null)
+        k.move_mount(tree, target)
+        os.close(tree)
+        os.close(target)
+    for fd in (root, null):
+        if fd >= 0:
+            os.close(fd)
+
+
+def _open_null() -> int:
+    """The container's /dev/null, when it is one: a volume may lie on /dev, and in it something that pretends."""
+    null = os.open(b"/dev/null", os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    found = os.fstat(null)
+    if not stat.S_ISCHR(found.st_mode) or found.st_rdev != NULL_DEVICE:
+        raise MountError(errno.ENODEV, "/dev/null is not the null device")
+    return null
 
 
 def make_readonly(paths: list[str]) -> None:
+    root = os.open(b"/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     for path in paths:
-        target = os.fsencode(path)
         try:
-            k.mount(target, target, None, k.MS_BIND | k.MS_REC)
-        except FileNotFoundError:
+            target = k.open_in_root(root, os.fsencode(path), os.O_PATH)
+        except (FileNotFoundError, NotADirectoryError):
             continue
-        k.set_mount_attributes(-100, target, k.MOUNT_ATTR_RDONLY, recursive=True)
+        tree = k.open_tree(b"", recursive=True, dir_fd=target)
+        k.set_mount_attributes(tree, b"", k.MOUNT_ATTR_RDONLY, recursive=True)
+        k.move_mount(tree, target)
+        os.close(tree)
+        os.close(target)
+    os.close(root)
 
 
 def make_parent_private(path: bytes) -> None:

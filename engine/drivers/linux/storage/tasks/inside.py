@@ -15,6 +15,7 @@ import io
 import os
 import posixpath
 import stat as stat_bits
+import sys
 import time
 from typing import Any
 
@@ -107,6 +108,9 @@ def _enter(fields: dict[str, Any], *, write: bool) -> None:
     else:
         _enter_stopped(fields, write=write)
     os.chdir("/")
+    # What was not imported before would be the container's code (CVE-2019-14271).
+    sys.path.clear()
+    sys.meta_path.clear()
 
 
 def _enter_running(pid: int) -> None:
@@ -264,4 +268,6 @@ def rfc3339(time_ns: int) -> str:
     """RFC 3339 with as many digits of a second as there are, in UTC."""
     seconds, nanoseconds = divmod(time_ns, 1_000_000_000)
     fraction = f".{nanoseconds:09d}".rstrip("0") if nanoseconds else ""
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + fraction + "Z"
+    # Not strftime: it would look for the time zone's file, which here is the container's.
+    year, month, day, hour, minute, second = time.gmtime(seconds)[:6]
+    return f"{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{fraction}Z"
