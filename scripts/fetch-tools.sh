@@ -3,6 +3,7 @@
 #   docker-registry   a registry on loopback
 #   runc, crun        foreign OCI runtimes
 #   docker            the CLI, unless one of version 23 or later is on PATH
+#   docker compose    version 2, as a plugin of the CLI, unless the CLI has one
 #   skopeo            with `--with-skopeo`
 # Idempotent: what is there already is not fetched again. Needs apt-get and dpkg-deb; root only where package lists are missing.
 set -eu
@@ -17,10 +18,12 @@ fetch() { # package, a file it must bring
     [ -e "$tools/$2" ] && return 0
     work=$(mktemp -d)
     # As root throughout: apt's own download user cannot enter a private directory, and says so for each package.
-    (cd "$work" && apt-get -o APT::Sandbox::User=root download -qq "$1") || { rm -rf "$work"; return 1; }
+    # APT_OPTIONS are words, not one.
+    # shellcheck disable=SC2086
+    (cd "$work" && apt-get ${APT_OPTIONS:-} -o APT::Sandbox::User=root download -qq "$1") || { rm -rf "$work"; return 1; }
     dpkg-deb -x "$work"/*.deb "$work/root"
     # Libraries and programs only: no units, no configuration.
-    for part in usr/bin usr/sbin usr/lib; do
+    for part in usr/bin usr/sbin usr/lib usr/libexec; do
         [ -d "$work/root/$part" ] && mkdir -p "$tools/$part" && cp -a "$work/root/$part/." "$tools/$part/"
     done
     rm -rf "$work"
@@ -34,10 +37,36 @@ cli_is_new_enough() {
     [ "${major:-0}" -ge 23 ]
 }
 
+# Debian 12 has only compose 1, which is another program: there the plugin comes from the next release, whose lists are
+# kept apart from the machine's own.
+fetch_compose() {
+    plugin=usr/libexec/docker/cli-plugins/docker-compose
+    [ -e "$tools/$plugin" ] || docker compose version >/dev/null 2>&1 && return 0
+    for package in docker-compose-v2 docker-compose; do
+        case $(apt-cache policy "$package" 2>/dev/null | sed -n 's/ *Candidate: *//p') in
+            2.*|[3-9].*) fetch "$package" "$plugin"; return ;;
+        esac
+    done
+    archive=$(apt-get indextargets --format '$(REPO_URI) $(RELEASE)' 'Created-By: Packages' | awk '$2 == "bookworm" {print $1; exit}')
+    [ -n "$archive" ] || return 1
+    lists=$(mktemp -d)
+    mkdir -p "$lists/lists/partial" "$lists/cache/archives/partial"
+    : >"$lists/status"
+    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $archive trixie main" >"$lists/sources.list"
+    options="-o Dir::Etc::sourcelist=$lists/sources.list -o Dir::Etc::sourceparts=- -o Dir::State::lists=$lists/lists"
+    options="$options -o Dir::State::status=$lists/status -o Dir::Cache=$lists/cache"
+    # shellcheck disable=SC2086
+    apt-get $options -o APT::Sandbox::User=root update -qq && APT_OPTIONS=$options fetch docker-compose "$plugin"
+    status=$?
+    rm -rf "$lists"
+    return $status
+}
+
 fetch docker-registry usr/bin/docker-registry
 fetch runc usr/sbin/runc
 fetch libyajl2 "usr/lib/$(uname -m)-linux-gnu/libyajl.so.2"
 fetch crun usr/bin/crun
 ln -sf ../sbin/runc "$tools/usr/bin/runc"
 cli_is_new_enough || fetch docker-cli usr/bin/docker 2>/dev/null || fetch docker.io usr/bin/docker
+fetch_compose || echo "no docker compose: its tests will be skipped" >&2
 [ "${1:-}" != --with-skopeo ] || fetch skopeo usr/bin/skopeo

@@ -86,11 +86,14 @@ def json_stream(messages: AsyncIterator[object], content_type: str = JSON) -> Re
     return Response(lines(), content_type=content_type)
 
 
-async def progress_stream(produce: Callable[[Emit], Awaitable[None]], content_type: str = JSON) -> Response:
+async def progress_stream(
+    produce: Callable[[Emit], Awaitable[None]], content_type: str = JSON, *, always_ok: bool = False
+) -> Response:
     """What pull, push, load and build answer with: `produce(emit)` runs in the request's nursery.
 
     An exception before the first message is raised here, and so becomes a status; a later one becomes Docker's last
-    line `{"errorDetail":{"message":...},"error":...}` (the status has left already)."""
+    line `{"errorDetail":{"message":...},"error":...}` (the status has left already). always_ok: so becomes every one;
+    clients of load read the stream only."""
     outgoing, incoming = trio.open_memory_channel[object](0)
     failure: list[Exception] = []
 
@@ -105,7 +108,7 @@ async def progress_stream(produce: Callable[[Emit], Awaitable[None]], content_ty
 
     current_request().nursery.start_soon(run, name="progress")
     first = await _next(incoming)
-    if first is None and failure:
+    if first is None and failure and not always_ok:
         raise failure[0]
 
     async def messages() -> AsyncIterator[object]:

@@ -100,6 +100,20 @@ def test_exec_run_in_its_forms(client: docker.DockerClient) -> None:
     assert refused.value.status_code == 409
 
 
+def test_frames_are_by_the_wish_of_who_starts_an_exec(client: docker.DockerClient) -> None:
+    """EXE-02, EXE-07: `Tty` of the start frames or not, whatever the process has; an unframed client has one output."""
+    container = client.containers.run("busybox", ["sleep", "1000"], detach=True)
+    say = ["sh", "-c", "echo out; echo err >&2"]
+    for has_tty, output in ((True, (b"out\r\nerr\r\n", None)), (False, (b"out\n", b"err\n"))):
+        framed = client.api.exec_create(container.id, say, tty=has_tty)
+        assert client.api.exec_start(framed, demux=True) == output
+        raw = client.api.exec_create(container.id, say, tty=has_tty)
+        assert client.api.exec_start(raw, tty=True) == output[0]
+    failed = client.api.exec_create(container.id, ["nosuchcommand"])
+    out, err = client.api.exec_start(failed, demux=True)
+    assert (b"executable file not found" in out, err) == (True, None), "told on standard output, as by dockerd"
+
+
 def test_put_and_get_archive(client: docker.DockerClient) -> None:
     """CTR-30, CTR-31."""
     container = client.containers.create("busybox")

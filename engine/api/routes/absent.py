@@ -40,13 +40,20 @@ ABSENT: tuple[tuple[str, str], ...] = (
 )
 
 
+NO_SWARM = "This node is not part of a swarm"
+
+
 def register(app: EngineApp) -> None:
+    # No refusal but the truth, in moby's words: clients that tidy up (docker-py's suite among them) leave first and
+    # take this for done.
+    app.add_url_rule("/swarm/leave", "absent-leave", _refusal(Reason.UNAVAILABLE, NO_SWARM), methods=["POST"])
     for number, (path, what) in enumerate(ABSENT):
-        app.add_url_rule(path, f"absent-{number}", _refusal(what), methods=list(ALL_METHODS))
+        words = f"{what}: not supported by this engine (not implemented)"
+        app.add_url_rule(path, f"absent-{number}", _refusal(Reason.NOT_IMPLEMENTED, words), methods=list(ALL_METHODS))
 
 
-def _refusal(what: str) -> Callable[..., Awaitable[Any]]:
+def _refusal(reason: Reason, words: str) -> Callable[..., Awaitable[Any]]:
     async def refuse(**_path: str) -> None:
-        raise Rejected(Reason.NOT_IMPLEMENTED, f"{what}: not supported by this engine (not implemented)")
+        raise Rejected(reason, words)
 
     return refuse

@@ -22,7 +22,7 @@ from engine.api.params import Query, cause_of
 from engine.api.routes.container_streams import dimension
 from engine.api.streams import current_request, empty, frame, json_response
 
-STDERR = 2
+STDOUT = 1
 EXIT_WAIT_S = 1.0
 """How long the end of the output waits for the exit: a process may close its output and run on."""
 RESIZE_WAIT_S = 10.0
@@ -130,7 +130,10 @@ async def create_exec(context: ApiContext, name: str, body: ExecBody, request: E
 
 async def start_exec(context: ApiContext, state: ExecState, body: StartBody, request: EngineRequest) -> Response:
     """Detached: answer once it runs. Attached: the client is registered before the process begins, so that no byte of
-    its output is missed; a failed start is told in the stream (EXE-07)."""
+    its output is missed; a failed start is told in the stream (EXE-07).
+
+    The start's own `Tty` says whether the client wants frames, whatever the process has; an unframed client has one
+    output and so no standard error. Source: moby daemon/server/router/container/exec.go."""
     height, width = body.console_size or (0, 0)
     command = StartExec(
         exec_id=state.exec_id,
@@ -149,7 +152,7 @@ async def start_exec(context: ApiContext, state: ExecState, body: StartBody, req
         return empty(200)
     _check_startable(context, state)
     spec = state.spec
-    async with hijack(request, multiplexed=not spec.tty) as client, trio.open_nursery() as nursery:
+    async with hijack(request, multiplexed=not body.tty) as client, trio.open_nursery() as nursery:
 
         async def begin() -> None:
             await context.ports.streams.prepare(state.container_id, exec_id=state.exec_id)
@@ -159,7 +162,7 @@ async def start_exec(context: ApiContext, state: ExecState, body: StartBody, req
                 nursery.cancel_scope.cancel()
                 with trio.CancelScope(shield=True):
                     text = after.error.encode() + b"\r\n"
-                    await client.send_all(text if spec.tty else frame(STDERR, text))
+                    await client.send_all(text if body.tty else frame(STDOUT, text))
 
         attaching = trio.Event()
 
@@ -171,8 +174,8 @@ async def start_exec(context: ApiContext, state: ExecState, body: StartBody, req
                 exec_id=state.exec_id,
                 stdin=spec.attach_stdin,
                 stdout=spec.attach_stdout,
-                stderr=spec.attach_stderr,
-                multiplexed=not spec.tty,
+                stderr=spec.attach_stderr and not body.tty,
+                multiplexed=not body.tty,
                 detach_keys=detach_keys(spec.detach_keys) if spec.tty else b"",
                 early_input=client.early_input,
             )

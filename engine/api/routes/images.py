@@ -65,7 +65,7 @@ def register(app: EngineApp, context: ApiContext) -> None:
         async def produce(emit: Emit) -> None:
             await context.images.load(body, emit, cause, quiet=quiet)
 
-        return await progress_stream(produce)
+        return await progress_stream(produce, always_ok=True)
 
     @app.route("/images/get", methods=["GET"])
     async def save_many() -> Response:

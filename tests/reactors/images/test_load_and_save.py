@@ -66,8 +66,8 @@ async def test_a_name_moves_to_the_loaded_image_and_that_is_said(tmp_path: Path)
 @pytest.mark.parametrize("body", [b"", b"no archive" * 200, layer_of({"something": b"else"})])
 async def test_what_is_no_image_archive_is_refused_and_leaves_nothing(tmp_path: Path, body: bytes) -> None:
     async with running_engine(tmp_path) as engine:
-        status, answer = await engine.ask("POST", "/images/load", body, headers=TAR)
-        assert status == 400, answer
+        lines = await engine.lines("POST", "/images/load", body, headers=TAR)
+        assert lines[-1]["error"] == lines[-1]["errorDetail"]["message"] != "", "told in the stream, as dockerd does"
         inventory = await engine.storage.layers.inventory()
         assert (inventory.blobs, inventory.layers) == ((), ())
         events = [one.event for one in engine.hands.application.read(0, 100)]
@@ -78,8 +78,8 @@ async def test_a_layer_that_is_not_what_the_configuration_says_fails_the_load(tm
     image = image_of(BASE)
     image.layers = [TOP]
     async with running_engine(tmp_path) as engine:
-        status, answer = await engine.ask("POST", "/images/load", image.docker_archive("bad:v1"), headers=TAR)
-        assert status == 400, answer
+        lines = await engine.lines("POST", "/images/load", image.docker_archive("bad:v1"), headers=TAR)
+        assert lines[-1]["error"]
         assert (await engine.ask("GET", "/images/json"))[1] == []
         assert (await engine.storage.layers.inventory()).blobs == ()
 
