@@ -145,6 +145,9 @@ def _surroundings(config: DaemonConfig, host: LinuxHost) -> Surroundings:
         traits=_traits(config, facts),
         rules=RuleFacts(
             cpus=frozenset(os.sched_getaffinity(0)),
+            mems=facts.mems,
+            limits=facts.limits,
+            ip_forwarding=facts.ip_forwarding or config.ip_forward,
             runtimes=frozenset({"native", *config.runtimes}),
             cgroup_v2=facts.cgroup_version == "2",
         ),

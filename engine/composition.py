@@ -77,6 +77,7 @@ from engine.reactors.lifecycle.names import Names
 from engine.reactors.lifecycle.reactor import Lifecycle
 from engine.reactors.lifecycle.removes import Removes
 from engine.reactors.lifecycle.starts import Starts
+from engine.reactors.lifecycle.updates import Updates
 from engine.reactors.networks import NetworkReactor
 from engine.reactors.processes import Processes
 from engine.reactors.reconcile import Reconcile
@@ -238,6 +239,7 @@ class Engine:
             starts,
             Ends(hands, drivers.runtime, drivers.streams, drivers.sandboxes, drivers.resolver, health.ended),
             Freezes(hands, drivers.runtime),
+            Updates(hands, drivers.runtime),
             Links(hands, drivers.sandboxes, names),
             Removes(hands, drivers.rootfs, drivers.folders),
         )

@@ -75,7 +75,8 @@ class Creation:
         image_config = await context.images.config_of(image)
         config = merge(config, image_config.config)
         host = self._with_defaults(config, host)
-        check(config, host, context.facts)
+        host, warnings = check(config, host, context.facts)
+        self._warnings += warnings
         check_log_options(host.log_config)
         port_wishes(config.exposed_ports or {}, host.port_bindings or {}, host.publish_all_ports)
         config = self._with_hostname(config, host, container_id)
@@ -130,6 +131,8 @@ class Creation:
             cgroupns_mode=host.cgroupns_mode or ("private" if self._context.facts.cgroup_v2 else "host"),
             shm_size=host.shm_size or daemon.default_shm_size_bytes,
             memory_swap=host.memory_swap or (2 * host.memory if host.memory > 0 else 0),
+            oom_kill_disable=bool(host.oom_kill_disable),
+            pids_limit=host.pids_limit if host.pids_limit is not None and host.pids_limit > 0 else None,
             log_config=log,
             restart_policy=replace(host.restart_policy, name=host.restart_policy.name or "no")
             if host.restart_policy != RestartPolicy()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -44,8 +44,27 @@ DEFAULT_DEVICE_RULES: tuple[tuple[str, int | None, int | None, str], ...] = (
 """What every container may use (SEC-12). Source: moby daemon/pkg/oci/defaults.go, runc AllowedDevices."""
 
 
-def limits(host: Resources) -> dict[str, Any]:
-    """Everything but devices: what `update` may change, too. Nothing is there that nobody asked for."""
+DeviceNumbers = Mapping[str, tuple[int, int]]
+"""(major, minor) by path on the host."""
+
+_THROTTLES = {
+    "throttleReadBpsDevice": "blkio_device_read_bps",
+    "throttleWriteBpsDevice": "blkio_device_write_bps",
+    "throttleReadIOPSDevice": "blkio_device_read_iops",
+    "throttleWriteIOPSDevice": "blkio_device_write_iops",
+}
+
+
+def limited_devices(host: Resources) -> tuple[str, ...]:
+    """Paths of the devices that limits name: `limits` wants their numbers."""
+    paths = [entry.path for entry in host.blkio_weight_device or ()]
+    paths += [entry.path for field in _THROTTLES.values() for entry in getattr(host, field) or ()]
+    return tuple(dict.fromkeys(paths))
+
+
+def limits(host: Resources, numbers: DeviceNumbers | None = None) -> dict[str, Any]:
+    """Everything but devices: what `update` may change, too. Nothing is there that nobody asked for. numbers: of
+    `limited_devices`."""
     found: dict[str, Any] = {}
     memory: dict[str, Any] = {}
     if host.memory:
@@ -63,9 +82,9 @@ def limits(host: Resources) -> dict[str, Any]:
     cpu = _cpu(host)
     if cpu:
         found["cpu"] = cpu
-    if host.pids_limit:
-        found["pids"] = {"limit": host.pids_limit}
-    block = _block_io(host)
+    if host.pids_limit is not None:
+        found["pids"] = {"limit": host.pids_limit if host.pids_limit > 0 else -1}  # 0 is unlimited, too
+    block = _block_io(host, numbers or {})
     if block:
         found["blockIO"] = block
     return found
@@ -82,6 +101,10 @@ def _cpu(host: Resources) -> dict[str, Any]:
         cpu["period"] = host.cpu_period
     if host.cpu_quota:
         cpu["quota"] = host.cpu_quota
+    if host.cpu_realtime_period:
+        cpu["realtimePeriod"] = host.cpu_realtime_period
+    if host.cpu_realtime_runtime:
+        cpu["realtimeRuntime"] = host.cpu_realtime_runtime
     if host.cpuset_cpus:
         cpu["cpus"] = host.cpuset_cpus
     if host.cpuset_mems:
@@ -89,18 +112,22 @@ def _cpu(host: Resources) -> dict[str, Any]:
     return cpu
 
 
-def _block_io(host: Resources) -> dict[str, Any]:
-    if any(
-        (
-            host.blkio_weight_device,
-            host.blkio_device_read_bps,
-            host.blkio_device_write_bps,
-            host.blkio_device_read_iops,
-            host.blkio_device_write_iops,
-        )
-    ):
-        raise Rejected(Reason.NOT_IMPLEMENTED, "per-device block I/O limits are not implemented")
-    return {"weight": host.blkio_weight} if host.blkio_weight else {}
+def _block_io(host: Resources, numbers: DeviceNumbers) -> dict[str, Any]:
+    block: dict[str, Any] = {"weight": host.blkio_weight} if host.blkio_weight else {}
+
+    def entries(given: Iterable[Any], word: str) -> list[dict[str, Any]]:
+        return [
+            {"major": numbers[entry.path][0], "minor": numbers[entry.path][1], word: getattr(entry, word)}
+            for entry in given
+        ]
+
+    if host.blkio_weight_device:
+        block["weightDevice"] = entries(host.blkio_weight_device, "weight")
+    for key, field in _THROTTLES.items():
+        given = getattr(host, field)
+        if given:
+            block[key] = entries(given, "rate")
+    return block
 
 
 def device_rules(rules: Sequence[str], nodes: Sequence[DeviceNode], *, privileged: bool) -> list[dict[str, Any]]:

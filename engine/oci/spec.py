@@ -90,6 +90,7 @@ class SpecInput(msgspec.Struct, frozen=True, kw_only=True):
     shared: Shared
     devices: tuple[DeviceNode, ...]
     traits: HostTraits
+    device_numbers: resources.DeviceNumbers = {}
 
 
 def build_spec(given: SpecInput) -> dict[str, Any]:
@@ -288,7 +289,7 @@ def linux(given: SpecInput, capability_names: Sequence[str]) -> dict[str, Any]:
     document: dict[str, Any] = {
         "cgroupsPath": cgroup_path(given),
         "namespaces": namespaces(given),
-        "resources": {**resources.limits(host), "devices": rules},
+        "resources": {**resources.limits(host, given.device_numbers), "devices": rules},
         "devices": [_device(node) for node in given.devices],
         "sysctl": dict(host.sysctls or {}),
     }

@@ -13,11 +13,12 @@ import msgspec
 from engine.aggregates.container.state import ContainerState
 from engine.aggregates.decider import Reason, Rejected
 from engine.aggregates.exec import ExecSpec
+from engine.aggregates.values.config import Resources
 from engine.aggregates.values.mounts import MountPoint
 from engine.drivers.ports.identities import HostDevices, Identities
 from engine.drivers.ports.runtime import RootFilesystem
 from engine.oci import spec as oci
-from engine.oci.resources import DeviceNode
+from engine.oci.resources import DeviceNode, limited_devices
 from engine.reactors.base import Hands
 from engine.reactors.lifecycle.etc import EtcPaths
 
@@ -66,6 +67,7 @@ class Processes:
             shared=self._shared(state, sandboxing),
             devices=await self._nodes(state),
             traits=self._traits,
+            device_numbers=await self.device_numbers(state.host),
         )
         if oci.uses_init(given) and not self._traits.init_path:
             raise Rejected(Reason.SYSTEM, 'exec: "docker-init": executable file not found in $PATH')
@@ -110,6 +112,10 @@ class Processes:
                 device.path_on_host, device.path_in_container, device.cgroup_permissions
             )
         return tuple(found)
+
+    async def device_numbers(self, host: Resources) -> dict[str, tuple[int, int]]:
+        """Of the devices that limits name. Raises PortError for one that is not there."""
+        return {path: await self._devices.numbers(path) for path in limited_devices(host)}
 
     async def of_exec(
         self, state: ContainerState, spec: ExecSpec, cmd: tuple[str, ...], env: tuple[str, ...]

@@ -93,12 +93,15 @@ class ContainerLife(Machine):
             [lives.started(), lives.failed(), lives.exited(), lives.exited(code=1), lives.HEALTH, lives.REPORT_PAUSED]
             + [lives.REPORT_UNPAUSED, lives.REPORT_FREEZE_FAILED, lives.CONNECTED, lives.CONNECT_FAILED]
             + [lives.DISCONNECTED, lives.COMMITTED, lives.COMMIT_FAILED]
+            + [lives.REPORT_UPDATED, lives.REPORT_UPDATE_FAILED]
         ),
         late=st.sampled_from([0, 0, 0, 1]),
     )
     def report(self, command: Any, late: int) -> None:
         if hasattr(command, "run"):
             command = replace(command, run=self.state.run - late)
+        if hasattr(command, "update"):
+            command = replace(command, update=self.state.updates - late)
         assert self.tell(command), "a report is never refused"
 
     @invariant()
@@ -106,7 +109,7 @@ class ContainerLife(Machine):
         state = self.state
         assert state.alive == (state.pid > 0)
         assert not state.endpoints or state.alive
-        assert not (state.connecting or state.disconnecting) or state.alive
+        assert not (state.connecting or state.disconnecting or state.updating) or state.alive
 
     @invariant()
     def starts_are_settled_one_by_one(self) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from engine.aggregates.decider import Reason, Rejected
-from engine.aggregates.values.config import Resources, ThrottleDevice
-from engine.oci.resources import DEFAULT_DEVICE_RULES, device_rules, limits
+from engine.aggregates.values.config import Resources, ThrottleDevice, WeightDevice
+from engine.oci.resources import DEFAULT_DEVICE_RULES, device_rules, limited_devices, limits
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,8 @@ from engine.oci.resources import DEFAULT_DEVICE_RULES, device_rules, limits
         ),
         ({"pids_limit": 100}, {"pids": {"limit": 100}}),
         ({"pids_limit": -1}, {"pids": {"limit": -1}}),
-        ({"pids_limit": 0}, {}),
+        ({"pids_limit": 0}, {"pids": {"limit": -1}}),
+        ({"cpu_realtime_period": 9, "cpu_realtime_runtime": 5}, {"cpu": {"realtimePeriod": 9, "realtimeRuntime": 5}}),
         ({"blkio_weight": 300}, {"blockIO": {"weight": 300}}),
     ],
 )
@@ -40,10 +41,24 @@ def test_a_limit_is_there_when_it_was_asked_for(given: dict[str, Any], expected:
     assert limits(Resources(**given)) == expected
 
 
-def test_limits_per_device_are_said_to_be_absent() -> None:
-    with pytest.raises(Rejected) as caught:
-        limits(Resources(blkio_device_read_bps=(ThrottleDevice(path="/dev/sda", rate=1),)))
-    assert caught.value.reason is Reason.NOT_IMPLEMENTED
+def test_limits_per_device_name_the_devices_by_number() -> None:
+    """RES-05: the paths are the host's; who asks for the limits has looked the numbers up."""
+    host = Resources(
+        blkio_weight_device=(WeightDevice(path="/dev/a", weight=20),),
+        blkio_device_read_bps=(ThrottleDevice(path="/dev/a", rate=1), ThrottleDevice(path="/dev/b", rate=2)),
+        blkio_device_write_iops=(ThrottleDevice(path="/dev/b", rate=3),),
+    )
+    assert limited_devices(host) == ("/dev/a", "/dev/b")
+    assert limits(host, {"/dev/a": (8, 0), "/dev/b": (8, 16)}) == {
+        "blockIO": {
+            "weightDevice": [{"major": 8, "minor": 0, "weight": 20}],
+            "throttleReadBpsDevice": [
+                {"major": 8, "minor": 0, "rate": 1},
+                {"major": 8, "minor": 16, "rate": 2},
+            ],
+            "throttleWriteIOPSDevice": [{"major": 8, "minor": 16, "rate": 3}],
+        }
+    }
 
 
 @pytest.mark.parametrize(

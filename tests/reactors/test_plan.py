@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from engine.aggregates.container.decide import DECIDER
 from engine.aggregates.container.lifecycle import ALIVE, Status
@@ -32,19 +33,23 @@ REPORTS = (
     "not connected",
     "left",
     "gone",
+    "updated",
+    "not updated",
 )
 UNSETTLED = frozenset(Status) - {
     Status.ABSENT, Status.CREATED, Status.RUNNING, Status.PAUSED, Status.EXITED, Status.REMOVED,
 }  # fmt: skip
 
 
-def report(word: str, run: int) -> Command:
-    """What the world may say of a run."""
+def report(word: str, state: ContainerState) -> Command:
+    """What the world may say of the state's run."""
+    run = state.run
     return {
         "started": lives.started(run), "failed": lives.failed(run), "exited": lives.exited(run, code=3),
         "paused": lives.REPORT_PAUSED, "unpaused": lives.REPORT_UNPAUSED, "freeze failed": lives.REPORT_FREEZE_FAILED,
         "connected": lives.CONNECTED, "not connected": lives.CONNECT_FAILED, "left": lives.DISCONNECTED,
-        "gone": lives.REPORT_REMOVED,
+        "gone": lives.REPORT_REMOVED, "updated": replace(lives.REPORT_UPDATED, update=state.updates),
+        "not updated": replace(lives.REPORT_UPDATE_FAILED, update=state.updates),
     }[word]  # fmt: skip
 
 
@@ -67,7 +72,7 @@ def reached(policy: str, auto_remove: bool, steps: Sequence[Any]) -> list[Contai
     states = [DECIDER.initial(lives.ID)]
     states.append(after(states[-1], lives.create(**host)))
     for step in steps:
-        command = report(step, states[-1].run) if isinstance(step, str) else step
+        command = report(step, states[-1]) if isinstance(step, str) else step
         states.append(after(states[-1], command))
     return states
 
@@ -95,7 +100,7 @@ def test_a_plan_is_total_and_asks_for_nothing_twice(states: list[ContainerState]
 @given(walks)
 def test_what_is_settled_asks_for_nothing_and_what_is_not_asks_for_something(states: list[ContainerState]) -> None:
     for state in states:
-        waits = state.kill_signal or state.stop is not None or state.connecting or state.disconnecting
+        waits = state.kill_signal or state.stop is not None or state.connecting or state.disconnecting or state.updating
         if state.status in UNSETTLED:
             assert plan(state), state
         elif state.status not in ALIVE or not waits:
@@ -108,6 +113,7 @@ OUTCOMES: dict[type[Effect], tuple[str, ...]] = {
     effects.Kill: ("exited",),
     effects.Freeze: ("paused", "freeze failed", "exited"),
     effects.Thaw: ("unpaused", "freeze failed", "exited"),
+    effects.Update: ("updated", "not updated", "exited"),
     effects.JoinNetwork: ("connected", "not connected", "exited"),
     effects.LeaveNetwork: ("left", "exited"),
     effects.Remove: ("gone",),
@@ -120,7 +126,7 @@ def test_every_outcome_of_an_effect_takes_it_from_the_plan(states: list[Containe
     for state in states:
         for effect in plan(state):
             for outcome in OUTCOMES.get(type(effect), ()):
-                assert effect not in plan(after(state, report(outcome, state.run)))
+                assert effect not in plan(after(state, report(outcome, state)))
             if isinstance(effect, effects.StartAgain):
                 assert effect not in plan(after(state, lives.START))
 
@@ -138,5 +144,5 @@ def test_performing_plans_leads_to_a_container_at_rest(states: list[ContainerSta
             break
         first = asked[0]
         outcome = OUTCOMES.get(type(first))
-        state = after(state, lives.START if outcome is None else report(outcome[0], state.run))
+        state = after(state, lives.START if outcome is None else report(outcome[0], state))
     assert not plan(state) or state.status is Status.RESTARTING

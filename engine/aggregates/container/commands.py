@@ -156,11 +156,21 @@ class RenameContainer(ContainerCommand, frozen=True, kw_only=True):
 
 
 class UpdateContainer(ContainerCommand, frozen=True, kw_only=True):
+    """resources: those given anew (resource_rules.UPDATABLE), admitted."""
+
+    at: int = 0
     resources: Resources | None
     restart_policy: RestartPolicy | None
 
 
+class ReportUpdated(ContainerCommand, frozen=True, kw_only=True):
+    """update: the number of the update (ContainerState.updates)."""
+
+    update: int
+
+
 class ReportUpdateFailed(ContainerCommand, frozen=True, kw_only=True):
+    update: int
     error: str
 
 

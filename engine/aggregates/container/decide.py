@@ -10,6 +10,7 @@ from typing import NoReturn, assert_never
 from engine.aggregates.container import commands as c
 from engine.aggregates.container import events as e
 from engine.aggregates.container.lifecycle import ALIVE, STARTABLE, Status
+from engine.aggregates.container.resource_rules import update_conflict
 from engine.aggregates.container.restart import next_delay_ms, wants_restart
 from engine.aggregates.container.state import ContainerState, evolve, initial, terminal
 from engine.aggregates.decider import Decider, Event, Reason, Rejected
@@ -19,6 +20,7 @@ from engine.aggregates.values.signals import SIGTERM, parse_signal
 Events = tuple[Event, ...]
 UNEXECUTABLE = 128
 SIGKILL = 9
+UPDATE_UNDER_WAY = "another update is under way"
 HOST_NETWORK_IS_FIXED = "container cannot be disconnected from host network or connected to host network"
 SHARED_NETWORK_IS_FIXED = (
     "container sharing network namespace with another container or host cannot be connected to any other network"
@@ -45,6 +47,7 @@ ContainerCommand = (
     | c.NoteContainer
     | c.RenameContainer
     | c.UpdateContainer
+    | c.ReportUpdated
     | c.ReportUpdateFailed
     | c.ConnectContainer
     | c.ReportConnected
@@ -223,16 +226,24 @@ def _rename(state: ContainerState, command: c.RenameContainer) -> Events:
 
 
 def _update(state: ContainerState, command: c.UpdateContainer) -> Events:
+    prefix = f"Cannot update container {state.container_id}: "
     if state.status is Status.REMOVING:
-        _conflict(
-            f'cannot update container {state.container_id}: container is marked for removal and cannot be "update"'
-        )
-    policy = command.restart_policy
+        _conflict(prefix + 'container is marked for removal and cannot be "update"')
+    policy, resources = command.restart_policy, command.resources
     if policy is not None and policy.name not in ("", "no") and state.host.auto_remove:
-        _conflict("Restart policy cannot be updated because AutoRemove is enabled for the container")
-    if command.resources is None and policy is None:
+        _conflict(prefix + "Restart policy cannot be updated because AutoRemove is enabled for the container")
+    if resources is None and policy is None:
         return ()
-    return (e.ContainerUpdated(resources=command.resources, restart_policy=policy),)
+    if resources is not None and (contradiction := update_conflict(state.host, resources)):
+        _conflict(prefix + contradiction)
+    if state.updating is not None:
+        _conflict(prefix + UPDATE_UNDER_WAY)
+    if resources is not None and state.status in ALIVE:
+        number = state.updates + 1
+        return (
+            e.ContainerUpdateRequested(number=number, at=command.at, resources=resources, restart_policy=policy),
+        )
+    return (e.ContainerUpdated(resources=resources, restart_policy=policy),)
 
 
 def _connect(state: ContainerState, command: c.ConnectContainer) -> Events:
@@ -302,6 +313,7 @@ ReportCommand = (
     | c.ReportHealth
     | c.ReportCommitted
     | c.ReportCommitFailed
+    | c.ReportUpdated
     | c.ReportUpdateFailed
     | c.ReportConnected
     | c.ReportConnectFailed
@@ -331,7 +343,7 @@ def _report(state: ContainerState, command: ReportCommand) -> Events:
             waiting = state.status in (Status.PAUSING, Status.UNPAUSING)
             return (e.ContainerFreezeFailed(error=command.error),) if waiting else ()
         case c.ReportExited():
-            return _exited(state, command)
+            return _with_update(state, _exited(state, command))
         case c.ReportHealth():
             if state.status not in ALIVE or command.run != state.run:
                 return ()
@@ -345,8 +357,8 @@ def _report(state: ContainerState, command: ReportCommand) -> Events:
             )
         case c.ReportCommitted() | c.ReportCommitFailed():
             return _commit_ended(state, command)
-        case c.ReportUpdateFailed():
-            return ()
+        case c.ReportUpdated() | c.ReportUpdateFailed():
+            return _update_settled(state, command)
         case c.ReportConnected():
             wish = next((a for a in state.connecting if a.network_id == command.network_id), None)
             return () if wish is None else (e.ContainerConnected(attachment=wish, endpoint=command.endpoint),)
@@ -362,6 +374,15 @@ def _report(state: ContainerState, command: ReportCommand) -> Events:
             return (e.ContainerRemoved(at=command.at),) if state.status is Status.REMOVING else ()
         case _:
             assert_never(command)
+
+
+def _update_settled(state: ContainerState, command: c.ReportUpdated | c.ReportUpdateFailed) -> Events:
+    wanted = state.updating
+    if wanted is None or command.update != state.updates:
+        return ()
+    if isinstance(command, c.ReportUpdateFailed):
+        return (e.ContainerUpdateFailed(error=command.error),)
+    return (e.ContainerUpdated(resources=wanted.resources, restart_policy=wanted.restart_policy),)
 
 
 def _paused(state: ContainerState, command: c.ReportPaused) -> Events:
@@ -401,6 +422,15 @@ def _start_failed(state: ContainerState, command: c.ReportStartFailed) -> Events
     if state.host.auto_remove:
         return (failed, e.ContainerRemoveRequested(at=command.at, volumes=True, auto=True))
     return (failed,)
+
+
+def _with_update(state: ContainerState, ended: Events) -> Events:
+    """Limits that were on their way when the process ended need no kernel any more: they are the next run's."""
+    wanted = state.updating
+    if wanted is None or not ended:
+        return ended
+    updated = e.ContainerUpdated(resources=wanted.resources, restart_policy=wanted.restart_policy)
+    return (ended[0], updated, *ended[1:])
 
 
 def _exited(state: ContainerState, command: c.ReportExited) -> Events:

@@ -186,6 +186,24 @@ class ContainerUpdated(Event, frozen=True, kw_only=True):
     restart_policy: RestartPolicy | None = None
 
 
+class ContainerUpdateRequested(Event, frozen=True, kw_only=True):
+    """Limits of a running container are to change: the kernel has the last word. number: counts these
+    requests. resources: what is given anew."""
+
+    NAME: ClassVar[str] = "container.update_requested"
+    number: int
+    at: int
+    resources: Resources
+    restart_policy: RestartPolicy | None = None
+
+
+class ContainerUpdateFailed(Event, frozen=True, kw_only=True):
+    """The kernel refused; every limit is as it was."""
+
+    NAME: ClassVar[str] = "container.update_failed"
+    error: str
+
+
 class ContainerConnectRequested(Event, frozen=True, kw_only=True):
     NAME: ClassVar[str] = "container.connect_requested"
     at: int
@@ -252,6 +270,8 @@ ContainerEvent = (
     | ContainerNoted
     | ContainerRenamed
     | ContainerUpdated
+    | ContainerUpdateRequested
+    | ContainerUpdateFailed
     | ContainerConnectRequested
     | ContainerConnected
     | ContainerConnectFailed

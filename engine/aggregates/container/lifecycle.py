@@ -90,6 +90,8 @@ UNMOVED: dict[type[Event], frozenset[Status]] = {
     e.ContainerNoted: _EXISTING,
     e.ContainerRenamed: _EXISTING,
     e.ContainerUpdated: _EXISTING,
+    e.ContainerUpdateRequested: ALIVE,
+    e.ContainerUpdateFailed: ALIVE | {S.REMOVING},
     e.ContainerConnectRequested: ALIVE,
     e.ContainerConnected: _EXISTING,
     e.ContainerConnectFailed: _EXISTING,

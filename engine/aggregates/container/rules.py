@@ -1,20 +1,18 @@
-"""Which configurations are legal (CTR-07, RES-01..08), in moby's words.
+"""Which configurations are legal (CTR-07), in moby's words.
 
-Pure: facts about the host come in. Nothing is silently ignored: what this engine cannot do is refused here.
+Pure: facts about the host come in. Nothing is silently ignored: what this engine cannot do is refused here. Limits have
+rules of their own (resource_rules.py).
 Source: moby daemon/container.go, daemon/daemon_unix.go verifyPlatformContainerSettings, runconfig/hostconfig_unix.go.
 """
 
 from __future__ import annotations
 
-import msgspec
-
+from engine.aggregates.container.resource_rules import ResourceFacts, admitted
 from engine.aggregates.decider import Reason, Rejected
 from engine.aggregates.values import capabilities
-from engine.aggregates.values.config import ContainerConfig, HealthConfig, HostConfig, Resources, RestartPolicy
+from engine.aggregates.values.config import ContainerConfig, HealthConfig, HostConfig, RestartPolicy
 from engine.aggregates.values.signals import parse_signal
 
-MIB = 1 << 20
-MEMORY_MIN = 6 * MIB
 HEALTH_NS_MIN = 1_000_000
 HOSTNAME_LENGTH_MAX = 64
 NETNS_SYSCTL = "net."
@@ -24,18 +22,19 @@ IPC_SYSCTLS = frozenset(
 )
 
 
-class RuleFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What the rules need to know of the host. cpus, mems: numbers of those online."""
+class RuleFacts(ResourceFacts, frozen=True, kw_only=True):
+    """What the rules need to know of the host and of the engine's configuration."""
 
-    cpus: frozenset[int]
-    mems: frozenset[int] = frozenset({0})
     runtimes: frozenset[str] = frozenset({"native"})
     log_drivers: frozenset[str] = frozenset({"json-file", "none"})
     cgroup_v2: bool = False
+    cgroup_driver: str = "cgroupfs"
+    ip_forwarding: bool = True
 
 
-def check(config: ContainerConfig, host: HostConfig, facts: RuleFacts) -> None:
-    """Raises Rejected for the first rule that is broken."""
+def check(config: ContainerConfig, host: HostConfig, facts: RuleFacts) -> tuple[HostConfig, tuple[str, ...]]:
+    """(the configuration without what this host cannot do, warnings about that). Raises Rejected for the first rule
+    that is broken."""
     _check_config(config)
     check_restart_policy(host.restart_policy)
     if host.auto_remove and host.restart_policy.name not in ("", "no"):
@@ -44,11 +43,28 @@ def check(config: ContainerConfig, host: HostConfig, facts: RuleFacts) -> None:
     capabilities.normalize(host.cap_drop or (), "CapDrop")
     if any(not key for key in host.annotations or {}):
         _invalid("invalid Annotation: the empty string is not permitted as an annotation key")
-    check_resources(host, facts)
+    host, warnings = admitted(host, facts)
     _check_modes(config, host)
+    check_cgroup_parent(host.cgroup_parent, facts.cgroup_driver)
     _check_security(host)
     _check_sysctls(host)
     _check_absent(host, facts)
+    return host, (*warnings, *_network_warnings(host, facts))
+
+
+def _network_warnings(host: HostConfig, facts: RuleFacts) -> list[str]:
+    warnings = []
+    if not facts.ip_forwarding and host.network_mode not in ("host", "none"):
+        warnings.append("IPv4 forwarding is disabled. Networking will not work.")
+    if host.network_mode == "host" and host.port_bindings:
+        warnings.append("Published ports are discarded when using host network mode")
+    return warnings
+
+
+def check_cgroup_parent(parent: str, driver: str) -> None:
+    """systemd puts scopes into slices and nowhere else. Raises Rejected(INVALID)."""
+    if parent and driver == "systemd" and (len(parent) <= len(".slice") or not parent.endswith(".slice")):
+        _invalid('cgroup-parent for systemd cgroup should be a valid slice named as "xxx.slice"')
 
 
 def _invalid(message: str) -> None:
@@ -104,86 +120,6 @@ def check_restart_policy(policy: RestartPolicy) -> None:
                 f"invalid restart policy: unknown policy '{policy.name}'; "
                 "use one of 'no', 'always', 'on-failure', or 'unless-stopped'"
             )
-
-
-def check_resources(host: Resources, facts: RuleFacts) -> None:
-    """Limits that no kernel would take, or that contradict each other."""
-    _check_memory(host)
-    _check_cpu(host, facts)
-    if host.blkio_weight and not 10 <= host.blkio_weight <= 1000:
-        _invalid("Range of blkio weight is from 10 to 1000")
-    for device in host.blkio_weight_device or ():
-        if device.weight and not 10 <= device.weight <= 1000:
-            _invalid("Range of blkio weight is from 10 to 1000")
-    for limit in host.ulimits or ():
-        if limit.soft > limit.hard >= 0:
-            _invalid(f"ulimit soft limit must be less than or equal to hard limit: {limit.soft} > {limit.hard}")
-
-
-def _check_memory(host: Resources) -> None:
-    if host.memory and host.memory < MEMORY_MIN:
-        _invalid("Minimum memory limit allowed is 6MB")
-    if host.memory > 0 and 0 < host.memory_swap < host.memory:
-        _invalid("Minimum memoryswap limit should be larger than memory limit, see usage")
-    if host.memory == 0 and host.memory_swap > 0:
-        _invalid("You should always set the Memory limit when using Memoryswap limit, see usage")
-    swappiness = host.memory_swappiness
-    if swappiness is not None and swappiness != -1 and not 0 <= swappiness <= 100:
-        _invalid(f"Invalid value: {swappiness}, valid memory swappiness range is 0-100")
-    if 0 < host.memory_reservation < MEMORY_MIN:
-        _invalid("Minimum memory reservation allowed is 6MB")
-    if host.memory > 0 and host.memory_reservation > host.memory:
-        _invalid("Minimum memory limit can not be less than memory reservation limit, see usage")
-
-
-def _check_cpu(host: Resources, facts: RuleFacts) -> None:
-    if host.nano_cpus and host.cpu_period:
-        _invalid("Conflicting options: Nano CPUs and CPU Period cannot both be set")
-    if host.nano_cpus and host.cpu_quota:
-        _invalid("Conflicting options: Nano CPUs and CPU Quota cannot both be set")
-    count = len(facts.cpus)
-    if host.nano_cpus and not 10_000_000 <= host.nano_cpus <= count * 1_000_000_000:
-        _invalid(f"range of CPUs is from 0.01 to {count}.00, as there are only {count} CPUs available")
-    if host.cpu_shares < 0:
-        _invalid(f"invalid CPU shares ({host.cpu_shares}): value must be a positive integer")
-    if host.cpu_period and not 1000 <= host.cpu_period <= 1_000_000:
-        _invalid("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)")
-    if 0 < host.cpu_quota < 1000:
-        _invalid("CPU cfs quota can not be less than 1ms (i.e. 1000)")
-    if host.cpu_realtime_period or host.cpu_realtime_runtime:
-        _invalid("Your kernel does not support CPU real-time scheduler")
-    for wanted, have, name in (
-        (host.cpuset_cpus, facts.cpus, "CPUs"),
-        (host.cpuset_mems, facts.mems, "memory nodes"),
-    ):
-        missing = _cpuset(wanted, name) - have
-        if missing:
-            available = _ranges(have)
-            _invalid(f"Requested {name} are not available - requested {wanted}, available: {available}")
-
-
-def _cpuset(text: str, name: str) -> set[int]:
-    """`0-2,4` as numbers."""
-    found: set[int] = set()
-    for part in filter(None, text.split(",")):
-        first, dash, last = part.partition("-")
-        if (
-            not first.isdecimal()
-            or (dash and not last.isdecimal())
-            or int(last or first) - int(first) not in range(8192)
-        ):
-            word = "cpus" if name == "CPUs" else "mems"
-            _invalid(f"Invalid value {text} for cpuset {word}")
-        found.update(range(int(first), int(last or first) + 1))
-    return found
-
-
-def _ranges(numbers: frozenset[int]) -> str:
-    ordered = sorted(numbers)
-    contiguous = ordered == list(range(ordered[0], ordered[-1] + 1)) if ordered else False
-    if contiguous and len(ordered) > 1:
-        return f"{ordered[0]}-{ordered[-1]}"
-    return ",".join(map(str, ordered))
 
 
 def _check_modes(config: ContainerConfig, host: HostConfig) -> None:

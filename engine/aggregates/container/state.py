@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from engine.aggregates.container import events as e
 from engine.aggregates.container.lifecycle import ALIVE, Status, next_status
-from engine.aggregates.values.config import ContainerConfig, HostConfig, Resources
+from engine.aggregates.values.config import ContainerConfig, HostConfig, Resources, RestartPolicy
 from engine.aggregates.values.endpoints import Endpoint, NetworkAttachment, PublishedPort
 from engine.aggregates.values.health import Health, HealthStatus
 from engine.aggregates.values.ids import ChainID, ContainerID, ImageID
@@ -25,6 +25,13 @@ class StopIntent(msgspec.Struct, frozen=True, kw_only=True):
     signal: int
     deadline: int
     restart: bool
+
+
+class UpdateIntent(msgspec.Struct, frozen=True, kw_only=True):
+    """Limits on their way to the kernel."""
+
+    resources: Resources
+    restart_policy: RestartPolicy | None
 
 
 class ContainerState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -71,6 +78,11 @@ class ContainerState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     restart_due_at: int = 0
     freeze_failures: int = 0
     freeze_error: str = ""
+    updates: int = 0
+    """Counts updates of the container while it ran."""
+    updating: UpdateIntent | None = None
+    failed_update: int = 0
+    update_error: str = ""
     connecting: tuple[NetworkAttachment, ...] = ()
     connect_errors: tuple[tuple[str, str], ...] = ()
     disconnecting: tuple[str, ...] = ()
@@ -183,6 +195,11 @@ def evolve(state: ContainerState, event: e.ContainerEvent) -> ContainerState:
             return replace(state, name=event.name)
         case e.ContainerUpdated():
             return _updated(state, event)
+        case e.ContainerUpdateRequested():
+            update = UpdateIntent(resources=event.resources, restart_policy=event.restart_policy)
+            return replace(state, updates=event.number, updating=update)
+        case e.ContainerUpdateFailed():
+            return replace(state, updating=None, failed_update=state.updates, update_error=event.error)
         case e.ContainerConnectRequested():
             return replace(state, connecting=(*state.connecting, event.attachment))
         case e.ContainerConnected():
@@ -254,18 +271,17 @@ def _exited(state: ContainerState, event: e.ContainerExited) -> ContainerState:
 
 
 def _updated(state: ContainerState, event: e.ContainerUpdated) -> ContainerState:
-    host = state.host
-    if event.resources is not None:
-        defaults = Resources()
-        given = {
-            name: getattr(event.resources, name)
-            for name in Resources.__struct_fields__
-            if getattr(event.resources, name) != getattr(defaults, name)
-        }
-        host = replace(host, **given)
+    host = state.host if event.resources is None else with_resources(state.host, event.resources)
     if event.restart_policy is not None:
         host = replace(host, restart_policy=event.restart_policy)
-    return replace(state, host=host)
+    return replace(state, host=host, updating=None)
+
+
+def with_resources(host: HostConfig, given: Resources) -> HostConfig:
+    """The configuration with the limits that `given` names, and its own for the rest."""
+    blank = Resources()
+    names = Resources.__struct_fields__
+    return replace(host, **{n: getattr(given, n) for n in names if getattr(given, n) != getattr(blank, n)})
 
 
 def _connected(state: ContainerState, event: e.ContainerConnected) -> ContainerState:

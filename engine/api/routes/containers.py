@@ -10,12 +10,16 @@ from contextlib import suppress
 from typing import Any
 
 from msgspec.json import encode as json_encode
+from msgspec.structs import replace
 from quart import Response
 
 from engine import transactions
 from engine.aggregates.container import commands as c
+from engine.aggregates.container import events as e
+from engine.aggregates.container.decide import UPDATE_UNDER_WAY
 from engine.aggregates.container.lifecycle import STARTABLE, Status
-from engine.aggregates.container.rules import check_resources, check_restart_policy
+from engine.aggregates.container.resource_rules import UPDATABLE, admitted, not_updatable
+from engine.aggregates.container.rules import check_restart_policy
 from engine.aggregates.container.state import ContainerState
 from engine.aggregates.decider import Cause, Reason, Rejected
 from engine.aggregates.values.config import Resources, RestartPolicy
@@ -31,7 +35,6 @@ from engine.api.shapes import containers as shapes
 from engine.api.shapes.container_filters import ContainerFilter
 from engine.api.shapes.container_rows import ContainerRows
 from engine.api.streams import current_request, empty, json_response, unaborted
-from engine.oci.resources import limits as resource_limits
 
 STOP_TIMEOUT_S = 10
 UNEXECUTABLE = 128
@@ -120,8 +123,9 @@ def register(app: EngineApp, context: ApiContext) -> None:
     async def update(name: str) -> Response:
         request = current_request()
         body = await decode_body(request, UpdateBody)
-        await verbs.update(context.views.containers.find(name), body, cause_of(request))
-        return json_response({"Warnings": []})
+        state = context.views.containers.find(name)
+        warnings = await verbs.update(state, body, request.api_version, cause_of(request))
+        return json_response({"Warnings": list(warnings) or None})
 
     @app.route("/containers/<name>", methods=["DELETE"])
     async def remove(name: str) -> Response:
@@ -331,25 +335,55 @@ class Verbs:
             raise Rejected(Reason.INVALID, "Neither old nor new names may be empty")
         await self._execute(transactions.rename(state, checked_name(name)), cause)
 
-    async def update(self, state: ContainerState, body: UpdateBody, cause: Cause) -> None:
-        context = self._context
-        if body.restart_policy is not None:
-            check_restart_policy(body.restart_policy)
-        fields = {name: getattr(body, name) for name in Resources.__struct_fields__}
-        wanted = Resources(**fields)
-        resources = wanted if wanted != Resources() else None
-        if resources is not None:
-            merged = {
-                name: value if value != getattr(Resources(), name) else getattr(state.host, name)
-                for name, value in fields.items()
-            }
-            check_resources(Resources(**merged), context.facts)
-            if state.alive:
-                limits = resource_limits(Resources(**merged))
-                await context.ports.runtime.update(state.container_id, limits)
+    async def update(
+        self, state: ContainerState, body: UpdateBody, api_version: tuple[int, int], cause: Cause
+    ) -> tuple[str, ...]:
+        """Returns warnings once the kernel has the limits. Raises what it refused them with; nothing changed then."""
+        given = Resources(**{name: getattr(body, name) for name in Resources.__struct_fields__})
+        if api_version < (1, 40):
+            given = replace(given, pids_limit=None)
+        elif given.pids_limit is not None:
+            given = replace(given, pids_limit=max(given.pids_limit, 0))
         policy = body.restart_policy if body.restart_policy is not None and body.restart_policy.name else None
-        command = c.UpdateContainer(container_id=state.container_id, resources=resources, restart_policy=policy)
-        await self._execute((command,), cause)
+        if policy is not None:
+            check_restart_policy(policy)
+        resources, warnings = admitted(given, self._context.facts, update=True)
+        ignored = not_updatable(resources)
+        if ignored:
+            warnings += (f"{', '.join(ignored)}: cannot be changed by an update. Discarded.",)
+            resources = Resources(**{name: getattr(resources, name) for name in UPDATABLE})
+        await self._updated(state, resources if resources != Resources() else None, policy, cause)
+        return warnings
+
+    async def _updated(
+        self, state: ContainerState, resources: Resources | None, policy: RestartPolicy | None, cause: Cause
+    ) -> None:
+        """Updates come one after the other, as behind moby's lock: this one waits for its turn and for its outcome."""
+        stream = f"container:{state.container_id}"
+        while True:
+            await self._context.pump.until(stream, lambda now: now.updating is None and not now.starting)
+            now_ns = self._context.clock.now_ns()
+            command = c.UpdateContainer(
+                container_id=state.container_id, at=now_ns, resources=resources, restart_policy=policy
+            )
+            try:
+                committed = await self._context.application.execute(command, cause=cause)
+            except Rejected as rejected:
+                if not rejected.message.endswith(UPDATE_UNDER_WAY):
+                    raise
+                continue
+            requests = [r.event for r in committed.recorded if isinstance(r.event, e.ContainerUpdateRequested)]
+            if requests:
+                await self._update_settled(state.container_id, requests[0].number)
+            return
+
+    async def _update_settled(self, container_id: ContainerID, number: int) -> None:
+        def settled(now: ContainerState) -> bool:
+            return now.updating is None or now.updates > number
+
+        after = await self._context.pump.until(f"container:{container_id}", settled)
+        if after.failed_update == number:
+            raise Rejected(Reason.SYSTEM, f"Cannot update container {container_id}: {after.update_error}")
 
     async def remove(self, state: ContainerState, cause: Cause, *, force: bool, volumes: bool) -> None:
         state = await self._at_rest(state)

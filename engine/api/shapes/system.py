@@ -200,17 +200,38 @@ def security_options(facts: InfoFacts) -> list[str]:
     return options
 
 
+V1_IS_OLD = (
+    "WARNING: Support for cgroup v1 is deprecated and planned to be removed by no later than May 2029 "
+    "(https://github.com/moby/moby/issues/51111)"
+)
+
+
 def warnings(facts: InfoFacts) -> list[str]:
     """What the CLI prints below `docker info`, in moby's words."""
-    missing = {
-        "memory": "WARNING: No memory limit support",
-        "swap": "WARNING: No swap limit support",
-        "cfs": "WARNING: No cpu cfs quota support",
-        "shares": "WARNING: No cpu shares support",
-        "cpuset": "WARNING: No cpuset support",
-        "pids": "WARNING: No pids limit support",
-    }
-    found = [words for limit, words in missing.items() if limit not in facts.host.limits]
+    unified = facts.host.cgroup_version == "2"
+    missing = [("memory", "No memory limit support"), ("swap", "No swap limit support")]
+    if not unified:
+        missing.append(("oom-kill-disable", "No oom kill disable support"))
+    missing += [
+        ("cfs", "No cpu cfs quota support"),
+        ("cfs", "No cpu cfs period support"),
+        ("shares", "No cpu shares support"),
+        ("cpuset", "No cpuset support"),
+        ("pids", "No pids limit support"),
+    ]
+    if unified:
+        missing.append(("blkio-weight", "No io.weight support"))
+        missing.append(("blkio-weight-device", "No io.weight (per device) support"))
+    for limit, word, file in (
+        ("blkio-read-bps", "rbps", "read_bps_device"),
+        ("blkio-write-bps", "wbps", "write_bps_device"),
+        ("blkio-read-iops", "riops", "read_iops_device"),
+        ("blkio-write-iops", "wiops", "write_iops_device"),
+    ):
+        missing.append((limit, f"No io.max ({word}) support" if unified else f"No blkio throttle.{file} support"))
+    found = [f"WARNING: {words}" for limit, words in missing if limit not in facts.host.limits]
+    if not unified:
+        found.append(V1_IS_OLD)
     if not facts.host.ip_forwarding:
         found.append("WARNING: IPv4 forwarding is disabled")
     for host in facts.config.hosts:

@@ -40,6 +40,15 @@ class LinuxHostDevices:
             raise _not_a_device(path_on_host)
         return (_node(found, inside, access),)
 
+    async def numbers(self, path: str) -> tuple[int, int]:
+        """(major, minor) of what a block I/O limit names. Raises PortError in the words of moby's stat."""
+        try:
+            found = os.stat(path)
+        except OSError as error:
+            words = f"stat {path}: {(error.strerror or '').lower()}"
+            raise PortError("device", words, errno=error.errno or 0) from error
+        return os.major(found.st_rdev), os.minor(found.st_rdev)
+
     async def all(self) -> tuple[DeviceNode, ...]:
         return tuple(_node(node, path, "rwm") for path, node in _walk("/dev"))
 

@@ -6,10 +6,46 @@ import os
 import platform
 from pathlib import Path
 
+from engine.aggregates.values.cpusets import numbers
 from engine.drivers.ports.host import HostFacts
 
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "ppc64le": "ppc64le", "s390x": "s390x"}
 """The kernel's word to Go's."""
+
+_V1_LIMITS = {
+    "memory": "memory/memory.limit_in_bytes",
+    "swap": "memory/memory.memsw.limit_in_bytes",
+    "reservation": "memory/memory.soft_limit_in_bytes",
+    "swappiness": "memory/memory.swappiness",
+    "oom-kill-disable": "memory/memory.oom_control",
+    "cfs": "cpu/cpu.cfs_quota_us",
+    "shares": "cpu/cpu.shares",
+    "realtime": "cpu/cpu.rt_period_us",
+    "cpuset": "cpuset/cpuset.cpus",
+    "pids": "pids",
+    "blkio-weight": "blkio/blkio.weight",
+    "blkio-weight-device": "blkio/blkio.weight_device",
+    "blkio-read-bps": "blkio/blkio.throttle.read_bps_device",
+    "blkio-write-bps": "blkio/blkio.throttle.write_bps_device",
+    "blkio-read-iops": "blkio/blkio.throttle.read_iops_device",
+    "blkio-write-iops": "blkio/blkio.throttle.write_iops_device",
+}
+_V2_LIMITS = {
+    "memory": ("memory", ""),
+    "swap": ("memory", "memory.swap.max"),
+    "reservation": ("memory", ""),
+    "cfs": ("cpu", ""),
+    "shares": ("cpu", ""),
+    "cpuset": ("cpuset", ""),
+    "pids": ("pids", ""),
+    "blkio-weight": ("io", "io.weight"),
+    "blkio-weight-device": ("io", "io.weight"),
+    "blkio-read-bps": ("io", "io.max"),
+    "blkio-write-bps": ("io", "io.max"),
+    "blkio-read-iops": ("io", "io.max"),
+    "blkio-write-iops": ("io", "io.max"),
+}
+"""Limits by Docker's names, and what shows that the kernel has them. Source: moby pkg/sysinfo."""
 
 
 class LinuxHost:
@@ -35,6 +71,8 @@ class LinuxHost:
             cgroup_version="2" if unified else "1",
             controllers=controllers,
             limits=self._limits(unified, controllers),
+            mems=self._mems(unified=unified),
+            systemd=(self._root / "run/systemd/system").is_dir(),  # as sd_booted(3)
             security=self._security(),
             ip_forwarding=self._read("proc/sys/net/ipv4/ip_forward") == "1",
             open_files=len(os.listdir("/proc/self/fd")),
@@ -73,21 +111,24 @@ class LinuxHost:
         return frozenset(name for name in enabled if (self._root / "sys/fs/cgroup" / name).is_dir())
 
     def _limits(self, unified: bool, controllers: frozenset[str]) -> frozenset[str]:
-        """Which of Docker's limits work: by the files that would be written."""
+        """Which of Docker's limits work: by the files that would be written, where any group shows them."""
+        groups = self._root / "sys/fs/cgroup"
         if unified:
-            wanted = {"memory": "memory", "swap": "memory", "cfs": "cpu", "shares": "cpu", "cpuset": "cpuset"}
-            found = {limit for limit, controller in wanted.items() if controller in controllers}
-            return frozenset(found | ({"pids"} if "pids" in controllers else set()))
-        files = {
-            "memory": "memory/memory.limit_in_bytes",
-            "swap": "memory/memory.memsw.limit_in_bytes",
-            "oom-kill-disable": "memory/memory.oom_control",
-            "cfs": "cpu/cpu.cfs_quota_us",
-            "shares": "cpu/cpu.shares",
-            "cpuset": "cpuset/cpuset.cpus",
-            "pids": "pids",
-        }
-        return frozenset(limit for limit, path in files.items() if (self._root / "sys/fs/cgroup" / path).exists())
+            # The root group has no such files; every other one has, and only what the kernel was built with.
+            children = [entry for entry in groups.iterdir() if entry.is_dir()]
+            return frozenset(
+                limit
+                for limit, (controller, file) in _V2_LIMITS.items()
+                if controller in controllers and (not file or any((child / file).exists() for child in children))
+            )
+        return frozenset(limit for limit, path in _V1_LIMITS.items() if (groups / path).exists())
+
+    def _mems(self, *, unified: bool) -> frozenset[int]:
+        path = "cpuset.mems.effective" if unified else "cpuset/cpuset.mems"
+        try:
+            return numbers(self._read(f"sys/fs/cgroup/{path}")) or frozenset({0})
+        except ValueError:
+            return frozenset({0})
 
     def _security(self) -> frozenset[str]:
         offered = set()

@@ -10,7 +10,8 @@ import msgspec
 
 class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Memory in bytes. cgroup_version: `1` or `2`. A controller is in `controllers` when containers can be limited by
-    it. security: what the kernel offers (`seccomp`, `apparmor`, `cgroupns`)."""
+    it. limits: names of what can be limited (resource_rules.ALL_LIMITS). mems: memory nodes that containers may use.
+    systemd: whether the host was booted with it. security: of the kernel (`seccomp`, `apparmor`, `cgroupns`)."""
 
     name: str
     kernel_version: str
@@ -23,6 +24,8 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     cgroup_version: str
     controllers: frozenset[str]
     limits: frozenset[str]
+    mems: frozenset[int] = frozenset({0})
+    systemd: bool = False
     security: frozenset[str]
     ip_forwarding: bool
     open_files: int

@@ -29,3 +29,7 @@ class HostDevices(Protocol):
     async def all(self) -> tuple[DeviceNode, ...]:
         """Everything, for the privileged."""
         ...
+
+    async def numbers(self, path: str) -> tuple[int, int]:
+        """(major, minor) of a path. Raises PortError when there is none."""
+        ...

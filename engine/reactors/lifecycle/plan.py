@@ -47,6 +47,13 @@ class Thaw(Effect, frozen=True, kw_only=True):
     run: int
 
 
+class Update(Effect, frozen=True, kw_only=True):
+    """Give the kernel the limits of the update with this number."""
+
+    run: int
+    number: int
+
+
 class JoinNetwork(Effect, frozen=True, kw_only=True):
     """The wish itself stays in the state: effects are keys, and so hold nothing but what can be hashed."""
 
@@ -90,6 +97,8 @@ def plan(state: ContainerState) -> tuple[Effect, ...]:
         effects.append(Freeze(container_id=of, run=state.run))
     if state.status is Status.UNPAUSING:
         effects.append(Thaw(container_id=of, run=state.run))
+    if state.updating is not None and state.status is not Status.REMOVING:
+        effects.append(Update(container_id=of, run=state.run, number=state.updates))
     effects.extend(JoinNetwork(container_id=of, run=state.run, network_id=wish.network_id) for wish in state.connecting)
     effects.extend(
         LeaveNetwork(container_id=of, run=state.run, network_id=network_id) for network_id in state.disconnecting

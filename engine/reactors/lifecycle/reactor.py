@@ -24,6 +24,7 @@ from engine.reactors.lifecycle.freezes import Freezes
 from engine.reactors.lifecycle.links import Links
 from engine.reactors.lifecycle.removes import Removes
 from engine.reactors.lifecycle.starts import Starts
+from engine.reactors.lifecycle.updates import Updates
 
 NAME = "lifecycle"
 
@@ -32,12 +33,20 @@ class Lifecycle:
     """Run inside the root nursery, after reconciliation."""
 
     def __init__(
-        self, hands: Hands, starts: Starts, ends: Ends, freezes: Freezes, links: Links, removes: Removes
+        self,
+        hands: Hands,
+        starts: Starts,
+        ends: Ends,
+        freezes: Freezes,
+        updates: Updates,
+        links: Links,
+        removes: Removes,
     ) -> None:
         self._hands = hands
         self._starts = starts
         self._ends = ends
         self._freezes = freezes
+        self._updates = updates
         self._links = links
         self._removes = removes
 
@@ -100,6 +109,8 @@ class Lifecycle:
                 await self._freezes.freeze(effect, correlation)
             case effects.Thaw():
                 await self._freezes.thaw(effect, correlation)
+            case effects.Update():
+                await self._updates.update(effect, correlation)
             case effects.JoinNetwork():
                 await self._links.join(effect, correlation)
             case effects.LeaveNetwork():

@@ -10,7 +10,7 @@ from engine.aggregates.container import events as e
 from engine.aggregates.container.decide import DECIDER, restarts_at_boot
 from engine.aggregates.container.lifecycle import Status
 from engine.aggregates.decider import Command, Reason
-from engine.aggregates.values.config import ContainerConfig, HealthConfig, HostConfig, RestartPolicy
+from engine.aggregates.values.config import ContainerConfig, HealthConfig, HostConfig, Resources, RestartPolicy
 from engine.aggregates.values.health import HealthStatus
 from tests.aggregates.container.lives import (
     ALWAYS,
@@ -26,6 +26,7 @@ from tests.aggregates.container.lives import (
     HEALTH,
     HELD,
     ID,
+    LIMITS,
     LIVES,
     MS,
     NEW,
@@ -38,6 +39,8 @@ from tests.aggregates.container.lives import (
     REPORT_PAUSED,
     REPORT_REMOVED,
     REPORT_UNPAUSED,
+    REPORT_UPDATE_FAILED,
+    REPORT_UPDATED,
     RESTART,
     SECOND,
     START,
@@ -110,8 +113,8 @@ TABLE: dict[Status, dict[str, str]] = {
         "pause": "pause_requested",
         "unpause": "no: system",
         "rename": "renamed",
-        "update": "updated",
         "commit": "commit_requested pause_requested",
+        "update": "update_requested",
         "connect": "connect_requested",
         "disconnect": "disconnect_requested",
         "remove -f": "kill_requested remove_requested",
@@ -123,8 +126,8 @@ TABLE: dict[Status, dict[str, str]] = {
         "hangup": "kill_requested unpause_requested",
         "unpause": "unpause_requested",
         "rename": "renamed",
-        "update": "updated",
         "commit": "commit_requested",
+        "update": "update_requested",
         "connect": "connect_requested",
         "disconnect": "disconnect_requested",
         "remove -f": "kill_requested remove_requested",
@@ -159,7 +162,8 @@ REPORTS: dict[str, Command] = {
     "freeze failed": REPORT_FREEZE_FAILED,
     "exited": exited(1),
     "health": HEALTH,
-    "update failed": c.ReportUpdateFailed(container_id=ID, error="EINVAL"),
+    "updated": REPORT_UPDATED,
+    "update failed": REPORT_UPDATE_FAILED,
     "connected": CONNECTED,
     "connect failed": CONNECT_FAILED,
     "disconnected": DISCONNECTED,
@@ -249,7 +253,7 @@ def test_a_report_about_a_container_that_never_was_is_refused() -> None:
             S.REMOVING,
             UPDATE,
             CONFLICT,
-            f'cannot update container {ID}: container is marked for removal and cannot be "update"',
+            f'Cannot update container {ID}: container is marked for removal and cannot be "update"',
         ),
         (
             S.RUNNING,
@@ -508,7 +512,52 @@ def test_an_update_changes_what_it_names_and_keeps_the_rest() -> None:
 def test_a_restart_policy_does_not_go_with_removal_at_the_end() -> None:
     command = c.UpdateContainer(container_id=ID, resources=None, restart_policy=ALWAYS)
     Story(DECIDER, ID, *history(create(auto_remove=True))).when(command).rejected(
-        CONFLICT, "Restart policy cannot be updated because AutoRemove is enabled for the container"
+        CONFLICT,
+        f"Cannot update container {ID}: "
+        "Restart policy cannot be updated because AutoRemove is enabled for the container",
+    )
+
+
+def test_the_limits_of_a_running_container_wait_for_the_kernel() -> None:
+    """CTR-28: an intent, then an outcome; until then the container has the limits it had."""
+    state = live(*LIVES[S.RUNNING], UPDATE)
+    assert (state.updating is not None, state.host.memory) == (True, 0)
+    assert outcome(DECIDER, state, UPDATE) == NO
+    assert live(*LIVES[S.RUNNING], UPDATE, REPORT_UPDATED).host.memory == LIMITS.memory
+    refused = live(*LIVES[S.RUNNING], UPDATE, REPORT_UPDATE_FAILED)
+    assert (refused.host.memory, refused.updating, refused.failed_update) == (0, None, 1)
+    assert outcome(DECIDER, refused, REPORT_UPDATED) == "nothing"
+
+
+def test_limits_on_their_way_when_the_process_ends_are_the_next_runs() -> None:
+    state = live(*LIVES[S.RUNNING], UPDATE, exited())
+    assert (state.status, state.updating, state.host.memory) == (S.EXITED, None, LIMITS.memory)
+
+
+def test_a_restart_policy_needs_no_kernel() -> None:
+    command = c.UpdateContainer(container_id=ID, resources=None, restart_policy=ALWAYS)
+    assert outcome(DECIDER, live(*LIVES[S.RUNNING]), command) == "updated"
+
+
+@pytest.mark.parametrize(
+    ("have", "given", "words"),
+    [
+        ({"cpu_period": 9000}, {"nano_cpus": 10**9}, "Nano CPUs cannot be updated as CPU Period has already been set"),
+        ({"cpu_quota": 9000}, {"nano_cpus": 10**9}, "Nano CPUs cannot be updated as CPU Quota has already been set"),
+        ({"nano_cpus": 10**9}, {"cpu_period": 9000}, "CPU Period cannot be updated as NanoCPUs has already been set"),
+        ({"nano_cpus": 10**9}, {"cpu_quota": 9000}, "CPU Quota cannot be updated as NanoCPUs has already been set"),
+        (
+            {"memory": 32 << 20, "memory_swap": 64 << 20},
+            {"memory": 65 << 20},
+            "Memory limit should be smaller than already set memoryswap limit, "
+            "update the memoryswap at the same time",
+        ),
+    ],
+)
+def test_an_update_against_what_is_set_is_refused(have: dict, given: dict, words: str) -> None:
+    command = c.UpdateContainer(container_id=ID, resources=Resources(**given), restart_policy=None)
+    Story(DECIDER, ID, *history(create(**have))).when(command).rejected(
+        CONFLICT, f"Cannot update container {ID}: {'Conflicting options: ' if 'CPU' in words else ''}{words}"
     )
 
 

@@ -36,7 +36,7 @@ def test_limits_on_v2() -> None:
         "/cg/docker/x/memory.max": b"67108864",
         "/cg/docker/x/memory.low": b"33554432",
         "/cg/docker/x/memory.swap.max": b"67108864",
-        "/cg/docker/x/cpu.weight": b"39",
+        "/cg/docker/x/cpu.weight": b"100",
         "/cg/docker/x/cpu.max": b"50000 100000",
         "/cg/docker/x/cpuset.cpus": b"0",
         "/cg/docker/x/pids.max": b"max",

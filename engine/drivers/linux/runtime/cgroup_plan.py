@@ -6,6 +6,7 @@ sensible (rules.py said so before), and the file system; what a host lacks, Host
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -108,7 +109,7 @@ def _v1(facts: HostFacts, path: str, resources: Mapping[str, Any]) -> list[Write
     put("cpuset", "cpuset.cpus", cpu.get("cpus") or None)
     put("cpuset", "cpuset.mems", cpu.get("mems") or None)
     put("pids", "pids.max", _pids(resources))
-    for file, value in _v1_block(_section(resources, "blockIO")):
+    for file, value in _v1_block(facts.block_weight, _section(resources, "blockIO")):
         put("blkio", file, value)
     for entry in resources.get("hugepageLimits") or ():
         put("hugetlb", f"hugetlb.{entry['pageSize']}.limit_in_bytes", entry["limit"])
@@ -130,16 +131,34 @@ _THROTTLES = (
 )
 
 
-def _v1_block(block: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _v1_block(weight_file: str, block: Mapping[str, Any]) -> list[tuple[str, str]]:
     writes = []
     if block.get("weight"):
-        writes.append(("blkio.bfq.weight", str(block["weight"])))
+        writes.append((weight_file or "blkio.weight", str(block["weight"])))
     for entry in block.get("weightDevice") or ():
-        writes.append(("blkio.bfq.weight_device", f"{entry['major']}:{entry['minor']} {entry['weight']}"))
+        writes.append(
+            (f"{weight_file or 'blkio.weight'}_device", f"{entry['major']}:{entry['minor']} {entry['weight']}")
+        )
     for key, file, _ in _THROTTLES:
         for entry in block.get(key) or ():
             writes.append((file, f"{entry['major']}:{entry['minor']} {entry['rate']}"))
     return writes
+
+
+def cpu_weight(shares: int) -> int:
+    """v1's shares (2..262144, usually 1024) as v2's weight (1..10000, usually 100): least, greatest and usual meet.
+    Source: opencontainers/cgroups ConvertCPUSharesToCgroupV2Value."""
+    if shares <= 2:
+        return 1
+    if shares >= 262144:
+        return 10000
+    log = math.log2(shares)
+    return math.ceil(10 ** ((log * log + 125 * log) / 612 - 7 / 34))
+
+
+def io_weight(weight: int) -> int:
+    """10..1000 as io.weight's 1..10000."""
+    return 1 + (weight - 10) * 9999 // 990
 
 
 def _v2(base: str, facts: HostFacts, resources: Mapping[str, Any]) -> list[Write]:
@@ -150,12 +169,12 @@ def _v2(base: str, facts: HostFacts, resources: Mapping[str, Any]) -> list[Write
             writes.append((f"{base}/{file}", str(value).encode()))
 
     memory, cpu = _section(resources, "memory"), _section(resources, "cpu")
-    put("memory.max", _or_max(memory.get("limit")))
-    put("memory.low", memory.get("reservation"))
     if facts.memory_swap:
         put("memory.swap.max", _swap_alone(memory))
+    put("memory.max", _or_max(memory.get("limit")))
+    put("memory.low", memory.get("reservation"))
     if cpu.get("shares"):
-        put("cpu.weight", 1 + (cpu["shares"] - 2) * 9999 // 262142)
+        put("cpu.weight", cpu_weight(cpu["shares"]))
     if cpu.get("quota") is not None or cpu.get("period") is not None:
         quota = cpu.get("quota")
         put("cpu.max", f"{quota if quota and quota > 0 else 'max'} {cpu.get('period') or 100000}")
@@ -163,8 +182,12 @@ def _v2(base: str, facts: HostFacts, resources: Mapping[str, Any]) -> list[Write
     put("cpuset.mems", cpu.get("mems") or None)
     put("pids.max", _pids(resources))
     block = _section(resources, "blockIO")
+    weighing = facts.block_weight or "io.weight"
+    scale = io_weight if weighing == "io.weight" else int
     if block.get("weight"):
-        put("io.weight", 1 + (block["weight"] - 10) * 9999 // 990)
+        put(weighing, scale(block["weight"]))
+    for entry in block.get("weightDevice") or ():
+        put(weighing, f"{entry['major']}:{entry['minor']} {scale(entry['weight'])}")
     for key, _, word in _THROTTLES:
         for entry in block.get(key) or ():
             put("io.max", f"{entry['major']}:{entry['minor']} {word}={entry['rate']}")

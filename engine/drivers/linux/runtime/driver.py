@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 import trio
 
-from engine.drivers.linux.runtime import cgroup_plan, plan, seccomp
+from engine.drivers.linux.runtime import cgroup_plan, limits, plan, seccomp
 from engine.drivers.linux.runtime.connection import Connection, Refusal
 from engine.drivers.linux.runtime.host import HostFacts, discover
 from engine.drivers.ports.runtime import ExecLaunch, Exit, Inventory, Launch, Running, StreamEnd
@@ -212,11 +212,12 @@ class LinuxRuntime:
     async def update(self, container_id: str, resources: Mapping[str, Any]) -> None:
         writes = cgroup_plan.limit_writes(self.facts, self.cgroup_of(container_id), resources)
         try:
-            await trio.to_thread.run_sync(_write_all, writes, limiter=_FILES)
+            await trio.to_thread.run_sync(limits.apply, writes, limiter=_FILES)
         except FileNotFoundError as error:
             raise PortError("update", f"container {container_id} is not running", fault=Fault.CONFLICT) from error
         except OSError as error:
-            raise PortError("update", f"{error.filename}: {error.strerror}", errno=error.errno or 0) from error
+            words = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
+            raise PortError("update", words, errno=error.errno or 0) from error
 
     async def list(self) -> Inventory:
         found = await self._settled_list()
@@ -377,20 +378,6 @@ def _last_complaint(log: str) -> str:
 def _write(path: str, text: str) -> None:
     with open(path, "w") as file:
         file.write(text)
-
-
-def _write_all(writes: list[tuple[str, bytes]]) -> None:
-    """Limits in an order that the kernel accepts: raising both memory limits needs swap first, lowering memory."""
-    later = []
-    for path, data in writes:
-        try:
-            _write(path, data.decode())
-        except OSError as error:
-            if isinstance(error, FileNotFoundError) or "memory.limit_in_bytes" not in path:
-                raise
-            later.append((path, data))
-    for path, data in later:
-        _write(path, data.decode())
 
 
 def _read(path: str) -> str:

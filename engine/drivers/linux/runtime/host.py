@@ -26,13 +26,15 @@ class Hierarchy(msgspec.Struct, frozen=True, kw_only=True):
 
 class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     """version 1 or 2. unified: the v2 mount (on a hybrid host of version 1 too, or ""). hierarchies: v1 only.
-    controllers: what can be limited, whichever the version. memory_swap: whether swap can be limited."""
+    controllers: what can be limited, whichever the version. memory_swap: whether swap can be limited. block_weight: the
+    file that takes block I/O weights, "" when there is none."""
 
     version: int
     unified: str = ""
     hierarchies: tuple[Hierarchy, ...] = ()
     controllers: frozenset[str] = frozenset()
     memory_swap: bool = False
+    block_weight: str = ""
     capabilities: int = 41
     kernel: tuple[int, int] = (5, 12)
     machine: str = "x86_64"
@@ -69,6 +71,7 @@ def discover() -> HostFacts:
         hierarchies=tuple(hierarchies) if version == 1 else (),
         controllers=frozenset(controllers),
         memory_swap=_swap(version, hierarchies, unified),
+        block_weight=_block_weight(version, hierarchies, unified),
         capabilities=_last_capability() + 1,
         kernel=(int(major), int("".join(c for c in minor if c.isdigit()) or 0)),
         machine=os.uname().machine,
@@ -89,15 +92,28 @@ def _hierarchy(point: str, options: str) -> Hierarchy:
 
 def _swap(version: int, hierarchies: list[Hierarchy], unified: str) -> bool:
     if version == 2:
-        # The root group has no such file; any child shows it, and only where the kernel counts swap.
-        try:
-            children = [entry.path for entry in os.scandir(unified) if entry.is_dir()]
-        except OSError:
-            return False
-        return any(os.path.exists(child + "/memory.swap.max") for child in children)
+        return bool(_shown_by_children(unified, ("memory.swap.max",)))
     return any(
         "memory" in h.controllers and os.path.exists(h.mountpoint + "/memory.memsw.limit_in_bytes") for h in hierarchies
     )
+
+
+def _block_weight(version: int, hierarchies: list[Hierarchy], unified: str) -> str:
+    """BFQ's file where it is in use, as runc prefers it."""
+    if version == 2:
+        return _shown_by_children(unified, ("io.bfq.weight", "io.weight"))
+    roots = [h.mountpoint for h in hierarchies if "blkio" in h.controllers]
+    files = ("blkio.weight", "blkio.bfq.weight")
+    return next((file for root in roots for file in files if os.path.exists(f"{root}/{file}")), "")
+
+
+def _shown_by_children(unified: str, files: tuple[str, ...]) -> str:
+    """The first of `files` that a group below the root has: the root itself shows no limits."""
+    try:
+        children = [entry.path for entry in os.scandir(unified) if entry.is_dir()]
+    except OSError:
+        return ""
+    return next((file for file in files if any(os.path.exists(f"{child}/{file}") for child in children)), "")
 
 
 def _last_capability() -> int:
