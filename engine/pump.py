@@ -4,7 +4,9 @@ Owns: the ring of recent events, cursors over it, and waiters on single streams.
 Refuses to know: how events are written, what subscribers do.
 
 A subscriber is a cursor, not a queue: nothing is kept per subscriber, so a slow one costs nothing and misses nothing;
-what has left the ring is read from the log. A waiter is a predicate on one stream's fold, evaluated by the writer
+what has left the ring is read from the log. One that names the kinds of aggregates it follows is left asleep by events
+of others, and its cursor moves past them unseen: an engine has a dozen subscribers, and most events concern one. A
+waiter is a predicate on one stream's fold, evaluated by the writer
 right after each event of that stream, so that no state in between is missed.
 """
 
@@ -51,6 +53,19 @@ class _Waiter:
         self.arrived.set()
 
 
+class _Sleeper:
+    """A subscriber that has seen all there is: where it goes on when it is woken."""
+
+    __slots__ = ("cursor", "woken")
+
+    def __init__(self, cursor: int) -> None:
+        self.cursor = cursor
+        self.woken = trio.Event()
+
+
+ANY_KIND = frozenset({""})
+
+
 class Pump:
     """Follows the log in memory. `read` reaches behind the ring; `fold` gives a stream's committed fold; `ended` says
     whether a state of a stream is its last."""
@@ -69,13 +84,14 @@ class Pump:
         self._ended = ended
         self._limiter = limiter
         self._ring: deque[Recorded] = deque(maxlen=ring_events)
-        self._moved = trio.lowlevel.ParkingLot()
+        self._sleepers: dict[str, set[_Sleeper]] = {}
         self._waiters: dict[str, list[_Waiter]] = {}
         self.position = 0
         """The last position that subscribers can see."""
 
     def publish(self, events: Sequence[tuple[Recorded, Any]]) -> None:
         """Show committed events, each with the fold of its stream after it, in order. The writer's verb."""
+        before = self.position
         for recorded, state in events:
             self._ring.append(recorded)
             self.position = recorded.position
@@ -84,18 +100,38 @@ class Pump:
                 ended = self._ended(recorded.stream, state)
                 for waiter in waiters:
                     waiter.look(state, ended=ended)
-        self._moved.unpark_all()
+        for kind in ("", *{recorded.kind for recorded, _ in events}):
+            for sleeper in self._sleepers.get(kind, ()):
+                if not sleeper.woken.is_set():
+                    sleeper.cursor = before
+                    sleeper.woken.set()
 
-    async def subscribe(self, after: int) -> AsyncIterator[Recorded]:
-        """Every event past position `after`, in order, for ever: the past first, then the future. Never skips.
+    async def subscribe(self, after: int, *kinds: str) -> AsyncIterator[Recorded]:
+        """Every event of the named kinds of aggregates (all, if none is named) past position `after`, in order, for
+        ever: the past first, then the future. Never skips.
 
         Cancel-safe; stop by leaving the loop (close the generator with `contextlib.aclosing`)."""
         cursor = after
+        wanted = frozenset(kinds)
         while True:
-            events = await self._next(cursor)
-            for recorded in events:
+            if cursor >= self.position:
+                cursor = await self._sleep(wanted or ANY_KIND)
+            for recorded in await self._next(cursor):
                 cursor = recorded.position
-                yield recorded
+                if not wanted or recorded.kind in wanted:
+                    yield recorded
+
+    async def _sleep(self, kinds: frozenset[str]) -> int:
+        """Wait for an event of one of the kinds; a cursor before the first of them."""
+        sleeper = _Sleeper(self.position)
+        for kind in kinds:
+            self._sleepers.setdefault(kind, set()).add(sleeper)
+        try:
+            await sleeper.woken.wait()
+        finally:
+            for kind in kinds:
+                self._sleepers[kind].discard(sleeper)
+        return sleeper.cursor
 
     async def until(self, stream: str, predicate: Callable[[Any], object]) -> Any:
         """Wait until `predicate` holds for the committed fold of a stream, now or after one of its events; that state.
@@ -118,9 +154,7 @@ class Pump:
         return waiter.state
 
     async def _next(self, cursor: int) -> Sequence[Recorded]:
-        """At least one event past the cursor."""
-        while cursor >= self.position:
-            await self._moved.park()
+        """At least one event past the cursor, which is behind the head."""
         await trio.lowlevel.checkpoint()
         if self._ring and cursor + 1 >= self._ring[0].position:
             start = cursor + 1 - self._ring[0].position

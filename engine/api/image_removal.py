@@ -134,7 +134,7 @@ class ImageRemovals:
 
     async def _removed_layers(self, image_id: str, after: int) -> tuple[str, ...]:
         """Wait for the reactor's outcome. No deadline: it only renames, and the client's leaving cancels the wait."""
-        async with aclosing(cast(Any, self._context.pump.subscribe(after))) as events:
+        async with aclosing(cast(Any, self._context.pump.subscribe(after, "image"))) as events:
             async for recorded in events:
                 if recorded.stream == f"image:{image_id}" and isinstance(recorded.event, ImageRemoved):
                     return recorded.event.layers

@@ -146,6 +146,5 @@ async def follow_states(
         for state in living:
             dispatch(works, state, "start-up")
         task_status.started()
-        async for recorded in hands.pump.subscribe(after=after):
-            if recorded.kind == kind:
-                dispatch(works, hands.application.state(kind, recorded.key), recorded.cause.correlation)
+        async for recorded in hands.pump.subscribe(after, kind):
+            dispatch(works, hands.application.state(kind, recorded.key), recorded.cause.correlation)

@@ -49,9 +49,7 @@ class ExecReactor:
             works = Works(nursery)
             nursery.start_soon(self._sweep_forever, name="exec sweep")
             task_status.started()
-            async for recorded in self._hands.pump.subscribe(after=after):
-                if recorded.kind != "exec":
-                    continue
+            async for recorded in self._hands.pump.subscribe(after, "exec"):
                 state = self._hands.application.state("exec", recorded.key)
                 if state.status is ExecStatus.STARTING:
                     correlation = recorded.cause.correlation

@@ -109,9 +109,8 @@ class HealthReactor:
             for state in self._hands.views.containers:
                 self._watch(works, state)
             task_status.started()
-            async for recorded in self._hands.pump.subscribe(after=after):
-                if recorded.kind == "container":
-                    self._watch(works, self._hands.container(recorded.key))
+            async for recorded in self._hands.pump.subscribe(after, "container"):
+                self._watch(works, self._hands.container(recorded.key))
 
     def _watch(self, works: Works, state: ContainerState) -> None:
         if not state.alive:

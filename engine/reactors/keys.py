@@ -36,7 +36,7 @@ class KeyReactor:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._erase_forever, name="key erasures")
             task_status.started()
-            async for recorded in self._hands.pump.subscribe(after=after):
+            async for recorded in self._hands.pump.subscribe(after, "container"):
                 if isinstance(recorded.event, ContainerRemoved):
                     self._doomed.add(recorded.stream)
                     self._more.set()

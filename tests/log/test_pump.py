@@ -9,8 +9,10 @@ import pytest
 import trio
 import trio.testing
 
+from engine.aggregates.decider import Recorded
+from engine.folds import Fold
 from engine.pump import Pump
-from tests.support.counter import CAUSE, Add, CounterState, End, counters
+from tests.support.counter import CAUSE, Add, Added, CounterState, End, counters
 
 
 async def test_a_subscriber_sees_the_past_and_then_the_future_without_a_gap(tmp_path: Path) -> None:
@@ -126,3 +128,39 @@ async def test_a_predicate_that_fails_fails_its_own_caller(tmp_path: Path) -> No
             nursery.start_soon(wait)
             await trio.testing.wait_all_tasks_blocked()
             await application.execute(Add(name="a"), cause=CAUSE)
+
+
+async def test_a_subscriber_of_one_kind_sleeps_through_the_others_and_misses_none_of_its_own() -> None:
+    """Not even when more events than the ring holds pass while it sleeps: then it need not read the log either."""
+
+    def read(after: int, limit: int) -> list[Recorded]:
+        raise AssertionError(f"the log is read behind {after}")
+
+    def refuse(stream: str) -> Fold:
+        raise AssertionError(stream)
+
+    pump = Pump(
+        read=read, fold=refuse, ended=lambda stream, state: False, limiter=trio.CapacityLimiter(1), ring_events=16
+    )
+    seen: list[str] = []
+
+    async def follow() -> None:
+        async for recorded in pump.subscribe(0, "network", "volume"):
+            seen.append(recorded.stream)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(follow)
+        for _ in range(3):
+            await trio.testing.wait_all_tasks_blocked()
+            for _ in range(40):
+                pump.publish([(recorded(pump.position + 1, "container:a"), None)])
+            pump.publish([(recorded(pump.position + 1, "network:n"), None)])
+            pump.publish([(recorded(pump.position + 1, "container:b"), None)])
+            pump.publish([(recorded(pump.position + 1, "volume:v"), None)])
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert seen == ["network:n", "volume:v"] * 3
+
+
+def recorded(position: int, stream: str) -> Recorded:
+    return Recorded(position=position, stream=stream, version=position, time_ns=position, cause=CAUSE, event=Added())

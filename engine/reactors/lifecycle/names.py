@@ -28,11 +28,10 @@ class Names:
         """Keep every zone up to date."""
         for network in self._hands.views.networks:
             self.publish(network)
-        async for recorded in self._hands.pump.subscribe(after=after):
-            if recorded.kind == "network":
-                network = self._hands.application.state("network", recorded.key)
-                assert isinstance(network, NetworkState)
-                self.publish(network)
+        async for recorded in self._hands.pump.subscribe(after, "network"):
+            network = self._hands.application.state("network", recorded.key)
+            assert isinstance(network, NetworkState)
+            self.publish(network)
 
     def publish(self, network: NetworkState) -> None:
         if network.user_defined:

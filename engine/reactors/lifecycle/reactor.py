@@ -59,9 +59,7 @@ class Lifecycle:
             nursery.start_soon(self._start_at_boot, name="starts at boot")
             nursery.start_soon(self._ends.follow_exits, works, name="container exits")
             task_status.started()
-            async for recorded in self._hands.pump.subscribe(after=after):
-                if recorded.kind != "container":
-                    continue
+            async for recorded in self._hands.pump.subscribe(after, "container"):
                 state = self._hands.application.state("container", recorded.key)
                 if isinstance(recorded.event, e.ContainerKillRequested):
                     self._signal(works, state, recorded)
