@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from engine.aggregates import exec as exec_
-from engine.aggregates import image, names, network, ports, transfer, volume
+from engine.aggregates import image, names, network, ports, prune, transfer, volume
 from engine.aggregates.container import decide as container
 from engine.aggregates.decider import Decider
 
@@ -16,6 +16,7 @@ ALL_DECIDERS: tuple[Decider[Any], ...] = (
     names.DECIDER,
     network.DECIDER,
     ports.DECIDER,
+    prune.DECIDER,
     transfer.DECIDER,
     volume.DECIDER,
 )

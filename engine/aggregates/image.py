@@ -14,7 +14,7 @@ from typing import ClassVar, assert_never
 import msgspec
 from msgspec.structs import replace
 
-from engine.aggregates.decider import Command, Decider, Event, Reason, Rejected
+from engine.aggregates.decider import Command, Decider, Event, Reason, Rejected, Retention
 from engine.aggregates.values.descriptor import Descriptor
 from engine.aggregates.values.ids import ChainID, DiffID, Digest, ImageID
 from engine.aggregates.values.platform import Platform
@@ -77,6 +77,12 @@ class RequireImage(ImageCommand, frozen=True, kw_only=True):
     it keeps a removal that was decided a moment ago from taking the layers away."""
 
 
+class NoteImage(ImageCommand, frozen=True, kw_only=True):
+    """Somebody looked at it (save): told, and nothing changes."""
+
+    action: str
+
+
 class RemoveImage(ImageCommand, frozen=True, kw_only=True):
     at: int
 
@@ -115,6 +121,14 @@ class RepositoryDigestRecorded(Event, frozen=True, kw_only=True):
     reference: str
 
 
+class ImageNoted(Event, frozen=True, kw_only=True):
+    """What is no change of state and yet told by `/events`, in Docker's words: save."""
+
+    NAME: ClassVar[str] = "image.noted"
+    RETENTION: ClassVar[Retention] = Retention.LOW
+    action: str
+
+
 class ImageRemoveRequested(Event, frozen=True, kw_only=True):
     NAME: ClassVar[str] = "image.remove_requested"
     at: int
@@ -125,7 +139,15 @@ class ImageRemoved(Event, frozen=True, kw_only=True):
     layers: tuple[ChainID, ...] = ()
 
 
-ImageEvent = ImageAdded | ImageTagged | ImageUntagged | RepositoryDigestRecorded | ImageRemoveRequested | ImageRemoved
+ImageEvent = (
+    ImageAdded
+    | ImageTagged
+    | ImageUntagged
+    | RepositoryDigestRecorded
+    | ImageNoted
+    | ImageRemoveRequested
+    | ImageRemoved
+)
 
 
 class ImageStatus(enum.Enum):
@@ -139,6 +161,7 @@ TRANSITIONS: dict[tuple[ImageStatus, type[Event]], tuple[ImageStatus, str]] = {
     (ImageStatus.READY, ImageTagged): (ImageStatus.READY, "user"),
     (ImageStatus.READY, ImageUntagged): (ImageStatus.READY, "user"),
     (ImageStatus.READY, RepositoryDigestRecorded): (ImageStatus.READY, "images reactor"),
+    (ImageStatus.READY, ImageNoted): (ImageStatus.READY, "user"),
     (ImageStatus.READY, ImageRemoveRequested): (ImageStatus.REMOVING, "user"),
     (ImageStatus.REMOVING, ImageRemoved): (ImageStatus.ABSENT, "images reactor"),
 }
@@ -210,6 +233,8 @@ def evolve(state: ImageState, event: ImageEvent) -> ImageState:
             )
         case RepositoryDigestRecorded():
             return replace(state, repository_digests=state.repository_digests | {event.reference})
+        case ImageNoted():
+            return state
         case ImageRemoveRequested():
             return replace(state, status=status)
         case ImageRemoved():
@@ -219,7 +244,14 @@ def evolve(state: ImageState, event: ImageEvent) -> ImageState:
 
 
 ImageCommands = (
-    AddImage | TagImage | UntagImage | RecordRepositoryDigest | RequireImage | RemoveImage | ReportImageRemoved
+    AddImage
+    | TagImage
+    | UntagImage
+    | RecordRepositoryDigest
+    | RequireImage
+    | NoteImage
+    | RemoveImage
+    | ReportImageRemoved
 )
 
 
@@ -246,6 +278,8 @@ def decide(state: ImageState, command: ImageCommands) -> tuple[Event, ...]:
             if state.status is ImageStatus.REMOVING:
                 raise Rejected(Reason.NOT_FOUND, f"No such image: {state.image_id}")
             return ()
+        case NoteImage():
+            return (ImageNoted(action=command.action),) if state.status is ImageStatus.READY else ()
         case RemoveImage():
             if state.status is ImageStatus.REMOVING:
                 raise Rejected(Reason.CONFLICT, f"image {state.image_id} is being removed")

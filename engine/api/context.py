@@ -100,7 +100,7 @@ class ImageService(Protocol):
         """What an image is pulled or imported for, when nobody says."""
         ...
 
-    def save(self, names: Sequence[str]) -> AsyncIterator[bytes]:
+    def save(self, names: Sequence[str], cause: Cause) -> AsyncIterator[bytes]:
         """A tar of the named images. Raises Rejected(NOT_FOUND) before the first chunk."""
         ...
 

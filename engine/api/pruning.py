@@ -1,17 +1,40 @@
-"""What all prune requests share: their filters `until`, `label`, `label!`.
+"""What all prune requests share: their filters `until`, `label`, `label!`; one at a time; and being told.
 
-Source: moby daemon/prune.go (getUntilFromPruneFilters, matchLabels).
+Source: moby daemon/prune.go (getUntilFromPruneFilters, matchLabels, errPruneRunning).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
-from engine.aggregates.decider import Reason, Rejected
+import trio
+
+from engine.aggregates.decider import Cause, Reason, Rejected
+from engine.aggregates.prune import ReportPruned
 from engine.api import moments
+from engine.api.context import ApiContext
 from engine.api.filters import Filters
 
 PRUNE_FILTERS = frozenset({"until", "label", "label!"})
+
+
+@contextmanager
+def alone(lock: trio.Lock) -> Iterator[None]:
+    """Raises Rejected(CONFLICT) while another prune holds the lock."""
+    try:
+        lock.acquire_nowait()
+    except trio.WouldBlock:
+        raise Rejected(Reason.CONFLICT, "a prune operation is already running") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+async def tell_pruned(context: ApiContext, kind: str, reclaimed_bytes: int, cause: Cause) -> None:
+    """The event `prune`: also when nothing went, as in moby."""
+    await context.application.execute(ReportPruned(kind=kind, reclaimed_bytes=reclaimed_bytes), cause=cause)
 
 
 def prune_until(filters: Filters, now_ns: int) -> int | None:

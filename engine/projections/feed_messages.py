@@ -16,7 +16,7 @@ import msgspec
 from msgspec.structs import replace
 
 from engine.aggregates import exec as exec_
-from engine.aggregates import image, network, transfer, volume
+from engine.aggregates import image, network, prune, transfer, volume
 from engine.aggregates.container import events as container
 from engine.aggregates.decider import Recorded, Rejected
 from engine.aggregates.values import reference
@@ -101,6 +101,10 @@ class Narrator:
                 return self._volume(recorded.key, recorded)
             case "transfer":
                 return self._transfer(recorded.key, recorded)
+            case "prune":
+                event = recorded.event
+                assert isinstance(event, prune.Pruned), "prunes have one event"
+                return [(recorded.key, "prune", "", {"reclaimed": str(event.reclaimed_bytes)})]
             case _:
                 return []
 
@@ -218,6 +222,8 @@ class Narrator:
                 return [("image", "tag", key, {**self.subjects.images.get(key, {}), "name": _familiar(name)})]
             case image.ImageUntagged():
                 return [("image", "untag", key, {**self.subjects.images.get(key, {}), "name": key})]
+            case image.ImageNoted(action=action):
+                return [("image", action, key, {**self.subjects.images.get(key, {}), "name": key})]
             case image.ImageRemoved():
                 self.subjects.images.pop(key, None)
                 return [("image", "delete", key, {"name": key})]

@@ -92,8 +92,8 @@ class ContainerLife(Machine):
         command=st.sampled_from(
             [lives.started(), lives.failed(), lives.exited(), lives.exited(code=1), lives.HEALTH, lives.REPORT_PAUSED]
             + [lives.REPORT_UNPAUSED, lives.REPORT_FREEZE_FAILED, lives.CONNECTED, lives.CONNECT_FAILED]
-            + [lives.DISCONNECTED, lives.COMMITTED, lives.COMMIT_FAILED]
             + [lives.REPORT_UPDATED, lives.REPORT_UPDATE_FAILED]
+            + [lives.DISCONNECTED, lives.COMMITTED, lives.COMMIT_FAILED, lives.OVERDUE]
         ),
         late=st.sampled_from([0, 0, 0, 1]),
     )

@@ -151,6 +151,12 @@ class Engine:
         assert status == 200, body
         return json.loads(body)
 
+    def create_exec(self, container: str, *command: str, **fields: Any) -> str:
+        """The id of an exec that is made and not started."""
+        status, body = self.request("POST", f"/containers/{container}/exec", {"Cmd": command, **fields})
+        assert status == 201, body
+        return str(json.loads(body)["Id"])
+
     def load_busybox(self) -> None:
         """The image `busybox:latest`, by `docker load`."""
         archive = self.root / "busybox.tar"

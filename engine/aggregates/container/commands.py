@@ -70,6 +70,13 @@ class StopContainer(ContainerCommand, frozen=True, kw_only=True):
     deadline: int
 
 
+class ReportStopOverdue(ContainerCommand, frozen=True, kw_only=True):
+    """The deadline of a stop has passed, and the process lives."""
+
+    run: int
+    at: int
+
+
 class RestartContainer(ContainerCommand, frozen=True, kw_only=True):
     at: int
     signal: int

@@ -32,6 +32,7 @@ ContainerCommand = (
     | c.ReportStarted
     | c.ReportStartFailed
     | c.StopContainer
+    | c.ReportStopOverdue
     | c.RestartContainer
     | c.KillContainer
     | c.PauseContainer
@@ -85,6 +86,8 @@ def decide(state: ContainerState, command: ContainerCommand) -> Events:
         case c.CommitContainer():
             return _commit(state, command)
         case c.NoteContainer():
+            if command.action == "resize" and command.attributes == state.terminal:
+                return ()
             return (e.ContainerNoted(action=command.action, attributes=command.attributes),)
         case c.RenameContainer():
             return _rename(state, command)
@@ -311,6 +314,7 @@ ReportCommand = (
     | c.ReportFreezeFailed
     | c.ReportExited
     | c.ReportHealth
+    | c.ReportStopOverdue
     | c.ReportCommitted
     | c.ReportCommitFailed
     | c.ReportUpdated
@@ -355,6 +359,9 @@ def _report(state: ContainerState, command: ReportCommand) -> Events:
                     last=command.last,
                 ),
             )
+        case c.ReportStopOverdue():
+            waiting = state.alive and command.run == state.run and state.stop is not None and not state.kill_signal
+            return (e.ContainerKillRequested(at=command.at, signal=SIGKILL, ends=True),) if waiting else ()
         case c.ReportCommitted() | c.ReportCommitFailed():
             return _commit_ended(state, command)
         case c.ReportUpdated() | c.ReportUpdateFailed():

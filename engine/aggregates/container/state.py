@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import assert_never
 
 import msgspec
@@ -87,6 +88,8 @@ class ContainerState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     connect_errors: tuple[tuple[str, str], ...] = ()
     disconnecting: tuple[str, ...] = ()
     remove_volumes: bool = False
+    terminal: Mapping[str, str] = {}
+    """The last size that was noted: a terminal that is set to the same size again is not told again."""
     commits: tuple[str, ...] = ()
     """Commits without an outcome, by id."""
     frozen_by_commit: bool = False
@@ -190,7 +193,7 @@ def evolve(state: ContainerState, event: e.ContainerEvent) -> ContainerState:
         case e.ContainerCommitted(commit_id=ended) | e.ContainerCommitFailed(commit_id=ended):
             return replace(state, commits=tuple(other for other in state.commits if other != ended))
         case e.ContainerNoted():
-            return state
+            return replace(state, terminal=event.attributes) if event.action == "resize" else state
         case e.ContainerRenamed():
             return replace(state, name=event.name)
         case e.ContainerUpdated():

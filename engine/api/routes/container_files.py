@@ -14,7 +14,8 @@ from engine.aggregates.container.state import ContainerState
 from engine.aggregates.decider import Reason, Rejected
 from engine.api.app import EngineApp
 from engine.api.context import ApiContext
-from engine.api.params import Query
+from engine.api.notes import note
+from engine.api.params import Query, cause_of
 from engine.api.streams import current_request, eager_raw_response, empty, json_response
 from engine.drivers.ports.runtime import RootFilesystem
 from engine.drivers.ports.storage import FilesMount, FilesRoot, PathStat
@@ -38,6 +39,7 @@ def register(app: EngineApp, context: ApiContext) -> None:
         root, path = await place(context, name)
         found = await files.stat(root, path)
         response = await eager_raw_response(files.archive(root, path), TAR)
+        await note(context, root.container_id, cause_of(current_request()), "archive-path")
         response.headers[STAT_HEADER] = stat_header(found)
         return response
 
@@ -53,6 +55,7 @@ def register(app: EngineApp, context: ApiContext) -> None:
             no_overwrite_dir_non_dir=query.flag("noOverwriteDirNonDir"),
             copy_uid_gid=query.flag("copyUIDGID"),
         )
+        await note(context, root.container_id, cause_of(request), "extract-to-dir")
         return empty(200)
 
     @app.route("/containers/<name>/changes", methods=["GET"])
@@ -68,7 +71,9 @@ def register(app: EngineApp, context: ApiContext) -> None:
         if state.status is Status.REMOVING:
             raise Rejected(Reason.CONFLICT, f"You cannot export container {state.container_id} which is being removed")
         root = await files_root(context, state, with_mounts=False)
-        return await eager_raw_response(files.export(root), "application/octet-stream")
+        response = await eager_raw_response(files.export(root), "application/octet-stream")
+        await note(context, state.container_id, cause_of(current_request()), "export")
+        return response
 
 
 async def place(context: ApiContext, name: str) -> tuple[FilesRoot, str]:

@@ -15,7 +15,8 @@ from engine.api.app import EngineApp
 from engine.api.context import ApiContext
 from engine.api.detach import detach_keys
 from engine.api.hijack import HIJACKED, hijack
-from engine.api.params import Query
+from engine.api.notes import note
+from engine.api.params import Query, cause_of
 from engine.api.routes.container_logs import backlog
 from engine.api.shapes.stats import stats_document
 from engine.api.streams import current_request, empty, json_response, json_stream
@@ -42,7 +43,10 @@ def register(app: EngineApp, context: ApiContext) -> None:
         query = Query.of(current_request())
         if not state.alive:
             raise Rejected(Reason.CONFLICT, f"container {state.container_id} is not running")
-        await context.ports.streams.resize(state.container_id, dimension(query, "h"), dimension(query, "w"))
+        height, width = dimension(query, "h"), dimension(query, "w")
+        await context.ports.streams.resize(state.container_id, height, width)
+        size = {"height": str(height), "width": str(width)}
+        await note(context, state.container_id, cause_of(current_request()), "resize", **size)
         return empty(200)
 
     @app.route("/containers/<name>/attach", methods=["POST"])
@@ -56,8 +60,10 @@ def register(app: EngineApp, context: ApiContext) -> None:
             raise Rejected(Reason.CONFLICT, f"container {name} is paused, unpause the container before attach")
         if state.status is Status.RESTARTING:
             raise Rejected(Reason.CONFLICT, f"container {name} is restarting, wait until the container is running")
-        tty = state.config.tty
-        async with hijack(request, multiplexed=not tty) as client:
+        tty, cause = state.config.tty, cause_of(request)
+        async with trio.open_nursery() as nursery, hijack(request, multiplexed=not tty) as client:
+            # Decided before the client has its answer, and so before any start it asks for; nobody waits for the disk.
+            nursery.start_soon(note, context, state.container_id, cause, "attach")
             if query.flag("logs"):
                 async for batch in backlog(context, state):
                     await client.send_all(batch)
@@ -73,6 +79,8 @@ def register(app: EngineApp, context: ApiContext) -> None:
                 detach_keys=keys if tty else b"",
                 early_input=client.early_input,
             )
+            if end.reason == "detached":
+                await note(context, state.container_id, cause, "detach")
             if end.reason == "eof":
                 with trio.move_on_after(EXIT_WAIT_S):
                     await context.pump.until(f"container:{state.container_id}", lambda now: not now.alive)
@@ -89,7 +97,9 @@ def register(app: EngineApp, context: ApiContext) -> None:
             )
         arguments = Query.of(current_request()).text("ps_args") or "-ef"
         pids = await context.ports.meter.processes(state.container_id)
-        return json_response(await context.ports.process_table.rows(arguments, pids))
+        found = await context.ports.process_table.rows(arguments, pids)
+        await note(context, state.container_id, cause_of(current_request()), "top")
+        return json_response(found)
 
     @app.route("/containers/<name>/stats", methods=["GET"])
     async def stats(name: str) -> Response:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any
 
+import trio
 from msgspec.json import encode as json_encode
 from msgspec.structs import replace
 from quart import Response
@@ -25,12 +26,12 @@ from engine.aggregates.decider import Cause, Reason, Rejected
 from engine.aggregates.values.config import Resources, RestartPolicy
 from engine.aggregates.values.ids import ContainerID
 from engine.aggregates.values.signals import SIGTERM, parse_signal
-from engine.api import moments
 from engine.api.app import EngineApp
 from engine.api.bodies import decode_body
 from engine.api.context import ApiContext
 from engine.api.creation import CreateBody, Creation, checked_name, env_of
 from engine.api.params import Query, cause_of
+from engine.api.pruning import PRUNE_FILTERS, alone, prune_label_match, prune_until, tell_pruned
 from engine.api.shapes import containers as shapes
 from engine.api.shapes.container_filters import ContainerFilter
 from engine.api.shapes.container_rows import ContainerRows
@@ -50,6 +51,7 @@ class UpdateBody(Resources, frozen=True, kw_only=True):
 
 def register(app: EngineApp, context: ApiContext) -> None:
     verbs = Verbs(context)
+    pruning = trio.Lock()
 
     @app.route("/containers/create", methods=["POST"])
     async def create() -> Response:
@@ -140,7 +142,8 @@ def register(app: EngineApp, context: ApiContext) -> None:
     @app.route("/containers/prune", methods=["POST"])
     async def prune() -> Response:
         request = current_request()
-        return json_response(await verbs.prune(Query.of(request), cause_of(request)))
+        with alone(pruning):
+            return json_response(await verbs.prune(Query.of(request), cause_of(request)))
 
 
 class Verbs:
@@ -401,19 +404,15 @@ class Verbs:
     async def prune(self, query: Query, cause: Cause) -> dict[str, Any]:
         """Every stopped container that the filters leave (CTR-35)."""
         context = self._context
-        filters = query.filters().validate({"until", "label", "label!"})
-        horizon = None
-        if filters.get("until"):
-            horizon = moments.moment_ns(filters.get("until")[0], now_ns=context.clock.now_ns())
+        filters = query.filters().validate(PRUNE_FILTERS)
+        horizon = prune_until(filters, context.clock.now_ns())
         deleted: list[str] = []
         reclaimed = 0
         for state in context.views.containers.newest_first():
             stopped = state.status in (Status.CREATED, Status.EXITED)
             if not stopped or (horizon is not None and state.created_at > horizon):
                 continue
-            if not filters.labels("label", state.config.labels):
-                continue
-            if "label!" in filters and filters.labels("label!", state.config.labels):
+            if not prune_label_match(filters, state.config.labels):
                 continue
             size = await context.ports.rootfs.usage(state.container_id)
             try:
@@ -422,6 +421,7 @@ class Verbs:
                 continue  # It was started or removed meanwhile: not ours to prune.
             deleted.append(state.container_id)
             reclaimed += size
+        await tell_pruned(context, "container", reclaimed, cause)
         return {"ContainersDeleted": deleted or None, "SpaceReclaimed": reclaimed}
 
     async def _execute(self, commands: tuple[Any, ...], cause: Cause) -> None:

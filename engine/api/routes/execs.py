@@ -18,6 +18,7 @@ from engine.api.bodies import decode_body
 from engine.api.context import ApiContext
 from engine.api.detach import detach_keys
 from engine.api.hijack import HIJACKED, hijack
+from engine.api.notes import note
 from engine.api.params import Query, cause_of
 from engine.api.routes.container_streams import dimension
 from engine.api.streams import current_request, empty, frame, json_response
@@ -179,6 +180,8 @@ async def start_exec(context: ApiContext, state: ExecState, body: StartBody, req
                 detach_keys=detach_keys(spec.detach_keys) if spec.tty else b"",
                 early_input=client.early_input,
             )
+            if end.reason == "detached":
+                await note(context, state.container_id, cause, "exec_detach", execID=state.exec_id)
             if end.reason == "eof":
                 # The client asks for the exit code as soon as the connection ends: it must be there by then.
                 with trio.move_on_after(EXIT_WAIT_S):

@@ -22,7 +22,7 @@ from engine.api.context import ApiContext
 from engine.api.filters import Filters
 from engine.api.image_removal import ImageRemovals, Record
 from engine.api.params import Query, cause_of, credentials_of
-from engine.api.pruning import PRUNE_FILTERS, prune_label_match, prune_until
+from engine.api.pruning import PRUNE_FILTERS, alone, prune_label_match, prune_until, tell_pruned
 from engine.api.responses import empty, json_response
 from engine.api.shapes import images as shapes
 from engine.api.streams import Emit, current_request, eager_raw_response, progress_stream
@@ -70,12 +70,12 @@ def register(app: EngineApp, context: ApiContext) -> None:
     @app.route("/images/get", methods=["GET"])
     async def save_many() -> Response:
         _no_platform_choice()
-        return await eager_raw_response(context.images.save(Query.of(request).all("names")), TAR)
+        return await eager_raw_response(context.images.save(Query.of(request).all("names"), cause_of(request)), TAR)
 
     @app.route("/images/<path:name>/get", methods=["GET"])
     async def save(name: str) -> Response:
         _no_platform_choice()
-        return await eager_raw_response(context.images.save((name,)), TAR)
+        return await eager_raw_response(context.images.save((name,), cause_of(request)), TAR)
 
     @app.route("/images/<path:name>/json", methods=["GET"])
     async def inspect(name: str) -> Response:
@@ -116,14 +116,8 @@ def register(app: EngineApp, context: ApiContext) -> None:
     @app.route("/images/prune", methods=["POST"])
     async def prune() -> Response:
         filters = Query.of(request).filters().validate(PRUNE_FILTERS | {"dangling"})
-        try:
-            pruning.acquire_nowait()
-        except trio.WouldBlock:
-            raise Rejected(Reason.CONFLICT, "a prune operation is already running") from None
-        try:
+        with alone(pruning):
             return json_response(await _prune(context, removals, filters))
-        finally:
-            pruning.release()
 
     @app.route("/images/<path:name>", methods=["DELETE"])
     async def delete(name: str) -> Response:
@@ -375,4 +369,5 @@ async def _prune(context: ApiContext, removals: ImageRemovals, filters: Filters)
         deleted += records
         reclaimed += sum(sizes.get(record.get("Deleted", ""), 0) for record in records)
     await context.images.collect()  # parts of pulls that failed belong to no image, and are nobody's any more
+    await tell_pruned(context, "image", reclaimed, cause_of(request))
     return {"ImagesDeleted": deleted or None, "SpaceReclaimed": reclaimed}

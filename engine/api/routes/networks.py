@@ -34,7 +34,7 @@ from engine.api.bodies import decode_body
 from engine.api.context import ApiContext
 from engine.api.filters import Filters
 from engine.api.params import Query, cause_of
-from engine.api.pruning import PRUNE_FILTERS, prune_label_match, prune_until
+from engine.api.pruning import PRUNE_FILTERS, alone, prune_label_match, prune_until, tell_pruned
 from engine.api.responses import empty, json_response
 from engine.api.shapes import networks as shapes
 from engine.api.streams import current_request, unaborted
@@ -48,6 +48,8 @@ SETTLE_DEADLINE_S = 60.0
 
 def register(app: EngineApp, context: ApiContext) -> None:
     routes = NetworkRoutes(context)
+
+    pruning = trio.Lock()
 
     @app.route("/networks", methods=["GET"])
     async def list_networks() -> Response:
@@ -68,7 +70,8 @@ def register(app: EngineApp, context: ApiContext) -> None:
     @app.route("/networks/prune", methods=["POST"])
     async def prune() -> Response:
         filters = Query.of(request).filters().validate(PRUNE_FILTERS)
-        return json_response({"NetworksDeleted": await routes.prune(filters, cause_of(request)) or None})
+        with alone(pruning):
+            return json_response({"NetworksDeleted": await routes.prune(filters, cause_of(request)) or None})
 
     @app.route("/networks/<path:name>/connect", methods=["POST"])
     async def connect(name: str) -> Response:
@@ -355,6 +358,7 @@ class NetworkRoutes:
             except Rejected:
                 continue  # somebody was quicker: it is used, or gone
             deleted.append(state.settings.name)
+        await tell_pruned(self._context, "network", 0, cause)
         return deleted
 
 

@@ -13,7 +13,7 @@ from engine.api.bodies import decode_body
 from engine.api.context import ApiContext
 from engine.api.filters import Filters
 from engine.api.params import Query, cause_of
-from engine.api.pruning import PRUNE_FILTERS, prune_label_match
+from engine.api.pruning import PRUNE_FILTERS, alone, prune_label_match, tell_pruned
 from engine.api.responses import empty, json_response
 from engine.api.shapes import volumes as shapes
 from engine.api.streams import current_request
@@ -28,6 +28,7 @@ REMOVE_DEADLINE_S = 120.0
 
 def register(app: EngineApp, context: ApiContext) -> None:
     routes = VolumeRoutes(context)
+    pruning = trio.Lock()
 
     @app.route("/volumes", methods=["GET"])
     async def list_volumes() -> Response:
@@ -44,7 +45,8 @@ def register(app: EngineApp, context: ApiContext) -> None:
     async def prune() -> Response:
         filters = Query.of(request).filters().validate(PRUNE_FILTERS - {"until"} | {"all"})
         every = filters.boolean("all", default=current_request().api_version < (1, 42))
-        deleted, reclaimed = await routes.prune(filters, every=every, cause=cause_of(request))
+        with alone(pruning):
+            deleted, reclaimed = await routes.prune(filters, every=every, cause=cause_of(request))
         return json_response({"VolumesDeleted": deleted or None, "SpaceReclaimed": reclaimed})
 
     @app.route("/volumes/<path:name>", methods=["GET"])
@@ -146,6 +148,7 @@ class VolumeRoutes:
                 continue  # somebody was quicker: it is used, or gone
             deleted.append(state.name)
             reclaimed += size
+        await tell_pruned(self._context, "volume", reclaimed, cause)
         return deleted, reclaimed
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 
-from engine.aggregates.decider import Reason, Rejected
-from engine.aggregates.image import ImageState
+from engine.aggregates.decider import Cause, Reason, Rejected
+from engine.aggregates.image import ImageState, NoteImage
+from engine.aggregates.values.ids import ImageID
 from engine.aggregates.values.reference import parse
 from engine.drivers.ports.storage import ImageArchives, LoadedLayer, SavedImage
 from engine.reactors.base import Hands
@@ -18,8 +19,9 @@ class Saves:
         self._archives = archives
         self._holds = holds
 
-    async def save(self, names: Sequence[str]) -> AsyncIterator[bytes]:
-        """The archive, in chunks. Raises Rejected(NOT_FOUND) before the first one."""
+    async def save(self, names: Sequence[str], cause: Cause) -> AsyncIterator[bytes]:
+        """The archive, in chunks; told of each image once it is whole. Raises Rejected(NOT_FOUND) before the first
+        chunk."""
         chosen = self._chosen(names)
         async with self._holds.hold() as hold:
             saved = []
@@ -28,6 +30,8 @@ class Saves:
                 saved.append(_saved(state, references))
             async for chunk in self._archives.save(saved):
                 yield chunk
+            notes = [NoteImage(image_id=ImageID(image_id), action="save") for image_id in chosen]
+            await self._hands.application.execute(*notes, cause=cause)
 
     def _chosen(self, names: Sequence[str]) -> dict[str, tuple[ImageState, list[str]]]:
         """By id: the images, each with the names it was asked for by. A name without a tag means all its tags."""

@@ -140,5 +140,5 @@ class Images:
     async def commit(self, state: ContainerState, wish: CommitWish, cause: Cause) -> ImageID:
         return await self._commits.commit(state, wish, cause)
 
-    def save(self, names: Sequence[str]) -> AsyncIterator[bytes]:
-        return self._saves.save(names)
+    def save(self, names: Sequence[str], cause: Cause) -> AsyncIterator[bytes]:
+        return self._saves.save(names, cause)

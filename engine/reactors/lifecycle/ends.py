@@ -58,7 +58,10 @@ class Ends:
         await self._runtime.signal(recorded.key, event.signal)
 
     async def end(self, effect: effects.End) -> None:
-        """Signal, wait, kill. A later stop with a sooner deadline is another effect and wins by being first."""
+        """Signal, wait, kill. A later stop with a sooner deadline is another effect and wins by being first. The kill
+        is an event, as moby tells it, and an effect of its own; whoever is killed already needs no second."""
+        if self._hands.container(effect.container_id).kill_signal:
+            return
         await self._runtime.signal(effect.container_id, effect.signal)
         deadline = trio.CancelScope()
         if effect.deadline:
@@ -67,7 +70,9 @@ class Ends:
         with deadline:
             await self._ended(effect.container_id, effect.run)
         if deadline.cancelled_caught:
-            await self._kill_until_ended(effect.container_id, effect.run, SIGKILL)
+            now = self._hands.clock.now_ns()
+            overdue = c.ReportStopOverdue(container_id=effect.container_id, run=effect.run, at=now)
+            await self._hands.report(NAME, f"stop:{effect.container_id}:{effect.run}", overdue)
 
     async def kill(self, effect: effects.Kill) -> None:
         await self._kill_until_ended(effect.container_id, effect.run, effect.signal)

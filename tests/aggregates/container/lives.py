@@ -78,6 +78,7 @@ REPORT_FREEZE_FAILED = c.ReportFreezeFailed(container_id=ID, error="EBUSY")
 REPORT_REMOVED = c.ReportRemoved(container_id=ID, at=NOW)
 HEALTH = c.ReportHealth(container_id=ID, run=1, at=NOW, status=HealthStatus.HEALTHY, failing_streak=0, last=PROBE)
 RENAME = c.RenameContainer(container_id=ID, name="shop")
+OVERDUE = c.ReportStopOverdue(container_id=ID, run=1, at=NOW)
 COMMIT = c.CommitContainer(container_id=ID, at=NOW, commit_id="c1", reference="", pause=True)
 COMMITTED = c.ReportCommitted(
     container_id=ID, at=NOW, commit_id="c1", image_id=ImageID(IMAGE), reference="", comment=""

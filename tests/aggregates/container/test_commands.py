@@ -33,6 +33,7 @@ from tests.aggregates.container.lives import (
     NOTE,
     NOW,
     OTHER,
+    OVERDUE,
     PAUSE,
     RENAME,
     REPORT_FREEZE_FAILED,
@@ -223,6 +224,15 @@ def test_what_a_commit_froze_is_thawed_with_its_last_outcome() -> None:
     early = live(*LIVES[S.RUNNING], COMMIT, COMMIT_FAILED)
     assert outcome(DECIDER, early, REPORT_PAUSED) == "paused unpause_requested"
     assert not running.frozen_by_commit and frozen.frozen_by_commit
+
+
+def test_a_stop_that_is_overdue_becomes_a_kill_once() -> None:
+    """CTR-10, EVT-05: the kill is an event of its own; a restart that is overdue still starts again."""
+    assert outcome(DECIDER, live(*LIVES[S.RUNNING]), OVERDUE) == "nothing"
+    assert outcome(DECIDER, live(*LIVES[S.RUNNING], stop()), OVERDUE) == "kill_requested"
+    assert outcome(DECIDER, live(*LIVES[S.RUNNING], stop(), OVERDUE), OVERDUE) == "nothing"
+    assert outcome(DECIDER, live(*LIVES[S.RUNNING], RESTART, OVERDUE), exited()) == "exited stopped restart_scheduled"
+    assert outcome(DECIDER, live(*LIVES[S.RUNNING], RESTART, exited()), OVERDUE) == "nothing"
 
 
 def test_a_note_changes_nothing_and_is_dropped_once_there_is_nobody_to_tell_of() -> None:
