@@ -199,7 +199,7 @@ class HealthReactor:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._collect, ours, output, name="health output")
 
-                async def attach() -> None:
+                async def attach(task_status: trio.TaskStatus[None]) -> None:
                     await self._streams.attach(
                         state.container_id,
                         theirs.fileno(),
@@ -208,11 +208,11 @@ class HealthReactor:
                         stdout=True,
                         stderr=True,
                         multiplexed=False,
+                        registered=task_status.started,
                     )
                     theirs.close()
 
-                nursery.start_soon(attach, name="health attach")
-                await self._streams.prepare(state.container_id, exec_id=exec_id)
+                await nursery.start(attach, name="health attach")
                 try:
                     await self._runtime.execute(launch)
                     await self._waiting[exec_id].wait()

@@ -156,7 +156,6 @@ async def start_exec(context: ApiContext, state: ExecState, body: StartBody, req
     async with hijack(request, multiplexed=not body.tty) as client, trio.open_nursery() as nursery:
 
         async def begin() -> None:
-            await context.ports.streams.prepare(state.container_id, exec_id=state.exec_id)
             await context.application.execute(command, cause=cause)
             after = await context.pump.until(f"exec:{state.exec_id}", lambda now: now.settled)
             if after.error:
@@ -165,10 +164,7 @@ async def start_exec(context: ApiContext, state: ExecState, body: StartBody, req
                     text = after.error.encode() + b"\r\n"
                     await client.send_all(text if body.tty else frame(STDOUT, text))
 
-        attaching = trio.Event()
-
-        async def attach() -> None:
-            attaching.set()
+        async def attach(task_status: trio.TaskStatus[None]) -> None:
             end = await context.ports.streams.attach(
                 state.container_id,
                 client.fd,
@@ -179,6 +175,7 @@ async def start_exec(context: ApiContext, state: ExecState, body: StartBody, req
                 multiplexed=not body.tty,
                 detach_keys=detach_keys(spec.detach_keys) if spec.tty else b"",
                 early_input=client.early_input,
+                registered=task_status.started,
             )
             if end.reason == "detached":
                 await note(context, state.container_id, cause, "exec_detach", execID=state.exec_id)
@@ -187,8 +184,7 @@ async def start_exec(context: ApiContext, state: ExecState, body: StartBody, req
                 with trio.move_on_after(EXIT_WAIT_S):
                     await context.pump.until(f"exec:{state.exec_id}", lambda now: now.status is ExecStatus.EXITED)
 
-        nursery.start_soon(attach, name="exec attach")
-        await attaching.wait()
+        await nursery.start(attach, name="exec attach")
         await begin()
     return HIJACKED
 

@@ -6,7 +6,7 @@ the supervisor keeps (journalled) until `forget`: an engine that was away asks `
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -160,12 +160,13 @@ class Streams(Protocol):
         multiplexed: bool,
         detach_keys: bytes = b"",
         early_input: bytes = b"",
+        registered: Callable[[], object] = lambda: None,
     ) -> StreamEnd:
         """Give the client's socket to the copier and wait until it is done with it. May be called before `start`.
 
         The fd is duplicated; the caller closes its own. multiplexed: 8-byte frames (no tty), else raw bytes. Output
         written before the attach is not repeated. A slow client slows the process once 1 MiB waits for it, as moby's.
-        `registered` order: when this verb's request is accepted, output from then on is seen."""
+        registered: called once the request is accepted; a start asked for after that is seen from its first byte."""
         ...
 
     async def prepare(self, container_id: str, *, exec_id: str = "") -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -308,6 +308,7 @@ class LinuxRuntime:
         multiplexed: bool,
         detach_keys: bytes = b"",
         early_input: bytes = b"",
+        registered: Callable[[], object] = lambda: None,
     ) -> StreamEnd:
         want = {"stdin": stdin, "stdout": stdout, "stderr": stderr, "multiplexed": multiplexed}
         ident: int = await self._ask(
@@ -320,6 +321,7 @@ class LinuxRuntime:
             early_input=early_input,
         )
         ended = self._attachments.setdefault(ident, trio.Event())
+        registered()
         try:
             await ended.wait()
         except trio.Cancelled:

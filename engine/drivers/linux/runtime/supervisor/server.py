@@ -435,11 +435,12 @@ class Supervisor:
             "finished_at_ns": now,
         }
         self._exits[process.id, process.exec_id, process.run] = exit_
-        self._journal.record(exit_, durable=not self._engines)
+        durable = not self._engines
+        self._engines.push("exit", exit_)  # first: somebody waits for it, and the disk can not refuse a message
+        self._journal.record(exit_, durable=durable)
         self._copier.exited(process)
         if process.bundle is not None and not process.exec_id:
             self._clean_foreign(process.bundle)
-        self._engines.push("exit", exit_)
 
 
 def _own_capabilities() -> int:
