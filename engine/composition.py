@@ -33,6 +33,7 @@ from engine.api.routes import (
     registry,
     volumes,
 )
+from engine.api.sampling import Sampling
 from engine.application import Application
 from engine.clock import Clock
 from engine.config import ConfigError, DaemonConfig
@@ -252,7 +253,7 @@ class Engine:
         await nursery.start(lifecycle.run, after)
         await nursery.start(health.run, after)
         await nursery.start(KeyReactor(hands).run, after)
-        self.app = self._app(image_service, health, subnets)
+        self.app = self._app(nursery, image_service, health, subnets)
 
     async def _network_ready(self, name: str) -> None:
         """The first containers want the default networks; a kernel that refuses one is a reason not to start."""
@@ -264,11 +265,14 @@ class Engine:
 
     def _app(
         self,
+        nursery: trio.Nursery,
         image_service: ImageService,
         health: HealthReactor,
         subnets: tuple[str, ...],
     ) -> EngineApp:
         hands, config = self.hands, self._config
+        sampling = Sampling(self._drivers.meter, self._drivers.host, hands.views.containers)
+        nursery.start_soon(sampling.run, name="sampling")
         context = ApiContext(
             application=hands.application,
             pump=hands.pump,
@@ -283,6 +287,7 @@ class Engine:
             images=image_service,
             facts=self._surroundings.rules,
             ephemeral=self._surroundings.ephemeral,
+            sampling=sampling,
             recent_health=health.recent,
             host_routes=lambda: subnets,
         )

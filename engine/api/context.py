@@ -20,6 +20,7 @@ from engine.aggregates.values.ids import ImageID
 from engine.aggregates.values.manifest import ImageConfig
 from engine.aggregates.values.platform import Platform
 from engine.aggregates.values.reference import Reference
+from engine.api.sampling import Sampling
 from engine.clock import Clock
 from engine.config import DaemonConfig
 from engine.drivers.ports.host import Host
@@ -124,6 +125,7 @@ class ApiContext:
     facts: RuleFacts
     """What the rules of container configurations need to know of the host."""
     ephemeral: EphemeralRange
+    sampling: Sampling
     recent_health: Callable[[ContainerState], Sequence[HealthResult]] = lambda state: state.health.log
     """The last probes of a container, those included that changed nothing."""
     host_routes: Callable[[], Sequence[str]] = tuple

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -255,3 +257,98 @@ def test_what_an_update_can_not_change_is_said(engine: Engine) -> None:
     assert status == 200
     assert body["Warnings"] == ["CgroupParent: cannot be changed by an update. Discarded."]
     assert engine.json("/containers/box-w/json")["HostConfig"]["CpuShares"] == 100
+
+
+# -- watched -----------------------------------------------------------------------------------------------------------
+
+CPU_KEYS = {"cpu_usage", "system_cpu_usage", "online_cpus", "throttling_data"}
+USAGE_KEYS = {"total_usage", "usage_in_kernelmode", "usage_in_usermode"}
+
+
+class Stream:
+    """`GET /containers/{name}/stats`, a document at a time."""
+
+    def __init__(self, engine: Engine, name: str) -> None:
+        self._sock = socket.socket(socket.AF_UNIX)
+        self._sock.settimeout(60)
+        self._sock.connect(str(engine.socket))
+        self._sock.sendall(f"GET /containers/{name}/stats HTTP/1.1\r\nHost: docker\r\n\r\n".encode())
+        self._response = http.client.HTTPResponse(self._sock)
+        self._response.begin()
+
+    def next(self) -> dict[str, Any] | None:
+        """None at the end of the stream."""
+        line = self._response.readline()
+        return json.loads(line) if line else None
+
+    def close(self) -> None:
+        self._response.close()
+        self._sock.close()
+
+
+def test_a_document_of_stats_has_dockers_keys(engine: Engine) -> None:
+    """CTR-26: those of this host's cgroup version, and figures of two readings a second apart."""
+    run(engine, "busy", "-m", "64m", "--pids-limit", "30")
+    document = engine.json("/containers/busy/stats?stream=0")
+    assert set(document) == {
+        "name", "id", "os_type", "read", "preread", "cpu_stats", "precpu_stats", "memory_stats", "pids_stats",
+        "blkio_stats", "networks", "num_procs", "storage_stats",
+    }  # fmt: skip
+    assert set(document["cpu_stats"]) == set(document["precpu_stats"]) == CPU_KEYS
+    assert set(document["cpu_stats"]["cpu_usage"]) == USAGE_KEYS | (set() if V2 else {"percpu_usage"})
+    assert document["cpu_stats"]["system_cpu_usage"] > document["precpu_stats"]["system_cpu_usage"]
+    assert document["read"] > document["preread"] > "2000"
+    memory = document["memory_stats"]
+    assert {"usage", "limit", "stats"} <= set(memory)
+    assert memory["limit"] == 64 * MIB
+    assert len(memory["stats"]) == (31 if V2 else 32)
+    assert ("anon" in memory["stats"], "total_rss" in memory["stats"]) == (V2, not V2)
+    assert document["pids_stats"] == {"current": 1, "limit": 30}
+    assert set(document["networks"]) == {"eth0"}
+    assert len(document["blkio_stats"]) == 8
+    assert (document["blkio_stats"]["io_wait_time_recursive"] is None) == V2
+
+
+def test_one_shot_is_one_reading_of_now(engine: Engine) -> None:
+    """CTR-26: it has nothing before it, and does not wait for a second."""
+    run(engine, "busy", "--network", "host")
+    document = engine.json("/containers/busy/stats?stream=0&one-shot=1")
+    assert document["preread"] == "0001-01-01T00:00:00Z"
+    assert document["precpu_stats"]["cpu_usage"]["total_usage"] == 0
+    assert document["cpu_stats"]["cpu_usage"]["total_usage"] > 0
+    assert "networks" not in document, "the host's own interfaces are not the container's"
+
+
+def test_a_stream_goes_on_over_a_restart_and_ends_with_the_container(engine: Engine) -> None:
+    """CTR-26: empty documents while it does not run, the end when it is removed."""
+    run(engine, "busy")
+    stream = Stream(engine, "busy")
+    first, second = stream.next(), stream.next()
+    assert first is not None
+    assert second is not None
+    assert first["preread"] == "0001-01-01T00:00:00Z"
+    assert second["preread"] == first["read"]
+    assert second["precpu_stats"] == first["cpu_stats"]
+    engine.cli("stop", "-t", "0", "busy")
+    engine.wait_for(lambda: (stream.next() or {}).get("memory_stats") == {})
+    engine.cli("start", "busy")
+    engine.wait_for(lambda: (stream.next() or {}).get("pids_stats") == {"current": 1} or V2)
+    engine.cli("rm", "-f", "busy")
+    engine.wait_for(lambda: stream.next() is None)
+    stream.close()
+
+
+def test_a_container_that_does_not_run_has_one_empty_document(engine: Engine) -> None:
+    """CTR-26: in a stream, too."""
+    engine.cli("create", "--name", "idle", "busybox", "true")
+    stream = Stream(engine, "idle")
+    document = stream.next()
+    assert document is not None
+    assert (document["read"], document["memory_stats"], document["pids_stats"]) == ("0001-01-01T00:00:00Z", {}, {})
+    assert document["cpu_stats"] == {
+        "cpu_usage": dict.fromkeys(USAGE_KEYS, 0),
+        "throttling_data": {"periods": 0, "throttled_periods": 0, "throttled_time": 0},
+    }
+    assert stream.next() is None
+    stream.close()
+    assert engine.json("/containers/idle/stats?stream=0")["memory_stats"] == {}

@@ -203,12 +203,13 @@ async def test_limits_are_on_the_cgroup_and_change_live(port: Harbour) -> None:
     launch = port.launch("sleep", "60", host=host)
     await port.runtime.start(launch)
     meter = LinuxMeter(port.runtime, trio.CapacityLimiter(1))
-    sample = await meter.sample(launch.container_id)
+    sample = (await meter.samples({launch.container_id: 0, "0" * 64: 0}))[launch.container_id]
     assert (sample.memory_limit, sample.pids_limit, sample.pids_current) == (64 << 20, 50, 1)
+    assert (await meter.samples({"0" * 64: 0})) == {}
     assert sample.cpu_total_ns > 0
     assert await meter.processes(launch.container_id) == ((await port.runtime.list()).running[0].pid,)
     await port.runtime.update(launch.container_id, {"memory": {"limit": 128 << 20}, "pids": {"limit": 20}})
-    sample = await meter.sample(launch.container_id)
+    sample = (await meter.samples({launch.container_id: 0}))[launch.container_id]
     assert (sample.memory_limit, sample.pids_limit) == (128 << 20, 20)
 
 

@@ -17,12 +17,10 @@ from engine.api.detach import detach_keys
 from engine.api.hijack import HIJACKED, hijack
 from engine.api.notes import note
 from engine.api.params import Query, cause_of
+from engine.api.responses import JSON
 from engine.api.routes.container_logs import backlog
-from engine.api.shapes.stats import stats_document
 from engine.api.streams import current_request, empty, json_response, json_stream
-from engine.drivers.ports.runtime import Sample
 
-SAMPLE_INTERVAL_S = 1.0
 EXIT_WAIT_S = 1.0
 """How long the end of the output waits for the exit, so that who asks for the code next finds it."""
 CONDITIONS = frozenset({"", "not-running", "next-exit", "removed"})
@@ -106,12 +104,10 @@ def register(app: EngineApp, context: ApiContext) -> None:
         request = current_request()
         query = Query.of(request)
         state = context.views.containers.find(name)
-        stream = query.flag("stream", default=True)
-        one_shot = query.flag("one-shot") and not stream
-        samples = sampling(context, state, stream=stream, one_shot=one_shot)
-        if not stream:
-            return json_response(await anext(samples))
-        return json_stream(samples)
+        if query.flag("stream", default=True):
+            return Response(context.sampling.stream(state), content_type=JSON)
+        one_shot = query.flag("one-shot") and request.api_version >= (1, 41)
+        return Response(await context.sampling.once(state, one_shot=one_shot), content_type=JSON)
 
 
 async def waiting(context: ApiContext, state: ContainerState, condition: str) -> AsyncIterator[dict[str, Any]]:
@@ -140,31 +136,3 @@ def dimension(query: Query, key: str) -> int:
     if value < 0 or value > 0xFFFF:
         raise Rejected(Reason.INVALID, f'strconv.ParseUint: parsing "{value}": value out of range')
     return value
-
-
-async def sampling(
-    context: ApiContext, state: ContainerState, *, stream: bool, one_shot: bool
-) -> AsyncIterator[dict[str, Any]]:
-    """One document a second; `precpu` is the sample before (CTR-26). A container that does not run has an empty one."""
-    container_id = state.container_id
-    before: Sample | None = None
-    while True:
-        now = context.views.containers.get(container_id)
-        if now is None:
-            return
-        if not now.alive:
-            yield stats_document(now, None, None, system_ns=(0, 0), cpus=0)
-            return
-        sample = await context.ports.meter.sample(container_id)
-        system_ns = context.host.cpu_time_ns()
-        if before is None and not one_shot:
-            # Two readings make a rate: the first answer comes with the second, as in moby.
-            before, before_system_ns = sample, system_ns
-            await trio.sleep(SAMPLE_INTERVAL_S)
-            continue
-        previous = (system_ns, before_system_ns if before is not None else 0)
-        yield stats_document(now, sample, before, system_ns=previous, cpus=len(context.facts.cpus))
-        if not stream:
-            return
-        before, before_system_ns = sample, system_ns
-        await trio.sleep(SAMPLE_INTERVAL_S)

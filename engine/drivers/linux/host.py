@@ -78,10 +78,11 @@ class LinuxHost:
             open_files=len(os.listdir("/proc/self/fd")),
         )
 
-    def cpu_time_ns(self) -> int:
+    def cpu_usage(self) -> tuple[int, int]:
         """The first seven columns of /proc/stat, as moby's stats collector adds them up."""
-        ticks = sum(int(column) for column in self._read("proc/stat").partition("\n")[0].split()[1:8])
-        return ticks * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+        first, *lines = self._read("proc/stat").splitlines()
+        ticks = sum(int(column) for column in first.split()[1:8])
+        return ticks * 1_000_000_000 // os.sysconf("SC_CLK_TCK"), sum(line.startswith("cpu") for line in lines)
 
     def _read(self, path: str) -> str:
         try:

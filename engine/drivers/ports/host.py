@@ -38,8 +38,9 @@ class Host(Protocol):
         """As they are now. Quick enough for the event loop."""
         ...
 
-    def cpu_time_ns(self) -> int:
-        """CPU time of all CPUs together since boot, in every state: what a container's share is a share of."""
+    def cpu_usage(self) -> tuple[int, int]:
+        """(CPU time of all CPUs together since boot, in ns and in every state; how many there are online): what a
+        container's share is a share of."""
         ...
 
 

@@ -181,7 +181,8 @@ class Streams(Protocol):
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
-    """One reading of a container's cgroup. cpu in ns, memory in bytes; blkio as (major, minor, op, value)."""
+    """One reading of a container's cgroup. cpu in ns, memory in bytes; blkio as (major, minor, op, value). blkio_ios is
+    None where operations are not told (v2). pids_limit: 0 for none on v1, 2^64 - 1 on v2, as Docker tells them."""
 
     read_at_ns: int
     cpu_total_ns: int
@@ -197,14 +198,18 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     pids_current: int = 0
     pids_limit: int = 0
     blkio_bytes: tuple[tuple[int, int, str, int], ...] = ()
-    blkio_ios: tuple[tuple[int, int, str, int], ...] = ()
+    blkio_ios: tuple[tuple[int, int, str, int], ...] | None = None
     networks: Mapping[str, Mapping[str, int]] = {}
 
 
 class Meter(Protocol):
     """Reading, never changing."""
 
-    async def sample(self, container_id: str) -> Sample: ...
+    async def samples(self, pids: Mapping[str, int], *, again: bool = False) -> Mapping[str, Sample]:
+        """What each of the containers uses; pids: of their first processes, by id, 0 for one whose network is not its
+        own. A container that does not run is left out. again: just these will be asked for again soon; the driver may
+        keep for them what makes that cheap, and drops what it kept for others."""
+        ...
 
     async def processes(self, container_id: str) -> tuple[int, ...]:
         """Host pids in the container's cgroup, sorted."""
