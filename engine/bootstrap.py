@@ -12,21 +12,24 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import trio
 
 from engine import notify
 from engine.aggregates.container.rules import RuleFacts
+from engine.aggregates.decider import Rejected
 from engine.aggregates.values.etc_files import ALTERNATE_RESOLV_CONF, HOST_RESOLV_CONF, parse_resolv_conf
 from engine.aggregates.values.platform import Platform
 from engine.api.serving import serve_api
 from engine.clock import SystemClock
 from engine.composition import Drivers, Engine, Surroundings
 from engine.config import ConfigError, DaemonConfig
+from engine.drivers.linux import apparmor
 from engine.drivers.linux.devices import LinuxHostDevices
 from engine.drivers.linux.host import LinuxHost
 from engine.drivers.linux.inotify import watches
@@ -101,7 +104,8 @@ async def _engine(config: DaemonConfig) -> AsyncIterator[Engine]:
 
 def _drivers(config: DaemonConfig, host: LinuxHost, logs: JsonFileLogs) -> Drivers:
     """Everything concrete. Nothing is touched before `begin`."""
-    runtime = LinuxRuntime(config.exec_root, config.data_root)
+    parser = apparmor.parser_of()
+    runtime = LinuxRuntime(config.exec_root, config.data_root, apparmor.AppArmor(parser) if parser else None)
     storage = LinuxStorage(config.data_root)
     networking = LinuxNetworking(
         NetworkingOptions(firewall=config.iptables, forwarding=config.ip_forward, relays=config.userland_proxy)
@@ -159,21 +163,32 @@ def _surroundings(config: DaemonConfig, host: LinuxHost) -> Surroundings:
 
 def _traits(config: DaemonConfig, facts: HostFacts) -> HostTraits:
     major, minor = facts.kernel_version.split(".")[:2]
-    profile = None
-    if config.seccomp_profile != "unconfined":
-        path = SECCOMP_PROFILE if config.seccomp_profile in ("", "builtin") else Path(config.seccomp_profile)
-        profile = seccomp.load(path.read_bytes())
     return HostTraits(
         machine=facts.machine,
         kernel=(int(major), int(minor)),
         cgroup_v2=facts.cgroup_version == "2",
-        profile=profile,
+        profile=_seccomp_profile(config.seccomp_profile),
+        apparmor="apparmor" in facts.security,
         no_new_privileges=config.no_new_privileges,
         init=config.init,
         init_path=config.init_path or _init_path(),
         cgroup_parent=config.cgroup_parent,
         ulimits=config.default_ulimits,
     )
+
+
+def _seccomp_profile(name: str) -> Mapping[str, Any] | None:
+    """`--seccomp-profile`: builtin, unconfined or a path. Raises ConfigError in dockerd's words."""
+    if name == "unconfined":
+        return None
+    path = SECCOMP_PROFILE if name in ("", "builtin") else Path(name)
+    try:
+        return seccomp.load(path.read_bytes())
+    except OSError as error:
+        words = (error.strerror or str(error)).lower()
+        raise ConfigError(f"opening seccomp profile ({name}) failed: open {name}: {words}") from error
+    except Rejected as error:
+        raise ConfigError(f"invalid seccomp profile ({name}): {error.message}") from error
 
 
 def _prepare_process() -> None:

@@ -1,6 +1,7 @@
 """Docker's seccomp profiles as OCI `linux.seccomp`: names chosen by architecture and capabilities (SEC-03).
 
-Source: moby profiles/seccomp (the profile's format, and how includes and excludes are read).
+Source: moby profiles/seccomp (the profile's format, and how includes and excludes are read). A profile that needs
+somebody to ask (SCMP_ACT_NOTIFY) is refused: nobody listens.
 """
 
 from __future__ import annotations
@@ -17,15 +18,80 @@ _NATIVE = {"x86_64": "SCMP_ARCH_X86_64", "aarch64": "SCMP_ARCH_AARCH64", "armv7l
 _NATIVE |= {"s390x": "SCMP_ARCH_S390X", "ppc64le": "SCMP_ARCH_PPC64LE", "riscv64": "SCMP_ARCH_RISCV64"}
 
 
-def load(text: bytes | str) -> Mapping[str, Any]:
-    """A profile from JSON. Raises Rejected(INVALID) in moby's words."""
+class _Argument(msgspec.Struct, rename="camel"):
+    index: int
+    value: int
+    op: str
+    value_two: int = 0
+
+
+class _Filter(msgspec.Struct, rename="camel"):
+    caps: list[str] | None = None
+    arches: list[str] | None = None
+    min_kernel: str | None = None
+
+
+class _Rule(msgspec.Struct, rename="camel"):
+    action: str
+    name: str = ""
+    names: list[str] | None = None
+    errno_ret: int | None = None
+    args: list[_Argument] | None = None
+    includes: _Filter | None = None
+    excludes: _Filter | None = None
+
+
+class _Architecture(msgspec.Struct, rename="camel"):
+    architecture: str
+    sub_architectures: list[str] | None = None
+
+
+class _Profile(msgspec.Struct, rename="camel"):
+    """The shape of a profile: only that it has it is of interest, what is passed on is the JSON itself."""
+
+    default_action: str = ""
+    default_errno_ret: int | None = None
+    architectures: list[str] | None = None
+    arch_map: list[_Architecture] | None = None
+    flags: list[str] | None = None
+    syscalls: list[_Rule] | None = None
+
+
+def load(text: bytes | str) -> Mapping[str, Any] | None:
+    """A profile from JSON; None for one that says nothing at all, which means no filter (as moby). Raises
+    Rejected(INVALID) in moby's words."""
     try:
-        profile = msgspec.json.decode(text)
+        document = msgspec.json.decode(text)
+        shape = msgspec.convert(document, _Profile)
+    except msgspec.ValidationError as error:
+        raise _invalid(f"decoding seccomp profile failed: {error}") from error
     except msgspec.DecodeError as error:
-        raise Rejected(Reason.INVALID, f"decoding seccomp profile failed: {error}") from error
-    if not isinstance(profile, dict) or "defaultAction" not in profile:
-        raise Rejected(Reason.INVALID, "decoding seccomp profile failed: no defaultAction")
-    return profile
+        raise _invalid(f"decoding seccomp profile failed: {error}") from error
+    rules = shape.syscalls or []
+    if not shape.default_action and not rules:
+        return None
+    if not shape.default_action:
+        raise _invalid("decoding seccomp profile failed: no defaultAction")
+    if shape.architectures and shape.arch_map:
+        raise _invalid(
+            "'architectures' and 'archMap' were specified in the seccomp profile, use either 'architectures' or "
+            "'archMap'"
+        )
+    if any(rule.name and rule.names for rule in rules):
+        raise _invalid("'name' and 'names' were specified in the seccomp profile, use either 'name' or 'names'")
+    if any(not rule.name and not rule.names for rule in rules):
+        raise _invalid("decoding seccomp profile failed: a rule names no system call")
+    if "SCMP_ACT_NOTIFY" in (shape.default_action, *(rule.action for rule in rules)):
+        raise Rejected(Reason.NOT_IMPLEMENTED, "seccomp: SCMP_ACT_NOTIFY is not implemented: nobody would be notified")
+    for rule in rules:
+        for condition in (rule.includes, rule.excludes):
+            if condition is not None and condition.min_kernel:
+                _version(condition.min_kernel)
+    return dict(document)
+
+
+def _invalid(message: str) -> Rejected:
+    return Rejected(Reason.INVALID, message)
 
 
 def for_process(
@@ -80,4 +146,7 @@ def _applies(rule: Mapping[str, Any], capabilities: frozenset[str], architecture
 
 def _version(text: str) -> tuple[int, int]:
     major, _, minor = text.partition(".")
-    return int(major), int(minor.partition(".")[0] or 0)
+    try:
+        return int(major), int(minor.partition(".")[0] or 0)
+    except ValueError as error:
+        raise _invalid(f'decoding seccomp profile failed: invalid kernel version "{text}"') from error

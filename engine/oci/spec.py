@@ -14,6 +14,8 @@ import msgspec
 from engine.aggregates.values import capabilities as caps
 from engine.aggregates.values.config import ContainerConfig, HostConfig, Ulimit
 from engine.aggregates.values.mounts import MountPoint
+from engine.aggregates.values.security import apparmor_profile, security_option
+from engine.aggregates.values.sysctls import dotted
 from engine.oci import resources, seccomp
 from engine.oci.resources import DeviceNode
 
@@ -64,12 +66,13 @@ RECURSIVE_READ_ONLY = (5, 12)
 
 class HostTraits(msgspec.Struct, frozen=True, kw_only=True):
     """What of the host shapes every spec. kernel: (major, minor). profile: the default seccomp profile, None for
-    unconfined. init_path: of the init binary for --init."""
+    unconfined. apparmor: whether profiles can be applied. init_path: of the init binary for --init."""
 
     machine: str
     kernel: tuple[int, int]
     cgroup_v2: bool
     profile: Mapping[str, Any] | None
+    apparmor: bool = False
     no_new_privileges: bool = False
     init: bool = False
     init_path: str = ""
@@ -144,6 +147,8 @@ def process(given: SpecInput, capability_names: Sequence[str]) -> dict[str, Any]
     }
     if host.oom_score_adj:
         document["oomScoreAdj"] = host.oom_score_adj
+    if given.traits.apparmor:
+        document["apparmorProfile"] = apparmor_profile(host)
     return document
 
 
@@ -194,15 +199,6 @@ def no_new_privileges(host: HostConfig, traits: HostTraits) -> bool:
         if name == "no-new-privileges":
             return value != "false"
     return traits.no_new_privileges and not host.privileged
-
-
-def security_option(host: HostConfig, name: str) -> str:
-    """The value of `name=value` among the security options, or ""."""
-    for option in host.security_opt or ():
-        for separator in ("=", ":"):
-            if option.startswith(name + separator):
-                return option[len(name) + 1 :]
-    return ""
 
 
 def mounts(given: SpecInput) -> list[dict[str, Any]]:
@@ -291,7 +287,7 @@ def linux(given: SpecInput, capability_names: Sequence[str]) -> dict[str, Any]:
         "namespaces": namespaces(given),
         "resources": {**resources.limits(host, given.device_numbers), "devices": rules},
         "devices": [_device(node) for node in given.devices],
-        "sysctl": dict(host.sysctls or {}),
+        "sysctl": {dotted(name): value for name, value in (host.sysctls or {}).items()},
     }
     propagation = rootfs_propagation(given.mounts)
     if propagation:

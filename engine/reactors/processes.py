@@ -10,11 +10,13 @@ from typing import Any
 
 import msgspec
 
+from engine.aggregates.container.donors import Kind, check_donor, donors
 from engine.aggregates.container.state import ContainerState
 from engine.aggregates.decider import Reason, Rejected
 from engine.aggregates.exec import ExecSpec
 from engine.aggregates.values.config import Resources
 from engine.aggregates.values.mounts import MountPoint
+from engine.aggregates.values.security import apparmor_profile
 from engine.drivers.ports.identities import HostDevices, Identities
 from engine.drivers.ports.runtime import RootFilesystem
 from engine.oci import spec as oci
@@ -79,38 +81,33 @@ class Processes:
             return ()
         return msgspec.json.decode(self._hands.vault.open(state.env), type=tuple[str, ...])
 
-    def donor(self, mode: str) -> ContainerState:
-        """The container whose namespace `container:<id>` means. Raises Rejected(CONFLICT) unless it runs (CTR-38)."""
-        donor = self._hands.views.containers.find(mode.partition(":")[2])
-        if not donor.alive:
-            raise Rejected(
-                Reason.CONFLICT, f"cannot join network namespace of a non running container: {donor.container_id}"
-            )
+    def donor(self, state: ContainerState, kind: Kind) -> ContainerState | None:
+        """The container whose namespace is shared, if one is. Raises Rejected when it can not be."""
+        reference = donors(state.host).get(kind)
+        if reference is None:
+            return None
+        donor = self._hands.views.containers.find(reference)
+        check_donor(state, donor, kind)
         return donor
 
     def _shared(self, state: ContainerState, sandboxing: Sandboxing) -> oci.Shared:
-        host = state.host
-        pid = f"/proc/{self.donor(host.pid_mode).pid}/ns/pid" if host.pid_mode.startswith("container:") else ""
-        ipc, shm = "", ""
-        if host.ipc_mode.startswith("container:"):
-            donor = self.donor(host.ipc_mode)
-            if donor.host.ipc_mode not in ("shareable", "host"):
-                raise Rejected(
-                    Reason.CONFLICT,
-                    f"cannot join IPC namespace of container {donor.container_id}: "
-                    "non-shareable IPC (hint: use IpcMode:shareable for the donor container)",
-                )
-            ipc, shm = f"/proc/{donor.pid}/ns/ipc", f"/proc/{donor.pid}/root/dev/shm"
-        return oci.Shared(pid=pid, ipc=ipc, shm=shm, network=sandboxing.path, host_network=sandboxing.host)
+        pids, ipc = self.donor(state, Kind.PID), self.donor(state, Kind.IPC)
+        return oci.Shared(
+            pid=f"/proc/{pids.pid}/ns/pid" if pids else "",
+            ipc=f"/proc/{ipc.pid}/ns/ipc" if ipc else "",
+            shm=f"/proc/{ipc.pid}/root/dev/shm" if ipc else "",
+            network=sandboxing.path,
+            host_network=sandboxing.host,
+        )
 
     async def _nodes(self, state: ContainerState) -> tuple[DeviceNode, ...]:
-        if state.host.privileged:
-            return await self._devices.all()
-        found: list[DeviceNode] = []
+        """What was asked for; the privileged have all that the host has besides."""
+        found: list[DeviceNode] = list(await self._devices.all()) if state.host.privileged else []
+        there = {node.path for node in found}
         for device in state.host.devices or ():
-            found += await self._devices.find(
-                device.path_on_host, device.path_in_container, device.cgroup_permissions
-            )
+            access = "rwm" if state.host.privileged else device.cgroup_permissions
+            nodes = await self._devices.find(device.path_on_host, device.path_in_container, access)
+            found += [node for node in nodes if node.path not in there]
         return tuple(found)
 
     async def device_numbers(self, host: Resources) -> dict[str, tuple[int, int]]:
@@ -140,4 +137,6 @@ class Processes:
         }
         if state.host.oom_score_adj:
             process["oomScoreAdj"] = state.host.oom_score_adj
+        if self._traits.apparmor:
+            process["apparmorProfile"] = apparmor_profile(state.host)
         return process

@@ -83,8 +83,40 @@ def test_a_rule_of_the_old_form_names_one_call() -> None:
     assert for_process(old, frozenset(), "x86_64", (6, 1))["syscalls"][0]["names"] == ["read"]
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"{}", "null"])
+@pytest.mark.parametrize(
+    "text", [b"", b"{", b"[]", "null", b'{"syscalls": [{"names": ["x"]}]}', b'{"defaultAction": 1}']
+)
 def test_what_is_no_profile_is_refused(text: bytes | str) -> None:
     with pytest.raises(Rejected, match="decoding seccomp profile failed") as caught:
         load(text)
     assert caught.value.reason is Reason.INVALID
+
+
+def test_a_profile_that_says_nothing_is_no_filter() -> None:
+    """SEC-03: as moby reads it."""
+    assert load("{}") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"defaultAction": "A", "architectures": ["x"], "archMap": [{"architecture": "x"}]}', "use either 'archit"),
+        ('{"defaultAction": "A", "syscalls": [{"name": "a", "names": ["b"], "action": "A"}]}', "use either 'name' or"),
+        ('{"defaultAction": "A", "syscalls": [{"action": "A"}]}', "names no system call"),
+        (
+            '{"defaultAction": "A", "syscalls": [{"name": "a", "action": "A", "includes": {"minKernel": "x"}}]}',
+            "version",
+        ),
+    ],
+)
+def test_profiles_that_contradict_themselves_are_refused(text: str, words: str) -> None:
+    """SEC-03: in moby's words, where it has some."""
+    with pytest.raises(Rejected, match=words):
+        load(text)
+
+
+def test_notifications_are_refused() -> None:
+    """SEC-03: nobody would answer them, and the process would wait for ever."""
+    with pytest.raises(Rejected, match="SCMP_ACT_NOTIFY is not implemented") as caught:
+        load('{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"name": "mkdir", "action": "SCMP_ACT_NOTIFY"}]}')
+    assert caught.value.reason is Reason.NOT_IMPLEMENTED

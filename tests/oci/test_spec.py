@@ -11,6 +11,7 @@ from engine.aggregates.decider import Rejected
 from engine.aggregates.values import capabilities
 from engine.aggregates.values.config import ContainerConfig, HostConfig, Ulimit
 from engine.aggregates.values.mounts import MountPoint
+from engine.aggregates.values.security import security_option
 from engine.oci.resources import DeviceNode
 from engine.oci.spec import (
     HostTraits,
@@ -21,7 +22,6 @@ from engine.oci.spec import (
     capability_set,
     environment,
     no_new_privileges,
-    security_option,
 )
 
 ID = "4f5e" * 16

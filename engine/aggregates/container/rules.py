@@ -12,6 +12,7 @@ from engine.aggregates.decider import Reason, Rejected
 from engine.aggregates.values import capabilities
 from engine.aggregates.values.config import ContainerConfig, HealthConfig, HostConfig, RestartPolicy
 from engine.aggregates.values.signals import parse_signal
+from engine.aggregates.values.sysctls import dotted
 
 HEALTH_NS_MIN = 1_000_000
 HOSTNAME_LENGTH_MAX = 64
@@ -169,25 +170,30 @@ def _check_security(host: HostConfig) -> None:
         match name:
             case "no-new-privileges" if value in ("", "true", "false"):
                 continue
-            case "seccomp" | "apparmor" | "systempaths" if value:
+            case "seccomp" | "apparmor" if value:
                 continue
-            case "label" if value == "disable":
+            case "systempaths" if value == "unconfined":
                 continue
-            case "label":
-                _invalid("SELinux labels are not supported by this engine: use label=disable")
+            case "label" if value:
+                # Without SELinux labels mean nothing; dockerd takes them too, unless --selinux-enabled (SEC-05).
+                continue
             case _:
                 _invalid(f'invalid --security-opt: "{option}"')
 
 
 def _check_sysctls(host: HostConfig) -> None:
-    for name in host.sysctls or {}:
+    """RES-07: only what a namespace of the container's own has. Source: runc libcontainer/configs/validate."""
+    for given in host.sysctls or {}:
+        name = dotted(given)
         if name.startswith(NETNS_SYSCTL):
             if host.network_mode == "host":
                 _invalid(f'sysctl "{name}" not allowed in host network namespace')
         elif name in IPC_SYSCTLS or name.startswith("fs.mqueue."):
             if host.ipc_mode == "host":
                 _invalid(f'sysctl "{name}" is not allowed in the hosts ipc namespace')
-        elif name not in ("kernel.domainname", "kernel.hostname"):
+        elif name == "kernel.hostname" and host.uts_mode != "host":
+            _invalid(f'sysctl "{name}" is not allowed as it conflicts with the OCI "hostname" field')
+        elif name != "kernel.domainname" or host.uts_mode == "host":
             _invalid(f'sysctl "{name}" is not in a separate kernel namespace')
 
 
@@ -202,8 +208,9 @@ def _check_absent(host: HostConfig, facts: RuleFacts) -> None:
     if host.userns_mode not in ("", "host"):
         _invalid(f"invalid USER mode: {host.userns_mode}")
     for request in host.device_requests or ():
-        capabilities_wanted = [list(group) for group in request.capabilities or ()]
-        _invalid(f'could not select device driver "{request.driver}" with capabilities: {capabilities_wanted}')
+        # Neither a driver for GPUs nor CDI is registered here (CTR-43).
+        wanted = " ".join(f"[{' '.join(group)}]" for group in request.capabilities or ())
+        _invalid(f'could not select device driver "{request.driver}" with capabilities: [{wanted}]')
     if host.storage_opt:
         _invalid("--storage-opt is supported only for overlay over xfs with 'pquota' mount option")
     for mount in host.mounts or ():

@@ -18,6 +18,7 @@ from engine import transactions
 from engine.aggregates.container import commands as c
 from engine.aggregates.container import events as e
 from engine.aggregates.container.decide import UPDATE_UNDER_WAY
+from engine.aggregates.container.donors import check_donor, donors
 from engine.aggregates.container.lifecycle import STARTABLE, Status
 from engine.aggregates.container.resource_rules import UPDATABLE, admitted, not_updatable
 from engine.aggregates.container.rules import check_restart_policy
@@ -188,6 +189,7 @@ class Verbs:
             folder=context.ports.folders.path(state.container_id),
             graph=context.ports.rootfs.describe(state.container_id, state.layers),
             default_runtime=context.config.default_runtime,
+            apparmor="apparmor" in context.host.facts().security,
             api_version=api_version,
         )
         if query.flag("size"):
@@ -216,18 +218,8 @@ class Verbs:
 
     def _check_donors(self, state: ContainerState) -> None:
         """Whose namespaces are shared must run (CTR-38). Looked at again by the start itself, which knows no status."""
-        for kind, mode in (
-            ("network", state.host.network_mode),
-            ("PID", state.host.pid_mode),
-            ("IPC", state.host.ipc_mode),
-        ):
-            if not mode.startswith("container:"):
-                continue
-            donor = self._context.views.containers.find(mode.partition(":")[2])
-            if not donor.alive:
-                raise Rejected(
-                    Reason.CONFLICT, f"cannot join {kind} namespace of a non running container: {donor.container_id}"
-                )
+        for kind, reference in donors(state.host).items():
+            check_donor(state, self._context.views.containers.find(reference), kind)
 
     async def _record_refusal(self, container_id: ContainerID, refused: Rejected, cause: Cause) -> None:
         """A start that cannot have its address or port is a start that failed: its error is kept, and a container of

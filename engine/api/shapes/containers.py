@@ -17,6 +17,7 @@ from engine.aggregates.values.endpoints import Endpoint, NetworkAttachment, Publ
 from engine.aggregates.values.health import HealthResult, HealthStatus
 from engine.aggregates.values.ids import short
 from engine.aggregates.values.mounts import MountPoint
+from engine.aggregates.values.security import apparmor_profile, security_option
 from engine.api.shapes.full import full
 from engine.api.shapes.times import rfc3339_nano, status_words
 
@@ -224,9 +225,11 @@ def inspection(
     folder: str,
     graph: Mapping[str, Any],
     default_runtime: str,
+    apparmor: bool,
     api_version: tuple[int, int],
 ) -> dict[str, Any]:
-    """`GET /containers/{id}/json`. folder: the container's own; graph: `GraphDriver.Data`."""
+    """`GET /containers/{id}/json`. folder: the container's own; graph: `GraphDriver.Data`. apparmor: whether the host
+    has it."""
     path, arguments = command_of(state)
     ids = list(exec_ids)
     return {
@@ -246,7 +249,7 @@ def inspection(
         "Platform": state.platform,
         "MountLabel": "",
         "ProcessLabel": "",
-        "AppArmorProfile": "",
+        "AppArmorProfile": _apparmor(state, available=apparmor),
         "ExecIDs": ids or None,
         "HostConfig": _host_config(state, default_runtime, api_version),
         "GraphDriver": {"Data": dict(graph), "Name": "overlay2"},
@@ -254,6 +257,13 @@ def inspection(
         "Config": _config(state, env, api_version),
         "NetworkSettings": _network_settings(state, networks, api_version),
     }
+
+
+def _apparmor(state: ContainerState, *, available: bool) -> str:
+    """What was asked for; from the first start on what applied, which is nothing where there is no AppArmor."""
+    if not state.has_been_started:
+        return security_option(state.host, "apparmor")
+    return apparmor_profile(state.host) if available else ""
 
 
 def log_path(state: ContainerState, folder: str) -> str:

@@ -7,6 +7,7 @@ import platform
 from pathlib import Path
 
 from engine.aggregates.values.cpusets import numbers
+from engine.drivers.linux import apparmor
 from engine.drivers.ports.host import HostFacts
 
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "ppc64le": "ppc64le", "s390x": "s390x"}
@@ -135,7 +136,7 @@ class LinuxHost:
         offered = set()
         if (self._root / "proc/sys/kernel/seccomp").is_dir():
             offered.add("seccomp")
-        if self._read("sys/module/apparmor/parameters/enabled") == "Y":
+        if apparmor.parser_of(self._root):
             offered.add("apparmor")
         if (self._root / "proc/self/ns/cgroup").exists():
             offered.add("cgroupns")

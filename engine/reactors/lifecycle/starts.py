@@ -18,12 +18,14 @@ from msgspec.structs import replace
 
 from engine import transactions
 from engine.aggregates.container import commands as c
+from engine.aggregates.container.donors import Kind
 from engine.aggregates.container.lifecycle import Status
 from engine.aggregates.container.state import ContainerState
 from engine.aggregates.decider import Command, Rejected
 from engine.aggregates.values.endpoints import Endpoint, PublishedPort
 from engine.aggregates.values.ids import ContainerID, VolumeName
 from engine.aggregates.values.mounts import MountPoint
+from engine.aggregates.values.sysctls import dotted
 from engine.drivers.ports.network import Join, Resolver, Sandboxes
 from engine.drivers.ports.runtime import Launch, LogSpec, RootFilesystem, Runtime, Stdio
 from engine.drivers.ports.storage import RootFilesystems
@@ -242,9 +244,11 @@ class Starts:
         mode = state.host.network_mode
         if mode == "host":
             return Sandboxing(netns_fd=-1, host=True)
-        if mode.startswith("container:"):
-            return Sandboxing(netns_fd=-1, path=f"/proc/{self._processes.donor(mode).pid}/ns/net")
-        sysctls = {name: value for name, value in (state.host.sysctls or {}).items() if name.startswith(NETWORK_SYSCTL)}
+        donor = self._processes.donor(state, Kind.NETWORK)
+        if donor is not None:
+            return Sandboxing(netns_fd=-1, path=f"/proc/{donor.pid}/ns/net")
+        wanted = {dotted(name): value for name, value in (state.host.sysctls or {}).items()}
+        sysctls = {name: value for name, value in wanted.items() if name.startswith(NETWORK_SYSCTL)}
         return Sandboxing(netns_fd=await self._sandboxes.open(state.container_id, sysctls, joined=joined))
 
     async def _fit_out(

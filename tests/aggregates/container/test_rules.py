@@ -136,7 +136,7 @@ def test_a_configuration_is_refused_in_dockers_words(config: dict, words: str) -
         ({"userns_mode": "keep-id"}, "invalid USER mode: keep-id"),
         (
             {"device_requests": (DeviceRequest(driver="", capabilities=(("gpu",),)),)},
-            "could not select device driver \"\" with capabilities: [['gpu']]",
+            "could not select device driver \"\" with capabilities: [[gpu]]",
         ),
         (
             {"storage_opt": {"size": "1G"}},

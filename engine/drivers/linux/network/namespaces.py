@@ -23,6 +23,7 @@ import msgspec
 import outcome
 import trio
 
+from engine.aggregates.values.sysctls import sysctl_path
 from engine.drivers.linux.network import links, netlink
 
 T = TypeVar("T")
@@ -205,11 +206,6 @@ def write_sysctls(sysctls: Mapping[str, str]) -> None:
     for name, value in sysctls.items():
         with open(sysctl_path(name), "w") as file:
             file.write(value)
-
-
-def sysctl_path(name: str) -> str:
-    """`net.ipv4.conf.eth0/100.forwarding` is `/proc/sys/net/ipv4/conf/eth0.100/forwarding` (sysctl(8))."""
-    return "/proc/sys/" + name.translate(str.maketrans("./", "/."))
 
 
 class SandboxPool:

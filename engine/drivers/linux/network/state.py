@@ -14,6 +14,7 @@ import msgspec
 import trio
 
 from engine.aggregates.values.ids import NetworkID
+from engine.aggregates.values.sysctls import sysctl_path
 from engine.drivers.linux.network import namespaces, netlink
 from engine.drivers.linux.network.firewall import Disabled, Firewall, NftablesFirewall
 from engine.drivers.linux.network.namespaces import NamespaceThread, SandboxPool
@@ -106,7 +107,7 @@ class Kernel:
     def _enable_forwarding(self, sysctl: str, family: str) -> None:
         if not self.options.forwarding:
             return
-        with open(namespaces.sysctl_path(sysctl)) as file:
+        with open(sysctl_path(sysctl)) as file:
             if file.read().strip() == "1":
                 return
         # The policy first: between the two writes the host must not route for strangers.

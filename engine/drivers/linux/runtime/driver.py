@@ -18,6 +18,8 @@ from typing import Any
 import msgspec
 import trio
 
+from engine.aggregates.values.security import APPARMOR_DEFAULT
+from engine.drivers.linux.apparmor import AppArmor
 from engine.drivers.linux.runtime import cgroup_plan, limits, plan, seccomp
 from engine.drivers.linux.runtime.connection import Connection, Refusal
 from engine.drivers.linux.runtime.host import HostFacts, discover
@@ -39,10 +41,12 @@ _FILES = trio.CapacityLimiter(4)
 
 
 class LinuxRuntime:
-    """Runtime and Streams. `exec_root` on a tmpfs holds the socket, `data_root` the journal of exits."""
+    """Runtime and Streams. `exec_root` on a tmpfs holds the socket, `data_root` the journal of exits. apparmor: where
+    the host has it."""
 
-    def __init__(self, exec_root: str, data_root: str) -> None:
+    def __init__(self, exec_root: str, data_root: str, apparmor: AppArmor | None = None) -> None:
         self._exec_root = exec_root
+        self._apparmor = apparmor
         self._connection = Connection(exec_root, data_root)
         self._facts: HostFacts | None = None
         self._running: dict[Key, int] = {}
@@ -122,6 +126,8 @@ class LinuxRuntime:
     # ---- Runtime
 
     async def start(self, launch: Launch) -> int:
+        if self._apparmor is not None and launch.spec["process"].get("apparmorProfile") == APPARMOR_DEFAULT:
+            await self._apparmor.ensure_default()
         if launch.runtime == "native":
             verb, prefix = "start", START_PREFIX + "error during container init: "
             spec_filter = (launch.spec.get("linux") or {}).get("seccomp")

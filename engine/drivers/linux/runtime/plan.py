@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from engine.aggregates.values import capabilities
+from engine.aggregates.values.sysctls import sysctl_path
 from engine.drivers.linux.runtime import cgroup_plan, seccomp
 from engine.drivers.linux.runtime.host import HostFacts
 from engine.drivers.linux.runtime.mount_options import PROPAGATION, mount_entry
@@ -81,7 +82,7 @@ def container_plan(launch: Launch, facts: HostFacts, filter_bytes: bytes) -> dic
         "readonly": bool((spec.get("root") or {}).get("readonly")),
         "masked_paths": list(linux.get("maskedPaths") or ()),
         "readonly_paths": list(linux.get("readonlyPaths") or ()),
-        "sysctls": [("/proc/sys/" + k.replace(".", "/"), v) for k, v in (linux.get("sysctl") or {}).items()],
+        "sysctls": [(sysctl_path(name), value) for name, value in (linux.get("sysctl") or {}).items()],
         "hostname": spec.get("hostname") or "",
         "domainname": spec.get("domainname") or "",
         "oom_score_adj": spec["process"].get("oomScoreAdj"),
@@ -181,6 +182,7 @@ def process_plan(process: Mapping[str, Any], filter_bytes: bytes, filter_flags: 
         "inheritable": _capability_mask(sets.get("inheritable") or ()),
         "ambient": _capability_mask(sets.get("ambient") or ()),
         "no_new_privileges": bool(process.get("noNewPrivileges")),
+        "apparmor": process.get("apparmorProfile") or "",
         "seccomp": filter_bytes,
         "seccomp_flags": filter_flags,
     }

@@ -169,6 +169,7 @@ def _container(
         k.setns(fd, flag)
     if netns_fd >= 0:
         k.setns(netns_fd, k.CLONE_NEWNET)
+    label = p.open_label(plan["process"])
     _join_cgroup(plan["cgroup"])
     if plan["cgroup_namespace"]:
         k.unshare(k.CLONE_NEWCGROUP)
@@ -187,6 +188,7 @@ def _container(
         k.set_mount_attributes(-100, b"/", k.MOUNT_ATTR_RDONLY, recursive=False)
     rootfs.make_readonly(plan["readonly_paths"])
     rootfs.mask(plan["masked_paths"])
+    p.confine(plan["process"], label)
     _run(plan["process"], stdio, slave, settings, report)
 
 
@@ -203,6 +205,7 @@ def _die_with_supervisor(settings: Settings) -> None:
 def _further(plan: dict[str, Any], stdio: Stdio, target: int, settings: Settings, report: socket.socket) -> None:
     _die_with_supervisor(settings)
     p.restore_signals(settings.ignored_signals)
+    label = p.open_label(plan["process"])
     _join_cgroup(plan["cgroup"])
     if plan["oom_score_adj"] is not None:
         _write("/proc/self/oom_score_adj", str(plan["oom_score_adj"]).encode())
@@ -210,6 +213,7 @@ def _further(plan: dict[str, Any], stdio: Stdio, target: int, settings: Settings
     os.setsid()
     k.join_session_keyring(plan["keyring"])
     slave = _terminal(plan, report, console=False)
+    p.confine(plan["process"], label)
     _run(plan["process"], stdio, slave, settings, report)
 
 

@@ -125,6 +125,27 @@ def _set_capabilities(effective: int, permitted: int, inheritable: int, ambient:
         capability += 1
 
 
+def open_label(process: dict[str, Any]) -> int:
+    """Where the AppArmor profile of the next exec is written, opened while /proc is still the host's; -1 for none."""
+    if not process["apparmor"]:
+        return -1
+    try:
+        return os.open("/proc/self/attr/apparmor/exec", os.O_WRONLY | os.O_CLOEXEC)
+    except FileNotFoundError:  # before Linux 5.8
+        return os.open("/proc/self/attr/exec", os.O_WRONLY | os.O_CLOEXEC)
+
+
+def confine(process: dict[str, Any], label: int) -> None:
+    if label < 0:
+        return
+    try:
+        os.write(label, b"exec " + process["apparmor"].encode())
+    except OSError as error:
+        words = "apparmor failed to apply profile: write /proc/self/attr/apparmor/exec"
+        text = f"unable to apply apparmor profile: {words}: {(error.strerror or '').lower()}"
+        raise ExecError(text, 128, error.errno or 0) from error
+
+
 def change_directory(process: dict[str, Any]) -> None:
     """The working directory, made when missing: an image's WorkingDir need not exist."""
     cwd = process["cwd"]

@@ -1,0 +1,47 @@
+"""Whose namespaces a container shares (`container:<id>`), and whether they can be shared now (CTR-38).
+
+Asked twice: by the API, which knows a status for a refusal, and by the start itself, when it comes to it. Words: moby
+daemon/container_operations.go, container_operations_unix.go.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from engine.aggregates.container.state import ContainerState
+from engine.aggregates.decider import Reason, Rejected
+from engine.aggregates.values.config import HostConfig
+
+
+class Kind(Enum):
+    """Which namespace."""
+
+    NETWORK = "network"
+    PID = "PID"
+    IPC = "IPC"
+
+
+def donors(host: HostConfig) -> dict[Kind, str]:
+    """The containers whose namespaces are shared, by id."""
+    modes = {Kind.NETWORK: host.network_mode, Kind.PID: host.pid_mode, Kind.IPC: host.ipc_mode}
+    return {kind: mode.partition(":")[2] for kind, mode in modes.items() if mode.startswith("container:")}
+
+
+def check_donor(state: ContainerState, donor: ContainerState, kind: Kind) -> None:
+    """Raises Rejected: CONFLICT unless the donor runs, INVALID for an IPC namespace that it keeps to itself."""
+    if donor.container_id == state.container_id:
+        raise Rejected(Reason.SYSTEM, f"cannot join own {kind.value} namespace")
+    if not donor.alive and kind is Kind.NETWORK:
+        status = "exited" if donor.has_been_started else "created"
+        raise Rejected(
+            Reason.CONFLICT,
+            f"cannot join network namespace of a non running container: container {donor.name} is {status}",
+        )
+    if not donor.alive:
+        raise Rejected(Reason.CONFLICT, f"container {donor.container_id} is not running")
+    if kind is Kind.IPC and donor.host.ipc_mode not in ("shareable", "host"):
+        raise Rejected(
+            Reason.INVALID,
+            f"container {donor.container_id}: non-shareable IPC "
+            "(hint: use IpcMode:shareable for the donor container)",
+        )
