@@ -33,7 +33,7 @@ from engine.drivers.linux import apparmor
 from engine.drivers.linux.devices import LinuxHostDevices
 from engine.drivers.linux.host import LinuxHost
 from engine.drivers.linux.inotify import watches
-from engine.drivers.linux.logs.json_file import JsonFileLogs
+from engine.drivers.linux.logs.reading import FileLogs
 from engine.drivers.linux.network.driver import LinuxNetworking
 from engine.drivers.linux.network.state import NetworkingOptions
 from engine.drivers.linux.process_table import ProcessTable
@@ -96,13 +96,13 @@ async def _engine(config: DaemonConfig) -> AsyncIterator[Engine]:
     """An engine over this machine's kernel."""
     host, clock, entropy = LinuxHost(), SystemClock(), SystemEntropy()
     async with watches() as watching:
-        logs = JsonFileLogs(watching, clock=clock, limiter=trio.CapacityLimiter(4))
+        logs = FileLogs(watching, clock=clock, limiter=trio.CapacityLimiter(4))
         drivers = _drivers(config, host, logs)
         async with Engine(config, drivers, _surroundings(config, host), clock, entropy).running() as engine:
             yield engine
 
 
-def _drivers(config: DaemonConfig, host: LinuxHost, logs: JsonFileLogs) -> Drivers:
+def _drivers(config: DaemonConfig, host: LinuxHost, logs: FileLogs) -> Drivers:
     """Everything concrete. Nothing is touched before `begin`."""
     parser = apparmor.parser_of()
     runtime = LinuxRuntime(config.exec_root, config.data_root, apparmor.AppArmor(parser) if parser else None)

@@ -9,13 +9,15 @@ ignores a setting lies about what it runs.
 from __future__ import annotations
 
 import ipaddress
-import re
 import urllib.parse
 from collections.abc import Mapping
 
 import msgspec
 
-from engine.aggregates.values.config import Ulimit
+from engine.aggregates.container.log_options import check_log_options
+from engine.aggregates.decider import Rejected
+from engine.aggregates.values import go_values
+from engine.aggregates.values.config import LogConfig, Ulimit
 
 DEFAULT_HOST = "unix:///var/run/docker.sock"
 DEFAULT_CONFIG_FILE = "/etc/ishmael/daemon.json"
@@ -123,6 +125,10 @@ def validate(config: DaemonConfig) -> DaemonConfig:
         if not _is_address(address):
             raise ConfigError(f"{address} is not an ip address")
     _validate_networks(config)
+    try:
+        check_log_options(LogConfig(type=config.log_driver, config=config.log_opts))
+    except Rejected as error:
+        raise ConfigError(f"failed to set log opts: {error.message}") from error
     return config
 
 
@@ -188,12 +194,9 @@ def _is_address(text: str) -> bool:
     return True
 
 
-_SIZE = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?) ?(?P<unit>[kmgtp]?)i?b?", re.IGNORECASE)
-
-
 def size_bytes(text: str) -> int:
-    """`64M`, `1.5g`, `1048576`: binary units (go-units RAMInBytes). Raises ConfigError."""
-    match = _SIZE.fullmatch(text.strip())
-    if match is None:
-        raise ConfigError(f"invalid size: '{text}'")
-    return int(float(match["number"]) * 1024 ** " kmgtp".index(match["unit"].lower() or " "))
+    """`64M`, `1.5g`, `1048576`: binary units. Raises ConfigError."""
+    try:
+        return go_values.binary_bytes(text)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error

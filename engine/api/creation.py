@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from engine import transactions
 from engine.aggregates.container.commands import CreateContainer
-from engine.aggregates.container.log_options import check_log_options
+from engine.aggregates.container.log_options import check_log_options, with_daemon_defaults
 from engine.aggregates.container.merge import merge
 from engine.aggregates.container.mount_rules import mount_points
 from engine.aggregates.container.rules import check
@@ -120,9 +120,7 @@ class Creation:
     def _with_defaults(self, config: ContainerConfig, host: HostConfig) -> HostConfig:
         daemon = self._context.config
         mode = host.network_mode if host.network_mode not in ("", "default") else "bridge"
-        log = host.log_config
-        if not log.type:
-            log = LogConfig(type=daemon.log_driver, config={**daemon.log_opts, **(log.config or {})})
+        log = with_daemon_defaults(host.log_config, LogConfig(type=daemon.log_driver, config=daemon.log_opts))
         return replace(
             host,
             network_mode=self._resolved(mode),

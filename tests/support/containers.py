@@ -17,6 +17,8 @@ import msgspec
 import trio
 
 from engine.aggregates.values.config import ContainerConfig, HostConfig
+from engine.aggregates.values.log_files import log_file
+from engine.aggregates.values.log_subject import LogSubject
 from engine.aggregates.values.mounts import MountPoint
 from engine.drivers.linux.runtime.driver import LinuxRuntime
 from engine.drivers.linux.runtime.seccomp import default_profile
@@ -65,6 +67,7 @@ class Harbour:
         env: tuple[str, ...] = (),
         stdio: Stdio | None = None,
         log: Mapping[str, str] | None = None,
+        log_driver: str = "json-file",
         runtime: str = "native",
     ) -> Launch:
         container_id = secrets.token_hex(32)
@@ -96,8 +99,19 @@ class Harbour:
             spec=oci.build_spec(given),
             rootfs=RootFilesystem(lowers=(str(self.layer),), upper=str(place / "upper"), work=str(place / "work")),
             stdio=stdio,
-            log=LogSpec(driver="json-file", path=str(self.directory / f"{container_id}-json.log"), options=log or {}),
+            log=self.log_of(container_id, log_driver, log or {}),
             runtime=runtime,
+        )
+
+    def log_of(self, container_id: str, driver: str, options: Mapping[str, str]) -> LogSpec:
+        file = log_file(driver, cached=True, folder=str(self.directory), container_id=container_id)
+        assert file is not None
+        own = driver in ("json-file", "local")
+        return LogSpec(
+            driver=driver,
+            path=file.path if own else "",
+            cache_path="" if own else file.path,
+            subject=LogSubject(config=options, container_id=container_id, name="boat", hostname="harbour"),
         )
 
     async def exit_of(self, launch: Launch, exec_id: str = "") -> Exit:

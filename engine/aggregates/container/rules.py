@@ -27,7 +27,6 @@ class RuleFacts(ResourceFacts, frozen=True, kw_only=True):
     """What the rules need to know of the host and of the engine's configuration."""
 
     runtimes: frozenset[str] = frozenset({"native"})
-    log_drivers: frozenset[str] = frozenset({"json-file", "none"})
     cgroup_v2: bool = False
     cgroup_driver: str = "cgroupfs"
     ip_forwarding: bool = True
@@ -201,8 +200,6 @@ def _check_absent(host: HostConfig, facts: RuleFacts) -> None:
     """Options this engine has not got: said, never ignored."""
     if host.runtime and host.runtime not in facts.runtimes:
         _invalid(f"unknown or invalid runtime name: {host.runtime}")
-    if host.log_config.type and host.log_config.type not in facts.log_drivers:
-        _invalid(f"logger: no log driver named '{host.log_config.type}' is registered")
     if host.links:
         _absent("legacy links are not implemented: use a user-defined network")
     if host.userns_mode not in ("", "host"):

@@ -10,11 +10,12 @@ from quart import Response
 from engine.aggregates.container.lifecycle import Status
 from engine.aggregates.container.state import ContainerState
 from engine.aggregates.decider import Reason, Rejected
+from engine.aggregates.values.log_files import LogFile
 from engine.api.app import EngineApp
 from engine.api.context import ApiContext
 from engine.api.hijack import stream_content_type
 from engine.api.params import Query
-from engine.api.shapes.containers import log_path
+from engine.api.shapes.containers import readable_log
 from engine.api.shapes.log_lines import LogRenderer
 from engine.api.streams import current_request, raw_response
 from engine.drivers.ports.logs import ALL_LINES, LogQuery
@@ -29,13 +30,13 @@ def register(app: EngineApp, context: ApiContext) -> None:
         wanted = log_query(query, context.clock.now_ns())
         if state.status is Status.REMOVING:
             raise Rejected(Reason.CONFLICT, "can not get logs from container which is dead or marked for removal")
-        path = log_path(state, context.ports.folders.path(state.container_id))
-        if not path:
-            raise Rejected(Reason.SYSTEM, "configured logging driver does not support reading")
+        log = readable_log(state, context.ports.folders.path(state.container_id))
+        if log is None:
+            raise Rejected(Reason.NOT_IMPLEMENTED, "configured logging driver does not support reading")
         render = LogRenderer(
             multiplexed=not state.config.tty, timestamps=query.flag("timestamps"), details=query.flag("details")
         )
-        chunks = reading(context, state, path, wanted, render)
+        chunks = reading(context, state, log, wanted, render)
         content_type = stream_content_type(request.api_version, multiplexed=not state.config.tty)
         return raw_response(chunks, content_type)
 
@@ -60,7 +61,7 @@ def log_query(query: Query, now_ns: int) -> LogQuery:
 
 
 async def reading(
-    context: ApiContext, state: ContainerState, path: str, query: LogQuery, render: LogRenderer
+    context: ApiContext, state: ContainerState, log: LogFile, query: LogQuery, render: LogRenderer
 ) -> AsyncIterator[bytes]:
     """The lines as bytes, until there is no more and nobody writes any more."""
 
@@ -70,7 +71,7 @@ async def reading(
 
         await context.pump.until(f"container:{state.container_id}", over)
 
-    batches = context.ports.logs.read(path, query, render=render, ended=ended)
+    batches = context.ports.logs.read(log, query, render=render, ended=ended)
     async with aclosing(batches):
         async for chunk in batches:
             if chunk:
@@ -79,9 +80,9 @@ async def reading(
 
 async def backlog(context: ApiContext, state: ContainerState) -> AsyncIterator[bytes]:
     """Everything written so far, as `attach?logs=1` repeats it."""
-    path = log_path(state, context.ports.folders.path(state.container_id))
-    if not path:
+    log = readable_log(state, context.ports.folders.path(state.container_id))
+    if log is None:
         return
     render = LogRenderer(multiplexed=not state.config.tty)
-    async for chunk in reading(context, state, path, LogQuery(), render):
+    async for chunk in reading(context, state, log, LogQuery(), render):
         yield chunk

@@ -11,11 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from engine.aggregates.container.lifecycle import Status
+from engine.aggregates.container.log_options import reads_from_cache
 from engine.aggregates.container.state import ContainerState
 from engine.aggregates.network import NetworkState
 from engine.aggregates.values.endpoints import Endpoint, NetworkAttachment, PublishedPort
 from engine.aggregates.values.health import HealthResult, HealthStatus
 from engine.aggregates.values.ids import short
+from engine.aggregates.values.log_files import LogFile, log_file
 from engine.aggregates.values.mounts import MountPoint
 from engine.aggregates.values.security import apparmor_profile, security_option
 from engine.api.shapes.full import full
@@ -267,10 +269,15 @@ def _apparmor(state: ContainerState, *, available: bool) -> str:
 
 
 def log_path(state: ContainerState, folder: str) -> str:
-    """Where `docker logs` reads, or "" for drivers without a file."""
-    if state.host.log_config.type != "json-file":
-        return ""
-    return posixpath.join(folder, f"{state.container_id}-json.log")
+    """Of json-file only, as in Docker: what the others write is nobody's to read but `docker logs`."""
+    file = readable_log(state, folder)
+    return file.path if file is not None and file.format == "json-file" else ""
+
+
+def readable_log(state: ContainerState, folder: str) -> LogFile | None:
+    """Where `docker logs` reads; None for a driver that cannot be read and keeps no cache."""
+    log = state.host.log_config
+    return log_file(log.type, cached=reads_from_cache(log), folder=folder, container_id=state.container_id)
 
 
 def _host_config(state: ContainerState, default_runtime: str, api_version: tuple[int, int]) -> dict[str, Any]:

@@ -13,13 +13,14 @@ from typing import Any
 
 import msgspec
 
+from engine.aggregates.container.log_options import DRIVERS
 from engine.api import versions
 from engine.api.shapes.times import rfc3339_nano
 from engine.config import DaemonConfig
 from engine.drivers.ports.host import HostFacts
 
 INDEX_SERVER = "https://index.docker.io/v1/"
-LOG_DRIVERS = ("json-file", "none")
+LOG_DRIVERS = tuple(sorted(DRIVERS))
 NETWORK_DRIVERS = ("bridge", "host", "null")
 VOLUME_DRIVERS = ("local",)
 INSECURE_BY_NATURE = ("::1/128", "127.0.0.0/8")

@@ -7,6 +7,8 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
+from engine.aggregates.values.log_files import LogFile
+
 T = TypeVar("T")
 
 ALL_LINES = -1
@@ -35,11 +37,11 @@ class LogQuery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Logs(Protocol):
-    """A log driver that can be read."""
+    """Logs that lie in files of this host: of drivers that keep one, and caches of the others."""
 
     def read(
         self,
-        path: str,
+        log: LogFile,
         query: LogQuery,
         *,
         render: Callable[[list[LogEntry]], T],

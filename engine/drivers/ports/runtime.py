@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 import msgspec
 
+from engine.aggregates.values.log_subject import LogSubject
+
 
 class RootFilesystem(msgspec.Struct, frozen=True, kw_only=True):
     """An overlay to mount as the container's root, in the container's own mount namespace.
@@ -25,13 +27,13 @@ class RootFilesystem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LogSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the output goes. driver: `json-file`, `local` or `none`. path: the current file. options: of the driver, by
-    Docker's names (`max-size`, `max-file`, `labels` resolved into `attrs`)."""
+    """Where the output goes. path: the current file of a driver that writes one. cache_path: of the copy kept to read
+    back what another driver sends away, or "". subject: whose output it is, and the driver's options."""
 
     driver: str
     path: str = ""
-    options: Mapping[str, str] = {}
-    attrs: Mapping[str, str] = {}
+    cache_path: str = ""
+    subject: LogSubject = LogSubject(config={}, container_id="", name="")
 
 
 class Stdio(msgspec.Struct, frozen=True, kw_only=True):

@@ -43,8 +43,9 @@ class EtcFiles:
         self._search = tuple(search)
         self._options = tuple(options)
 
-    def log_path(self, state: ContainerState) -> str:
-        return f"{self._folders.path(state.container_id)}/{state.container_id}-json.log"
+    def folder(self, state: ContainerState) -> str:
+        """The container's own."""
+        return self._folders.path(state.container_id)
 
     async def write(self, state: ContainerState, endpoints: Sequence[Endpoint]) -> EtcPaths:
         """Render and write for this start. A container that shares another's network shares its files (NET-20)."""

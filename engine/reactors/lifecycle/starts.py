@@ -11,6 +11,7 @@ import contextlib
 import errno
 import logging
 import os
+import socket
 from collections.abc import Mapping
 
 import trio
@@ -27,13 +28,14 @@ from engine.aggregates.values.ids import ContainerID, VolumeName
 from engine.aggregates.values.mounts import MountPoint
 from engine.aggregates.values.sysctls import dotted
 from engine.drivers.ports.network import Join, Resolver, Sandboxes
-from engine.drivers.ports.runtime import Launch, LogSpec, RootFilesystem, Runtime, Stdio
+from engine.drivers.ports.runtime import Launch, RootFilesystem, Runtime, Stdio
 from engine.drivers.ports.storage import RootFilesystems
 from engine.drivers.ports.volume import HostPaths, Volumes
 from engine.errors import PortError
 from engine.reactors.base import Hands
 from engine.reactors.lifecycle import plan as effects
 from engine.reactors.lifecycle.etc import EtcFiles
+from engine.reactors.lifecycle.logs import log_spec
 from engine.reactors.lifecycle.names import Names
 from engine.reactors.lifecycle.sandbox import joins
 from engine.reactors.processes import Processes, Sandboxing
@@ -198,7 +200,12 @@ class Starts:
                 spec=spec,
                 rootfs=rootfs,
                 stdio=_stdio(state),
-                log=self._log(state),
+                log=log_spec(
+                    state,
+                    env=self._processes.env(state),
+                    folder=self._etc.folder(state),
+                    hostname=socket.gethostname(),
+                ),
                 runtime=self._runtimes.get(state.runtime, "native"),
                 netns_fd=sandboxing.netns_fd,
             )
@@ -264,12 +271,6 @@ class Starts:
             upstreams = self._names.upstreams(state, endpoints)
             await self._resolver.serve(state.container_id, sandboxing.netns_fd, resolving, upstreams)
 
-    def _log(self, state: ContainerState) -> LogSpec:
-        log = state.host.log_config
-        return LogSpec(
-            driver=log.type, path=self._etc.log_path(state), options=dict(log.config or {}), attrs=_attrs(state)
-        )
-
 
 def _stdio(state: ContainerState) -> Stdio:
     height, width = state.host.console_size or (0, 0)
@@ -280,10 +281,3 @@ def _stdio(state: ContainerState) -> Stdio:
         height=height,
         width=width,
     )
-
-
-def _attrs(state: ContainerState) -> dict[str, str]:
-    """What `labels` of the log options puts on every line (LOG-01)."""
-    wanted = (state.host.log_config.config or {}).get("labels", "")
-    labels = state.config.labels or {}
-    return {name: labels[name] for name in filter(None, wanted.split(",")) if name in labels}

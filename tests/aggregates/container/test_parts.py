@@ -1,14 +1,13 @@
-"""The small parts of a container's rules: merging with the image, restart arithmetic, log options."""
+"""The small parts of a container's rules: merging with the image, restart arithmetic."""
 
 from __future__ import annotations
 
 import pytest
 
-from engine.aggregates.container.log_options import check_log_options
 from engine.aggregates.container.merge import merge, merge_env, merge_health
 from engine.aggregates.container.restart import next_delay_ms, wants_restart
 from engine.aggregates.decider import Reason, Rejected
-from engine.aggregates.values.config import ContainerConfig, HealthConfig, LogConfig, RestartPolicy
+from engine.aggregates.values.config import ContainerConfig, HealthConfig, RestartPolicy
 
 IMAGE = ContainerConfig(
     entrypoint=("entry",),
@@ -129,45 +128,3 @@ def test_which_exits_a_policy_answers_with_a_start(
     policy: str, maximum: int, code: int, count: int, stopped: bool, again: bool
 ) -> None:
     assert wants_restart(RestartPolicy(name=policy, maximum_retry_count=maximum), code, count, stopped) is again
-
-
-@pytest.mark.parametrize(
-    ("driver", "options"),
-    [
-        ("none", {}),
-        ("json-file", {}),
-        ("json-file", {"max-size": "10m", "max-file": "3"}),
-        ("json-file", {"max-size": "-1", "mode": "blocking"}),
-        ("json-file", {"max-size": "1.5 GiB", "max-file": "2"}),
-        ("json-file", {"labels": "a,b", "tag": "", "compress": "false"}),
-    ],
-)
-def test_log_options_of_docker_are_taken(driver: str, options: dict[str, str]) -> None:
-    check_log_options(LogConfig(type=driver, config=options))
-
-
-@pytest.mark.parametrize(
-    ("driver", "options", "reason", "words"),
-    [
-        ("magic", {}, Reason.INVALID, "logger: no log driver named 'magic' is registered"),
-        ("json-file", {"colour": "red"}, Reason.INVALID, "unknown log opt 'colour' for json-file log driver"),
-        ("none", {"max-size": "1m"}, Reason.INVALID, "unknown log opt 'max-size' for none log driver"),
-        ("json-file", {"max-size": "big"}, Reason.INVALID, "invalid size: 'big'"),
-        ("json-file", {"max-size": "1m", "max-file": "0"}, Reason.INVALID, "max-file cannot be less than 1"),
-        ("json-file", {"max-file": "2"}, Reason.INVALID, 'cannot use "max-file" without "max-size"'),
-        ("json-file", {"mode": "fast"}, Reason.INVALID, "logger: logging mode not supported: fast"),
-        ("json-file", {"tag": "x"}, Reason.NOT_IMPLEMENTED, "log opt 'tag' is not implemented"),
-        (
-            "json-file",
-            {"mode": "non-blocking"},
-            Reason.NOT_IMPLEMENTED,
-            "log opt 'mode=non-blocking' is not implemented",
-        ),
-    ],
-)
-def test_log_options_are_refused_in_dockers_words(
-    driver: str, options: dict[str, str], reason: Reason, words: str
-) -> None:
-    with pytest.raises(Rejected) as caught:
-        check_log_options(LogConfig(type=driver, config=options))
-    assert (caught.value.reason, caught.value.message) == (reason, words)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 from collections.abc import Callable
 from contextlib import aclosing
 from pathlib import Path
@@ -12,12 +11,15 @@ from pathlib import Path
 import pytest
 import trio
 
+from engine.aggregates.values.log_files import LogFile
 from engine.aggregates.values.rfc3339 import fixed_time
 from engine.api.shapes.log_lines import LogRenderer
 from engine.clock import SystemClock
 from engine.drivers.linux.inotify import watches
-from engine.drivers.linux.logs.json_file import JsonFileLogs
-from engine.drivers.linux.runtime.supervisor.jsonlog import Encoder, LogFile
+from engine.drivers.linux.logs.reading import FileLogs
+from engine.drivers.linux.runtime.supervisor.logs import open_writer
+from engine.drivers.linux.runtime.supervisor.logs.files import open_log
+from engine.drivers.linux.runtime.supervisor.loop import Loop
 from engine.drivers.ports.logs import LogEntry, LogQuery
 
 SECOND = 1_000_000_000
@@ -30,6 +32,10 @@ def line(number: int, *, stream: str = "stdout", at: int | None = None) -> bytes
     return json.dumps(entry, separators=(",", ":")).encode() + b"\n"
 
 
+def log_at(path: Path) -> LogFile:
+    return LogFile(format="json-file", path=str(path))
+
+
 def texts(entries: list[LogEntry]) -> list[str]:
     return [entry.log.rstrip("\n") for entry in entries]
 
@@ -37,8 +43,8 @@ def texts(entries: list[LogEntry]) -> list[str]:
 async def read(path: Path, query: LogQuery, ended: Callable | None = None) -> list[str]:  # type: ignore[type-arg]
     found: list[str] = []
     async with watches() as instance:
-        logs = JsonFileLogs(instance, clock=SystemClock(), limiter=trio.CapacityLimiter(2))
-        async with aclosing(logs.read(str(path), query, render=texts, ended=ended)) as batches:
+        logs = FileLogs(instance, clock=SystemClock(), limiter=trio.CapacityLimiter(2))
+        async with aclosing(logs.read(log_at(path), query, render=texts, ended=ended)) as batches:
             async for batch in batches:
                 found += batch
     return found
@@ -100,16 +106,18 @@ class Writer:
     """The copier's own code, writing while somebody follows."""
 
     def __init__(self, path: Path, **options: object) -> None:
-        self.encoder = Encoder(b"stdout", b"")
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
-        spec = {"path": str(path), "max_size": -1, "max_files": 1, "compress": False, **options}
-        self.file = LogFile(fd, spec)
+        limits = {"max_size": -1, "max_files": 1, "compress": False, **options}
+        self.loop = Loop()
+        spec = {"driver": "json-file", "path": str(path), "attrs": b"", **limits}
+        writer = open_writer(spec, open_log(str(path)), self.loop, lambda: None)
+        assert writer is not None
+        self.writer = writer
         self.count = 0
 
     def write(self, lines: int) -> None:
         for _ in range(lines):
             self.count += 1
-            self.file.write(self.encoder.feed(f"line {self.count}\n".encode(), START + self.count * 1000))
+            self.writer.feed("stdout", f"line {self.count}\n".encode(), START + self.count * 1000)
 
 
 @pytest.mark.parametrize("options", [{}, {"max_size": 2000, "max_files": 4}])
@@ -123,11 +131,12 @@ async def test_following_gives_every_line_through_rotations_and_ends_with_the_co
     seen: list[str] = []
 
     async with watches() as instance, trio.open_nursery() as nursery:
-        logs = JsonFileLogs(instance, clock=SystemClock(), limiter=trio.CapacityLimiter(2))
+        logs = FileLogs(instance, clock=SystemClock(), limiter=trio.CapacityLimiter(2))
         progress = [trio.Event() for _ in range(8)]
 
         async def follow() -> None:
-            async with aclosing(logs.read(str(path), LogQuery(follow=True), render=texts, ended=ended.wait)) as batches:
+            query = LogQuery(follow=True)
+            async with aclosing(logs.read(log_at(path), query, render=texts, ended=ended.wait)) as batches:
                 async for batch in batches:
                     seen.extend(batch)
                     for number in range(len(seen) // 20):
@@ -150,10 +159,10 @@ async def test_following_goes_on_after_a_truncation(tmp_path: Path) -> None:
     second = trio.Event()
 
     async with watches() as instance, trio.open_nursery() as nursery:
-        logs = JsonFileLogs(instance, clock=SystemClock(), limiter=trio.CapacityLimiter(2))
+        logs = FileLogs(instance, clock=SystemClock(), limiter=trio.CapacityLimiter(2))
 
         async def follow() -> None:
-            async with aclosing(logs.read(str(path), LogQuery(follow=True, tail=1), render=texts)) as batches:
+            async with aclosing(logs.read(log_at(path), LogQuery(follow=True, tail=1), render=texts)) as batches:
                 async for batch in batches:
                     (second if "line 7" in batch else first).set()
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
 import json
-import os
 from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.drivers.linux.runtime.supervisor.jsonlog import PARTIAL_SIZE, Encoder, LogFile, escape, timestamp
+from engine.drivers.linux.runtime.supervisor.logs import open_writer
+from engine.drivers.linux.runtime.supervisor.logs.files import open_log
+from engine.drivers.linux.runtime.supervisor.logs.json_file import Encoder, escape, timestamp
+from engine.drivers.linux.runtime.supervisor.logs.lines import PARTIAL_SIZE
+from engine.drivers.linux.runtime.supervisor.loop import Loop
 
 NOW = 1_700_000_000_120_000_000
 
@@ -52,26 +56,54 @@ def test_long_lines_are_split_between_characters(factor: int, ended: bool) -> No
         assert all(len(log.encode()) <= PARTIAL_SIZE for log in logs)
 
 
+def spec(path: Path, **options: object) -> dict[str, object]:
+    return {"driver": "json-file", "path": str(path), "max_files": 1, "compress": False, "attrs": b"", **options}
+
+
 def test_rotation_keeps_the_asked_number_of_files_and_compresses(tmp_path: Path) -> None:
-    path = tmp_path / "c.log"
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    log = LogFile(fd, {"path": str(path), "max_size": 1000, "max_files": 3, "compress": True})
-    for number in range(40):
-        log.write(encode(b"%d\n" % number))
-        while True:
-            try:
-                os.waitpid(-1, 0)
-            except ChildProcessError:
-                break
-    log.close()
+    path, loop, room = tmp_path / "c.log", Loop(), []
+    log = open_writer(
+        spec(path, max_size=1000, max_files=3, compress=True), open_log(str(path)), loop, lambda: room.append(1)
+    )
+    assert log is not None
+    written = 0
+    while written < 40 or log.full:
+        while log.full:
+            loop.turn(10)
+        log.feed("stdout", b"%d\n" % written, NOW)
+        written += 1
+    while any(path.name.endswith((".1", ".new")) for path in tmp_path.iterdir()):
+        loop.turn(10)
+    log.leave(lambda: None)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c.log", "c.log.1.gz", "c.log.2.gz"]
+
+
+def test_nothing_is_lost_when_output_outruns_the_compression(tmp_path: Path) -> None:
+    """LOG-01: while a rotated file is being compressed the full one waits, so that no file takes another's place."""
+    path, loop, room = tmp_path / "c.log", Loop(), []
+    log = open_writer(
+        spec(path, max_size=2000, max_files=100, compress=True), open_log(str(path)), loop, lambda: room.append(1)
+    )
+    assert log is not None
+    for number in range(200):
+        log.feed("stdout", b"%d\n" % number, NOW)
+        if log.full and number % 3:  # Now and then the writer is given more than it asked for.
+            while log.full:
+                loop.turn(10)
+    while any(path.name.endswith((".1", ".new")) for path in tmp_path.iterdir()):
+        loop.turn(10)
+    log.leave(lambda: None)
+    found = [gzip.decompress(p.read_bytes()) for p in tmp_path.glob("*.gz")] + [path.read_bytes()]
+    numbers = [int(json.loads(line)["log"]) for data in found for line in data.splitlines()]
+    assert sorted(numbers) == list(range(200))
+    assert room
 
 
 def test_one_file_is_truncated_in_place(tmp_path: Path) -> None:
     path = tmp_path / "c.log"
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    log = LogFile(fd, {"path": str(path), "max_size": 500, "max_files": 1, "compress": False})
-    log.write(b"".join(encode(b"%d\n" % number) for number in range(100)))
-    log.close()
+    log = open_writer(spec(path, max_size=500), open_log(str(path)), Loop(), lambda: None)
+    assert log is not None
+    log.feed("stdout", b"".join(b"%d\n" % number for number in range(100)), NOW)
+    log.leave(lambda: None)
     assert path.stat().st_size <= 600
     assert json.loads(path.read_text().splitlines()[-1])["log"] == "99\n"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.drivers.linux.runtime import cgroup_plan, plan
+from engine.drivers.linux.runtime import cgroup_plan
 from engine.drivers.linux.runtime.device_program import DeviceRule, compile_rules
 from engine.drivers.linux.runtime.host import Hierarchy, HostFacts
 from engine.drivers.linux.runtime.mount_options import mount_entry
@@ -72,13 +72,6 @@ def test_mount_options_are_split_into_flags_attributes_and_data() -> None:
     bind = mount_entry({"destination": "/b", "type": "bind", "source": "/s", "options": ["rbind", "rro", "rslave"]})
     assert (bind["attributes"], bind["attributes_recursive"], bind["recursive"]) == (1, True, True)
     assert bind["propagation"] == [1 << 19 | 16384]
-
-
-@pytest.mark.parametrize(
-    ("text", "size"), [("-1", -1), ("10m", 10_000_000), ("5k", 5000), ("1.5g", 1_500_000_000), ("7", 7)]
-)
-def test_sizes_are_decimal(text: str, size: int) -> None:
-    assert plan.parse_size(text) == size
 
 
 def read(path: str) -> bytes:

@@ -1,38 +1,49 @@
-"""The files of one json-file log, oldest first: opening them against rotation, finding the last lines, and reading on.
+"""The files of one log, oldest first: opening them against rotation, finding the last entries, and reading on.
 
-Blocking; json_file.py calls it in a thread. The copier (another process) renames `x` to `x.1`, `x.1` to `x.2` and may
-compress; with one file it truncates. Opening runs from the newest to the oldest: a rotation in between can only show a
-file twice, and the inode tells.
+Blocking; reading.py calls it in a thread. What an entry looks like is the format's to know. The copier (another
+process) renames `x` to `x.1`, `x.1` to `x.2` and may compress; with one file it truncates. Opening runs from the newest
+to the oldest: a rotation in between can only show a file twice, and the inode tells.
 """
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from typing import IO, cast
+from typing import IO, Protocol, cast
 
-import msgspec
+from engine.drivers.ports.logs import LogEntry
 
-BLOCK_BYTES = 1 << 16
-FIRST_LINE_BYTES_MAX = 1 << 18
-"""A line of 16 KiB, every byte of it escaped, with its attributes."""
+FIRST_BYTES = 1 << 18
+"""Enough for a first entry: a line of 16 KiB, every byte of it escaped, with its attributes."""
 
 Identity = tuple[int, int]
 
 
-class _Timed(msgspec.Struct):
-    time: str = ""
+class Format(Protocol):
+    """How entries lie in a file. One reader has one, and gives it the bytes of its files in order."""
+
+    def begin(self) -> None:
+        """Another file."""
+        ...
+
+    def entries(self, data: bytes) -> list[LogEntry]:
+        """What is complete, garbage left out; the rest waits for the next bytes."""
+        ...
+
+    def seek_last(self, file: IO[bytes], lines: int) -> int: ...
+
+    def first_time(self, head: bytes) -> str: ...
 
 
 class LogSource:
     """One open file, read forward from `position`."""
 
-    def __init__(self, file: IO[bytes], identity: Identity, *, compressed: bool) -> None:
+    def __init__(self, file: IO[bytes], identity: Identity, entry_format: Format, *, compressed: bool) -> None:
         self.file = file
+        self._format = entry_format
         self.identity = identity
         self.compressed = compressed
         self._first_time = ""
@@ -46,29 +57,9 @@ class LogSource:
         return data
 
     def skip_all_but(self, lines: int) -> int:
-        """Go to where the last `lines` complete lines begin; how many there are, at most `lines`."""
+        """Go to where the last `lines` complete entries begin; how many there are, at most `lines`."""
         self._make_seekable()
-        end = position = self.file.seek(0, os.SEEK_END)
-        found = -1  # the newline that ends the last line is not one between two
-        while position > 0:
-            size = min(BLOCK_BYTES, position)
-            position -= size
-            self.file.seek(position)
-            block = self.file.read(size)
-            count = block.count(b"\n")
-            if found + count >= lines:
-                return self._stop_in(block, position, lines - found, lines)
-            found += count
-        self.file.seek(end if lines == 0 else 0)
-        return max(found + 1, 0)
-
-    def _stop_in(self, block: bytes, position: int, wanted: int, lines: int) -> int:
-        """Stand behind the `wanted`-th newline of the block, counted from its end."""
-        cut = len(block)
-        for _ in range(wanted):
-            cut = block.rindex(b"\n", 0, cut)
-        self.file.seek(position + cut + 1)
-        return lines
+        return self._format.seek_last(self.file, lines)
 
     def _make_seekable(self) -> None:
         """Seeking backwards in gzip would decompress again and again: unpack once, to an unnamed file."""
@@ -79,24 +70,23 @@ class LogSource:
             self.file, self.compressed = plain, False
 
     def first_time(self) -> str:
-        """When the first line was written, as stored; "" for an empty file."""
+        """When the first entry was written, as stored; "" for an empty file."""
         if not self._first_time:
             place = self.file.tell()
             self.file.seek(0)
-            line = self.file.read(FIRST_LINE_BYTES_MAX).partition(b"\n")[0]
+            head = self.file.read(FIRST_BYTES)
             self.file.seek(place)
-            with contextlib.suppress(msgspec.DecodeError):
-                self._first_time = msgspec.json.decode(line, type=_Timed).time
+            self._first_time = self._format.first_time(head)
         return self._first_time
 
     def close(self) -> None:
         self.file.close()
 
 
-def open_sources(path: str, *, since_ns: int) -> list[LogSource]:
+def open_sources(path: str, entry_format: Format, *, since_ns: int) -> list[LogSource]:
     """Every file of the log, oldest first; files last written before `since_ns` are left out."""
     found: dict[Identity, LogSource] = {}
-    for source in _newest_first(path):
+    for source in _newest_first(path, entry_format):
         if found and os.fstat(source.file.fileno()).st_mtime_ns < since_ns:
             source.close()
             break
@@ -105,14 +95,14 @@ def open_sources(path: str, *, since_ns: int) -> list[LogSource]:
     return list(reversed(found.values()))
 
 
-def next_source(path: str, current: LogSource) -> LogSource | None:
+def next_source(path: str, entry_format: Format, current: LogSource) -> LogSource | None:
     """The file written after `current`; None while `current` is the newest.
 
     Told by inode. A file that was compressed meanwhile has another one: then the next is the oldest that begins later
     than ours did."""
     newer: LogSource | None = None
     begun = current.first_time()
-    for source in _newest_first(path):
+    for source in _newest_first(path, entry_format):
         if source.identity == current.identity or (newer is not None and source.first_time() <= begun):
             source.close()
             return newer
@@ -122,11 +112,12 @@ def next_source(path: str, current: LogSource) -> LogSource | None:
     return newer
 
 
-def _newest_first(path: str) -> Iterator[LogSource]:
+def _newest_first(path: str, entry_format: Format) -> Iterator[LogSource]:
     """Open `x`, `x.1`, ... until one is not there. `x` itself may be away for a moment, in the middle of a rotation."""
     number = 0
     while True:
-        source = _open(path) if number == 0 else _open(f"{path}.{number}") or _open(f"{path}.{number}.gz")
+        names = (path,) if number == 0 else (f"{path}.{number}", f"{path}.{number}.gz")
+        source = next(filter(None, (_open(name, entry_format) for name in names)), None)
         if source is not None:
             yield source
         elif number:
@@ -134,7 +125,7 @@ def _newest_first(path: str) -> Iterator[LogSource]:
         number += 1
 
 
-def _open(name: str) -> LogSource | None:
+def _open(name: str, entry_format: Format) -> LogSource | None:
     compressed = name.endswith(".gz")
     try:
         # Kept open by the source; unbuffered, because another process appends.
@@ -142,4 +133,4 @@ def _open(name: str) -> LogSource | None:
     except FileNotFoundError:
         return None
     status = os.fstat(file.fileno())
-    return LogSource(file, (status.st_dev, status.st_ino), compressed=compressed)
+    return LogSource(file, (status.st_dev, status.st_ino), entry_format, compressed=compressed)

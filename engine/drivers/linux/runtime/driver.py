@@ -20,6 +20,7 @@ import trio
 
 from engine.aggregates.values.security import APPARMOR_DEFAULT
 from engine.drivers.linux.apparmor import AppArmor
+from engine.drivers.linux.logs.doors import NoLogServer, open_door
 from engine.drivers.linux.runtime import cgroup_plan, limits, plan, seccomp
 from engine.drivers.linux.runtime.connection import Connection, Refusal
 from engine.drivers.linux.runtime.host import HostFacts, discover
@@ -139,10 +140,19 @@ class LinuxRuntime:
             (launch.spec.get("linux") or {}).get("cgroupsPath") or f"/docker/{launch.container_id}"
         )
         fds = (launch.netns_fd,) if launch.netns_fd >= 0 else ()
+        log = prepared["stdio"]["log"]
         try:
-            pid: int = await self._connection.request(verb, fds, plan=prepared)
+            door = await open_door(log)
+        except NoLogServer as error:
+            raise plan.no_log(str(error)) from error
+        try:
+            log["handed"] = door >= 0
+            pid: int = await self._connection.request(verb, (*fds, door) if door >= 0 else fds, plan=prepared)
         except Refusal as refusal:
             raise start_error("start", prefix, refusal) from refusal
+        finally:
+            if door >= 0:
+                os.close(door)
         key = (launch.container_id, launch.run, "")
         if key not in self._exits:
             self._running[key] = pid

@@ -6,8 +6,6 @@ Owns: the meaning of the spec for the native runtime. Refuses to know: Docker (o
 
 from __future__ import annotations
 
-import json
-import re
 import resource
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -16,6 +14,7 @@ import msgspec
 
 from engine.aggregates.values import capabilities
 from engine.aggregates.values.sysctls import sysctl_path
+from engine.drivers.linux.logs.plans import log_plan
 from engine.drivers.linux.runtime import cgroup_plan, seccomp
 from engine.drivers.linux.runtime.host import HostFacts
 from engine.drivers.linux.runtime.mount_options import PROPAGATION, mount_entry
@@ -38,11 +37,15 @@ DEFAULT_DEVICES = tuple(
         ("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0),
     )
 )  # fmt: skip
-_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kmgtp]?)i?b?", re.IGNORECASE)
 
 
 def unsupported(what: str) -> PortError:
     return PortError("start", f"{what} is not implemented", fault=Fault.NOT_IMPLEMENTED)
+
+
+def no_log(why: str) -> PortError:
+    """In the words that moby's shim and daemon put around a driver's."""
+    return PortError("start", f"failed to create task for container: failed to initialize logging driver: {why}")
 
 
 def container_plan(launch: Launch, facts: HostFacts, filter_bytes: bytes) -> dict[str, Any]:
@@ -194,41 +197,19 @@ def _capability_mask(names: Iterable[str]) -> int:
 
 
 def stdio_plan(stdio: Stdio, log: LogSpec) -> dict[str, Any]:
+    """Raises PortError for a log whose options do not make sense for this container."""
+    try:
+        planned_log = log_plan(log)
+    except ValueError as error:
+        raise no_log(str(error)) from error
     return {
         "tty": stdio.tty,
         "open_stdin": stdio.open_stdin,
         "stdin_once": stdio.stdin_once,
         "height": stdio.height,
         "width": stdio.width,
-        "log": log_plan(log),
+        "log": planned_log,
     }
-
-
-def log_plan(log: LogSpec) -> dict[str, Any]:
-    if log.driver not in ("json-file", "none"):
-        raise unsupported(f"the log driver {log.driver}")
-    attrs = b""
-    if log.attrs:
-        text = json.dumps(dict(sorted(log.attrs.items())), ensure_ascii=False, separators=(",", ":"))
-        attrs = text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026").encode()
-    return {
-        "driver": log.driver,
-        "path": log.path,
-        "max_size": parse_size(log.options.get("max-size") or "-1"),
-        "max_files": int(log.options.get("max-file") or 1),
-        "compress": (log.options.get("compress") or "false").lower() in ("true", "1", "t"),
-        "attrs": attrs,
-    }
-
-
-def parse_size(text: str) -> int:
-    """Bytes of `10m` in go-units' decimal sense; -1 for no limit. Raises ValueError with its words."""
-    if text == "-1":
-        return -1
-    match = _SIZE.fullmatch(text.strip())
-    if match is None:
-        raise ValueError(f"invalid size: '{text}'")
-    return int(float(match[1]) * 1000 ** " kmgtp".index(match[2].lower() or " "))
 
 
 def devices(linux: Mapping[str, Any]) -> list[tuple[str, int, int, int, int, int]]:

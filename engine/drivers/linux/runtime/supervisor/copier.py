@@ -6,9 +6,10 @@ started or end; the supervisor says `open`, `exited`, and hands over descriptors
 One epoll loop, one read of 64 KiB per ready descriptor and turn, so that a flood in one container leaves the others
 their turn. Losing the supervisor does not stop it: it copies on until the last stream ends.
 
-Back-pressure: when a client has more than 1 MiB waiting, its process is not read until half of it is gone; nothing is
-ever dropped. The supervisor keeps duplicates of every descriptor, so after a crash a new copier goes on where this one
-stopped; therefore closing a stdin must be told to it (`stdin_closed`).
+Back-pressure: when a client has more than 1 MiB waiting, its process is not read until half of it is gone, and nothing
+is dropped; a log that can take no more does the same (logs/). The supervisor keeps duplicates of every descriptor, so
+after a crash a new copier goes on where this one stopped; therefore closing a stdin must be told to it
+(`stdin_closed`).
 """
 
 from __future__ import annotations
@@ -21,31 +22,36 @@ import time
 
 from . import kernel, wire
 from .clients import BACKLOG_MAX, Client
-from .jsonlog import Encoder, LogFile
+from .logs import open_writer
+from .loop import Loop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, NoReturn
 
+    from .logs import Writer
+
+NAMES = {1: "stdout", 2: "stderr"}
 READ_SIZE = 65536
 GRACE_S = 2.0
 """How long the output of an ended process may stay open, held by a child of its: moby waits as long."""
 HUNG_TERMINAL_S = 0.1
+LOG_GRACE_S = 10.0
+"""How long the log of an ended process may hold up its last output (moby's loggerCloseTimeout)."""
 
 
 class Stream:
     """The stdio of one process."""
 
-    __slots__ = ("clients", "deadline", "encoders", "ended", "exited", "key", "log", "once", "outputs", "paused",
-                 "retired", "run", "stdin", "stdin_closing", "stdin_waits", "tty")  # fmt: skip
+    __slots__ = ("clients", "deadline", "ended", "exited", "key", "log", "once", "outputs", "paused", "retired", "run",
+                 "stdin", "stdin_closing", "stdin_waits", "tty")  # fmt: skip
 
     def __init__(self, key: tuple[str, str], run: int, shape: dict[str, Any]) -> None:
         self.key, self.run = key, run
         self.tty, self.once = shape["tty"], shape["stdin_once"]
         self.outputs: dict[int, int] = {}
-        self.encoders: dict[int, Encoder] = {}
-        self.log: LogFile | None = None
+        self.log: Writer | None = None
         self.stdin = -1
         self.stdin_waits = self.stdin_closing = False
         self.clients: list[Client] = []
@@ -56,8 +62,7 @@ class Stream:
 class Copier:
     def __init__(self, control: socket.socket) -> None:
         self._control = control
-        self._epoll = select.epoll()
-        self._handlers: dict[int, Callable[[int], None]] = {}
+        self._loop = Loop()
         self._streams: dict[tuple[str, str], Stream] = {}
         self._early: dict[tuple[str, str], list[Client]] = {}
         self._clients: dict[int, tuple[Client, tuple[str, str]]] = {}
@@ -68,22 +73,17 @@ class Copier:
         kernel.keep_memory(16 << 20)
         self._watch(self._control.fileno(), select.EPOLLIN, self._on_control)
         while self._supervised or self._streams:
-            for fd, events in self._epoll.poll(self._patience()):
-                handler = self._handlers.get(fd)
-                if handler is not None:
-                    handler(events)
+            self._loop.turn(self._patience())
             self._on_time()
         os._exit(0)
 
     # ---- the loop's plumbing
 
     def _watch(self, fd: int, events: int, handler: Callable[[int], None]) -> None:
-        self._handlers[fd] = handler
-        self._epoll.register(fd, events)
+        self._loop.watch(fd, handler, events)
 
     def _unwatch(self, fd: int) -> None:
-        if self._handlers.pop(fd, None) is not None:
-            self._epoll.unregister(fd)
+        self._loop.unwatch(fd)
 
     def _tell(self, *message: Any) -> None:
         if self._supervised:
@@ -106,10 +106,6 @@ class Copier:
         for stream in list(self._streams.values()):
             if stream.deadline and stream.deadline <= now:
                 self._drain_and_close(stream)
-        try:
-            os.waitpid(-1, os.WNOHANG)  # a child that compressed a rotated log
-        except ChildProcessError:
-            return
 
     # ---- what the supervisor says
 
@@ -128,18 +124,16 @@ class Copier:
     def _say_open(self, fds: list[int], container: str, exec_id: str, run: int, shape: dict[str, Any]) -> None:
         """The descriptors come in the order stdout, stderr, stdin, log, as far as `shape` has them."""
         stream = Stream((container, exec_id), run, shape)
-        attrs = shape["log"]["attrs"]
-        for number, name in ((1, b"stdout"), (2, b"stderr")):
-            if shape[name.decode()]:
+        for number, name in NAMES.items():
+            if shape[name]:
                 fd = fds.pop(0)
                 os.set_blocking(fd, False)
                 stream.outputs[fd] = number
-                stream.encoders[fd] = Encoder(name, attrs)
         if shape["stdin"]:
             stream.stdin = fds.pop(0)
             os.set_blocking(stream.stdin, False)
-        if shape["log"]["driver"] != "none":
-            stream.log = LogFile(fds.pop(0), shape["log"])
+        log_fd = fds.pop(0) if shape["log_fd"] else -1
+        stream.log = open_writer(shape["log"], log_fd, self._loop, lambda: self._resume(stream))
         self._streams[stream.key] = stream
         stream.clients = self._early.pop(stream.key, [])
         for fd in stream.outputs:
@@ -171,6 +165,7 @@ class Copier:
             return
         stream.exited = True
         stream.deadline = time.monotonic() + GRACE_S
+        self._loop.after(LOG_GRACE_S, stream, lambda: self._hurry_log(stream))
         for fd in [fd for fd, (of, _) in self._hung.items() if of is stream]:
             del self._hung[fd]
             self._end_output(stream, fd)
@@ -212,11 +207,12 @@ class Copier:
         self._distribute(stream, fd, data)
 
     def _distribute(self, stream: Stream, fd: int, data: bytes) -> None:
-        if stream.log is not None:
-            entries = stream.encoders[fd].feed(data, time.time_ns())
-            if entries:
-                stream.log.write(entries)
         number = stream.outputs[fd]
+        log = stream.log
+        if log is not None:
+            log.feed(NAMES[number], data, time.time_ns())
+            if log.full:
+                self._pause(stream)
         for client in stream.clients[:]:
             if client.stdout if number == 1 else client.stderr:
                 client.give(number, data)
@@ -228,13 +224,20 @@ class Copier:
             return
         if client.backlog:
             self._set_client_events(stream, client)
-        if client.backlog > BACKLOG_MAX and not stream.paused:
+        if client.backlog > BACKLOG_MAX:
+            self._pause(stream)
+
+    def _pause(self, stream: Stream) -> None:
+        if not stream.paused:
             stream.paused = True
             for fd in stream.outputs:
                 self._unwatch(fd)
 
     def _resume(self, stream: Stream) -> None:
-        if stream.paused and all(client.backlog <= BACKLOG_MAX // 2 for client in stream.clients):
+        """Read on, unless a client or the log still has too much waiting."""
+        if not stream.paused or (stream.log is not None and stream.log.full):
+            return
+        if all(client.backlog <= BACKLOG_MAX // 2 for client in stream.clients):
             stream.paused = False
             for fd in stream.outputs:
                 if fd not in self._hung:
@@ -262,17 +265,15 @@ class Copier:
 
     def _end_output(self, stream: Stream, fd: int) -> None:
         self._unwatch(fd)
-        del stream.outputs[fd]
-        rest = stream.encoders.pop(fd).finish(time.time_ns())
-        if rest and stream.log is not None:
-            stream.log.write(rest)
+        number = stream.outputs.pop(fd)
+        if stream.log is not None:
+            stream.log.finish(NAMES[number], time.time_ns())
         os.close(fd)
         if stream.outputs:
             return
         stream.ended, stream.deadline = True, 0.0
         if stream.log is not None:
-            stream.log.close()
-            stream.log = None
+            stream.log.leave(lambda: self._on_log_done(stream))
         self._close_stdin(stream)
         for client in stream.clients[:]:
             self._end_client(stream, client)
@@ -284,8 +285,19 @@ class Copier:
         if not client.backlog:
             self._leave(stream, client, "eof")
 
+    def _hurry_log(self, stream: Stream) -> None:
+        """A log server that is away must not keep the last output, and with it a process's end, for ever."""
+        if stream.log is not None:
+            stream.log.hurry()
+            self._resume(stream)
+
+    def _on_log_done(self, stream: Stream) -> None:
+        stream.log = None
+        self._loop.forget(stream)
+        self._retire(stream)
+
     def _retire(self, stream: Stream) -> None:
-        if stream.ended and not stream.clients and not stream.retired:
+        if stream.ended and not stream.clients and stream.log is None and not stream.retired:
             stream.retired = True
             if self._streams.get(stream.key) is stream:
                 del self._streams[stream.key]
@@ -302,7 +314,7 @@ class Copier:
         events = select.EPOLLOUT if client.backlog else 0
         if client.stdin and not client.to_process and not stream.ended:
             events |= select.EPOLLIN
-        self._epoll.modify(client.fileno, events)
+        self._loop.want(client.fileno, events)
 
     def _on_client(self, stream: Stream, client: Client, events: int) -> None:
         if events & select.EPOLLOUT:

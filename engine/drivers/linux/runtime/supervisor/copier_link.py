@@ -7,11 +7,11 @@ Refuses to know: what the copier does with a stream.
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import socket
 
 from . import copier, wire
+from .beside import close_all_but
 from .loop import WRITE, Loop
 
 TYPE_CHECKING = False
@@ -173,9 +173,7 @@ def _become_copier(control: socket.socket) -> NoReturn:
     try:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        keep = control.fileno()
-        os.closerange(3, keep)
-        os.closerange(keep + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        close_all_but(control.fileno())
         copier.Copier(control).run()
     finally:
         os._exit(1)

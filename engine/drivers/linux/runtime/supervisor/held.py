@@ -12,6 +12,8 @@ import struct
 import termios
 
 from . import launch
+from .logs import FILES
+from .logs.files import open_log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,12 +22,11 @@ if TYPE_CHECKING:
     from .engines import Connection
     from .foreign import Bundle
 
-LOG_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-
 
 class Process:
     """The container's first process (exec_id "") or an exec. answer: who waits for the start. fds: our ends of its
-    pipes, by name. master: of its terminal, or -1."""
+    pipes, by name. master: of its terminal, or -1. log_fd: the log's file or the connection to its server, until a
+    copier has it."""
 
     __slots__ = ("answer", "bundle", "exec_id", "fds", "filter", "group", "id", "kills_group", "log_fd", "master",
                  "pid", "ready", "report", "run", "shape", "started")  # fmt: skip
@@ -52,11 +53,18 @@ class Process:
     def run_key(self) -> tuple[str, str, int]:
         return self.id, self.exec_id, self.run
 
+    def take_log(self, fds: list[int]) -> int:
+        """Keep the connection to the log's server, which comes last when there is one; the network namespace, or -1."""
+        if self.shape["log"].get("handed"):
+            self.log_fd = os.dup(fds[-1])
+            fds = fds[:-1]
+        return fds[0] if fds else -1
+
     def open_stdio(self, null: int, theirs: list[int]) -> launch.Stdio:
         """The log (so that one that cannot be opened fails the start) and the pipes; the child's ends also go to
         `theirs`, to be closed after the fork."""
-        if self.shape["log"]["driver"] != "none":
-            self.log_fd = os.open(self.shape["log"]["path"], LOG_FLAGS, 0o640)
+        if self.shape["log"]["driver"] in FILES:
+            self.log_fd = open_log(self.shape["log"]["path"])
         if self.shape["tty"]:
             return launch.Stdio(null, null, null)
         ends = {}
@@ -81,8 +89,11 @@ class Process:
         if "stdin" in self.fds:
             names.append(self.fds["stdin"])
         fds = [os.dup(fd) for fd in names]
-        if shape["log"]["driver"] != "none":
-            fds.append(self.log_fd if self.log_fd >= 0 else os.open(shape["log"]["path"], LOG_FLAGS, 0o640))
+        if self.log_fd < 0 and shape["log"]["driver"] in FILES:
+            self.log_fd = open_log(shape["log"]["path"])
+        has_log = self.log_fd >= 0
+        if has_log:
+            fds.append(self.log_fd)
             self.log_fd = -1
         what = {
             "tty": shape["tty"],
@@ -91,6 +102,7 @@ class Process:
             "stderr": not shape["tty"],
             "stdin": "stdin" in self.fds,
             "log": shape["log"],
+            "log_fd": has_log,
         }
         return what, tuple(fds)
 

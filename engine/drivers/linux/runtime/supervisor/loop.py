@@ -1,35 +1,57 @@
-"""The epoll loop of the supervisor: descriptors and what to call when they are ready."""
+"""The epoll loop of the supervisor and of the copier: what to call when descriptors are ready, and at deadlines."""
 
 from __future__ import annotations
 
 import select
+import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-READ, WRITE = select.EPOLLIN, select.EPOLLOUT
+READ, WRITE, HANGUP = select.EPOLLIN, select.EPOLLOUT, select.EPOLLHUP
 
 
 class Loop:
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._handlers: dict[int, Callable[[int], None]] = {}
+        self._due: dict[object, tuple[float, Callable[[], None]]] = {}
 
-    def watch(self, fd: int, handler: Callable[[int], None]) -> None:
+    def watch(self, fd: int, handler: Callable[[int], None], events: int = READ) -> None:
         self._handlers[fd] = handler
-        self._epoll.register(fd, READ)
+        self._epoll.register(fd, events)
 
     def unwatch(self, fd: int) -> None:
         if self._handlers.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 
-    def want_write(self, fd: int, wanted: bool) -> None:
+    def want(self, fd: int, events: int) -> None:
         if fd in self._handlers:
-            self._epoll.modify(fd, READ | WRITE if wanted else READ)
+            self._epoll.modify(fd, events)
+
+    def want_write(self, fd: int, wanted: bool) -> None:
+        self.want(fd, READ | WRITE if wanted else READ)
+
+    def after(self, seconds: float, key: object, handler: Callable[[], None]) -> None:
+        """Call once, later. A key has one deadline: the newest."""
+        self._due[key] = time.monotonic() + seconds, handler
+
+    def forget(self, key: object) -> None:
+        self._due.pop(key, None)
 
     def turn(self, timeout_s: float) -> None:
+        """Wait for the first thing to happen, at most so long (-1: for ever), and call whoever waits for it."""
+        if self._due:
+            left = max(0.0, min(when for when, _ in self._due.values()) - time.monotonic())
+            timeout_s = left if timeout_s < 0 else min(timeout_s, left)
         for fd, events in self._epoll.poll(timeout_s):
             handler = self._handlers.get(fd)  # an earlier handler of this turn may have ended this one
             if handler is not None:
                 handler(events)
+        if self._due:
+            now = time.monotonic()
+            for key, (when, call) in list(self._due.items()):
+                if when <= now and self._due.get(key) == (when, call):
+                    del self._due[key]
+                    call()

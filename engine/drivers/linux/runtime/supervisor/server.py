@@ -123,7 +123,7 @@ class Supervisor:
         process = Process(container, "", run, plan["stdio"])
         process.group, process.kills_group = plan["cgroup"], not plan["own_pid_namespace"]
         process.filter = plan["process"]["seccomp"], plan["process"]["seccomp_flags"]
-        netns = fds[0] if fds else -1
+        netns = process.take_log(fds)
         try:
             self._fork(process, plan, lambda stdio: launch.fork_container(plan, stdio, netns, self._settings))
         except BaseException:
@@ -167,7 +167,8 @@ class Supervisor:
         process.bundle.write(plan["config"])
         self._groups.claim(container, plan["cgroup"])
         process.answer = caller
-        self._run_foreign(process, "run", "init", ["--bundle", process.bundle.path], plan, fds[0] if fds else -1)
+        netns = process.take_log(fds)
+        self._run_foreign(process, "run", "init", ["--bundle", process.bundle.path], plan, netns)
         return LATER
 
     def _execute_foreign(self, caller: tuple[Connection, int], target: Process, plan: dict[str, Any]) -> Any:

@@ -1,7 +1,7 @@
-"""Docker's json-file log: encoding whole chunks at once, and the file with its rotation.
+"""The driver json-file: encoding whole chunks at once.
 
 Owns: the exact bytes (`{"log":"...\\n","stream":"stdout","attrs":{...},"time":"..."}`), lines longer than 16 KiB as
-partials, `max-size`, `max-file`, `compress`. Refuses to know: where chunks come from, who reads the file.
+partials. Refuses to know: where chunks come from, how the file is rotated (files.py), who reads it.
 
 A chunk of 64 KiB holds thousands of lines; encoding them one at a time costs ten times what a few `bytes.replace` over
 the chunk cost. All lines of a chunk carry one time.
@@ -10,15 +10,18 @@ the chunk cost. All lines of a chunk carry one time.
 from __future__ import annotations
 
 import codecs
-import os
 import time
-import zlib
+
+from .files import LogFile
+from .lines import PARTIAL_SIZE, character_boundary
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
-PARTIAL_SIZE = 16 * 1024
+    from ..loop import Loop
+
 _ESCAPES = (
     (b"\\", b"\\\\"),
     (b'"', b'\\"'),
@@ -99,7 +102,7 @@ class Encoder:
             pieces = []
             for line in whole.split(b"\n")[:-1]:
                 while len(line) > PARTIAL_SIZE:
-                    size = _character_boundary(line, PARTIAL_SIZE)
+                    size = character_boundary(line, PARTIAL_SIZE)
                     pieces.append(b'{"log":"' + escape(line[:size]) + ending)
                     line = line[size:]
                 pieces.append(b'{"log":"' + escape(line) + b"\\n" + ending)
@@ -112,7 +115,7 @@ class Encoder:
         rest = b"".join(self._rest)
         pieces = []
         while len(rest) >= PARTIAL_SIZE:
-            size = _character_boundary(rest, PARTIAL_SIZE)
+            size = character_boundary(rest, PARTIAL_SIZE)
             pieces.append(b'{"log":"' + escape(rest[:size]) + ending)
             rest = rest[size:]
         self._rest, self._rest_size = ([rest], len(rest)) if rest else ([], 0)
@@ -130,91 +133,40 @@ def _has_long_line(data: bytes) -> bool:
     return False
 
 
-def _character_boundary(data: bytes, size: int) -> int:
-    """The largest cut <= size that splits no UTF-8 character (moby cuts blindly and loses the character)."""
-    if size >= len(data):
-        return len(data)
-    for cut in range(size, size - 4, -1):
-        if data[cut] & 0xC0 != 0x80:
-            return cut
-    return size
+def entry_end(entries: bytes, at_least: int) -> int:
+    """Where the first entry ends that reaches so far."""
+    return entries.find(b"\n", max(at_least - 1, 0)) + 1
 
 
-class LogFile:
-    """The current file, opened by the supervisor before the start (so that failing to open it fails the start)."""
+class JsonFile:
+    """The writer."""
 
-    def __init__(self, fd: int, spec: dict[str, Any]) -> None:
-        self._fd = fd
-        self._path = spec["path"]
-        self._max_size = spec["max_size"]
-        self._max_files = spec["max_files"]
-        self._compress = spec["compress"]
-        self._size = os.fstat(fd).st_size
-        self.lost = 0
-        """Bytes dropped because the disk was full: the container goes on, as under moby."""
+    def __init__(self, spec: dict[str, Any], fd: int, loop: Loop, on_room: Callable[[], None]) -> None:
+        self._attrs = spec["attrs"]
+        self._encoders: dict[str, Encoder] = {}
+        self._file = LogFile(fd, spec, loop, entry_end, on_room)
 
-    def write(self, entries: bytes) -> None:
-        while self._max_size > 0 and self._size + len(entries) > self._max_size:
-            if self._size < self._max_size:
-                # moby rotates before the first entry that finds the file full.
-                cut = entries.find(b"\n", max(self._max_size - self._size - 1, 0)) + 1
-                self._append(entries[:cut])
-                entries = entries[cut:]
-            if not entries:
-                return
-            if self._size >= self._max_size:
-                self._rotate()
-        self._append(entries)
+    @property
+    def full(self) -> bool:
+        return self._file.full
 
-    def _append(self, entries: bytes) -> None:
-        view = memoryview(entries)
-        try:
-            while view:
-                written = os.write(self._fd, view)
-                self._size += written
-                view = view[written:]
-        except OSError:
-            self.lost += len(view)
+    def feed(self, stream: str, data: bytes, now_ns: int) -> None:
+        encoder = self._encoders.get(stream)
+        if encoder is None:
+            encoder = self._encoders[stream] = Encoder(stream.encode(), self._attrs)
+        entries = encoder.feed(data, now_ns)
+        if entries:
+            self._file.write(entries)
 
-    def _rotate(self) -> None:
-        if self._max_files < 2:
-            os.ftruncate(self._fd, 0)
-            self._size = 0
-            return
-        suffix = ".gz" if self._compress else ""
-        for number in range(self._max_files - 1, 1, -1):
-            try:
-                os.rename(f"{self._path}.{number - 1}{suffix}", f"{self._path}.{number}{suffix}")
-            except FileNotFoundError:
-                continue
-        rotated = f"{self._path}.1"
-        try:
-            os.rename(self._path, rotated)
-            fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
-        except OSError:
-            self._size = 0  # try again a file's length later rather than at every line
-            return
-        os.close(self._fd)
-        self._fd, self._size = fd, 0
-        if self._compress:
-            compress_beside(rotated)
+    def finish(self, stream: str, now_ns: int) -> None:
+        encoder = self._encoders.pop(stream, None)
+        rest = encoder.finish(now_ns) if encoder is not None else b""
+        if rest:
+            self._file.write(rest)
 
-    def close(self) -> None:
-        os.close(self._fd)
+    def hurry(self) -> None:
+        """A file is only ever full for as long as a compression takes."""
 
-
-def compress_beside(path: str) -> None:
-    """gzip in a child of its own: compressing in the copier would hold up every container's output. The child is
-    waited for by the copier's loop."""
-    if os.fork():
-        return
-    try:
-        packer = zlib.compressobj(wbits=31)
-        with open(path, "rb") as source, open(path + ".gz.new", "wb") as target:
-            while chunk := source.read(1 << 18):
-                target.write(packer.compress(chunk))
-            target.write(packer.flush())
-        os.rename(path + ".gz.new", path + ".gz")
-        os.unlink(path)
-    finally:
-        os._exit(0)
+    def leave(self, done: Callable[[], None]) -> None:
+        self._file.close()
+        done()
