@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..loop import Loop
 
 TIMEOUT_S = 10.0
+PART_S = 5.0
 KINDS = {"unix": socket.SOCK_STREAM, "unixgram": socket.SOCK_DGRAM, "udp": socket.SOCK_DGRAM}
 
 
@@ -68,3 +69,32 @@ def _remote(server: dict[str, Any]) -> tuple[str, tuple[int, ...]]:
         sock.setblocking(False)
         return "", (sock.detach(),)
     return complaint, ()
+
+
+def part(loop: Loop, sock: Any) -> None:
+    """Say that no more comes, and close when the other side has, or after PART_S."""
+    fd = sock.fileno()
+    for say in (getattr(sock, "unwrap", None), lambda: sock.shutdown(socket.SHUT_WR)):
+        try:
+            if say is not None:
+                say()  # unwrap sends TLS's closing alert; its answer is not waited for
+        except (OSError, ValueError):
+            continue
+
+    def close() -> None:
+        loop.forget(sock)
+        loop.unwatch(fd)
+        sock.close()
+
+    def heard(events: int) -> None:
+        try:
+            while sock.recv(4096):
+                pass
+        except BlockingIOError:
+            return
+        except OSError:
+            pass
+        close()
+
+    loop.watch(fd, heard)
+    loop.after(PART_S, sock, close)

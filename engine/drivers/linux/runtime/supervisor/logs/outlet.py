@@ -17,7 +17,7 @@ import sys
 import time
 
 from ..loop import HANGUP, READ, WRITE
-from .dial import dial
+from .dial import dial, part
 from .secure import secured
 
 TYPE_CHECKING = False
@@ -108,7 +108,7 @@ class Outlet:
             self._tell(f"{self.lost} entries were lost")
         for what in ("leave", "dial", "stall"):
             self._loop.forget((self, what))
-        self._close()
+        self._part()
         done()
 
     def _settle(self) -> None:
@@ -126,7 +126,7 @@ class Outlet:
         renew_s = self._rules["renew_s"]
         idle = self._sock is not None and not self._going and not self._unacked
         if renew_s and idle and time.monotonic() - self._dialled_at > renew_s:
-            self._close()
+            self._part()
         if self._sock is None:
             if self._queue:
                 self._redial()
@@ -291,6 +291,18 @@ class Outlet:
         self._queue.extendleft(reversed([*self._unacked, *self._going]))
         self._unacked.clear()
         self._going, self._rest, self._heard, self._ready = [], memoryview(b""), b"", False
+
+    def _part(self) -> None:
+        """End a connection that works. Bytes of the server's that lie unread (a TLS session ticket) would make closing
+        it a reset, and that would lose what is still on its way: so the server closes first, or has had the time."""
+        sock, self._sock = self._sock, None
+        if sock is not None and self._ready and not self._datagrams:
+            self._loop.unwatch(sock.fileno())
+            part(self._loop, sock)
+        elif sock is not None:
+            self._loop.unwatch(sock.fileno())
+            sock.close()
+        self._close()
 
     def _redial(self) -> None:
         if self._dialling:
