@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,7 +25,7 @@ from eventsourcing.application import Application as EventSourcedApplication
 from eventsourcing.persistence import InfrastructureFactory, StoredEvent
 from eventsourcing.utils import Environment, EnvType
 
-from engine.aggregates.decider import Cause, Command, Decider, Event, Recorded
+from engine.aggregates.decider import Cause, Command, Decider, Event, Recorded, Rejected
 from engine.checkpoints import Checkpoints
 from engine.clock import Clock
 from engine.codec import EventCodec
@@ -196,11 +196,12 @@ class Application:
         """Decide all commands in order and append their events as one transaction, or nothing.
 
         Returns once the events are on disk and in every projection. Raises Rejected when a rule says no (nothing was
-        appended), PortError DISK_FULL or SYSTEM when the log can not be written (nothing was appended). A caller
-        cancelled while it waits does not undo what was decided."""
+        appended; what it was decided on is on disk, so that who looks now sees why), PortError DISK_FULL or SYSTEM when
+        the log can not be written (nothing was appended). A caller cancelled while it waits does not undo what was
+        decided."""
         while len(self._queue) >= self._options.queue_calls:
             await self._room.wait()
-        call = self._decide(commands, cause)
+        call = await self._decide_durably(commands, cause)
         if call.entries:
             self._pending.update(call.written)
             self._queue.append(call)
@@ -216,6 +217,21 @@ class Application:
             raise _copy_of(awaited.error) from awaited.error
         assert awaited.committed is not None
         return awaited.committed if awaited is call else Committed(recorded=(), position=self.position)
+
+    async def _decide_durably(self, commands: Sequence[Command], cause: Cause) -> _Call:
+        """Without waiting, but for a refusal: that waits for what it was decided on, and is decided again when that
+        came to nothing."""
+        while True:
+            try:
+                return self._decide(commands, cause)
+            except Rejected:
+                streams = [self._by_command[type(command)].stream(command.key) for command in commands]
+                basis = self._latest_call_on(streams)
+                if basis is None:
+                    raise
+                await basis.done.wait()
+                if basis.error is None:
+                    raise
 
     def _decide(self, commands: Sequence[Command], cause: Cause) -> _Call:
         """The events of all commands, on folds of its own: a Rejected leaves no trace."""
@@ -245,10 +261,10 @@ class Application:
     def _newest(self, stream: str) -> Fold:
         return self._pending.get(stream) or self._folds.get(stream)
 
-    def _latest_call_on(self, streams: Mapping[str, Fold]) -> _Call | None:
+    def _latest_call_on(self, streams: Iterable[str]) -> _Call | None:
         """The last call that waits for the disk and wrote to one of the streams: what was decided depends on it."""
         for call in reversed([*self._in_flight, *self._queue]):
-            if not streams.keys().isdisjoint(call.written):
+            if not call.written.keys().isdisjoint(streams):
                 return call
         return None
 

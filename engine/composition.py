@@ -21,6 +21,7 @@ from engine.aggregates.values.platform import Platform
 from engine.api.app import EngineApp, create_app
 from engine.api.context import ApiContext
 from engine.api.routes import (
+    attach,
     commit,
     container_files,
     container_logs,
@@ -295,6 +296,7 @@ class Engine:
         for routes in (
             containers,
             container_streams,
+            attach,
             container_logs,
             container_files,
             execs,

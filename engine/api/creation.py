@@ -36,7 +36,7 @@ from engine.aggregates.values.mounts import MountPoint
 from engine.aggregates.values.platform import parse as parse_platform
 from engine.aggregates.values.ports import port_wishes
 from engine.aggregates.volume import CreateVolume
-from engine.api import naming
+from engine.api import creation_versions, naming
 from engine.api.context import ApiContext
 
 ANONYMOUS_LABEL = "com.docker.volume.anonymous"
@@ -103,8 +103,8 @@ class Creation:
 
     def _split(self) -> tuple[ContainerConfig, HostConfig]:
         fields = {name: getattr(self._body, name) for name in ContainerConfig.__struct_fields__}
-        config = ContainerConfig(**fields)
-        return config, self._body.host_config
+        config = creation_versions.config_of(ContainerConfig(**fields), self._api_version)
+        return config, creation_versions.host_of(self._body.host_config, self._api_version)
 
     def _check_platform(self, image: ImageState, wanted: str) -> None:
         if not wanted or image.platform is None:

@@ -9,8 +9,8 @@ _CONTROL = {**{f"ctrl-{chr(letter)}": letter - 96 for letter in range(97, 123)},
 _CONTROL |= {"ctrl-\\": 28, "ctrl-]": 29, "ctrl-^": 30, "ctrl-_": 31, "DEL": 127}
 
 
-def detach_keys(text: str) -> bytes:
-    """The sequence; "" is the default. Raises Rejected(INVALID)."""
+def detach_keys(text: str, what: str = "detach") -> bytes:
+    """The sequence; "" is the default. what: how moby calls them there. Raises Rejected(INVALID)."""
     if not text:
         return DEFAULT_KEYS
     keys = bytearray()
@@ -20,5 +20,5 @@ def detach_keys(text: str) -> bytes:
         elif len(key) == 1 and key.isascii():
             keys.append(ord(key))
         else:
-            raise Rejected(Reason.INVALID, f"invalid detach keys ({text}): Unknown character: '{key}'")
+            raise Rejected(Reason.INVALID, f"Invalid {what} keys ({text}) provided")
     return bytes(keys)

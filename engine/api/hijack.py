@@ -77,9 +77,10 @@ def head(upgrade: str, content_type: str, extra: Mapping[str, str]) -> bytes:
 
 @asynccontextmanager
 async def hijack(
-    request: EngineRequest, *, multiplexed: bool, headers: Mapping[str, str] | None = None
+    request: EngineRequest, *, multiplexed: bool, headers: Mapping[str, str] | None = None, answer: bytes = b""
 ) -> AsyncIterator[Hijacked]:
-    """Take the connection out of HTTP, answer, and give the socket. Read the request's body before.
+    """Take the connection out of HTTP, answer, and give the socket. Read the request's body before. answer: a head of
+    the caller's own, instead of the usual one.
 
     Until the block is entered an exception is an ordinary HTTP error; do all checks first. Raises PortError
     (NOT_IMPLEMENTED) over HTTP/2 and TLS, where there is no socket of the client's own bytes to hand over."""
@@ -91,7 +92,7 @@ async def hijack(
     try:
         client = Hijacked(stream, early_input)
         content_type = stream_content_type(request.api_version, multiplexed=multiplexed)
-        await client.send_all(head(upgrade, content_type, headers or {}))
+        await client.send_all(answer or head(upgrade, content_type, headers or {}))
         yield client
     finally:
         server.finish()

@@ -3,11 +3,12 @@
 Owns: who the peer is (SO_PEERCRED), the correlation id of each request, back-pressure between socket and route,
 half-closing politely, and letting go of the socket for a hijack. Refuses to know: routes, versions, JSON.
 
-It subclasses hypercorn's trio `TCPServer` and replaces four of its choices, each for a reason met in practice:
+It subclasses hypercorn's trio `TCPServer` and replaces five of its choices, each for a reason met in practice:
 the idle timer (an engine's clients keep connections for hours, and a task per request costs 60 us); the message channel
 into the app (bounded by count, and its sender waits for ever once a route has answered without reading its body); the
-`Upgrade: h2c` switch (BuildKit's clients mean a gRPC hijack by it); closing with unread input (a unix socket then gives
-the client a reset instead of the answer).
+`Upgrade: h2c` switch (BuildKit's clients mean a gRPC hijack by it); websockets (a route decides before the handshake
+whether there is anything at the other end); closing with unread input (a unix socket then gives the client a reset
+instead of the answer).
 """
 
 from __future__ import annotations
@@ -30,8 +31,10 @@ from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol import ProtocolWrapper
 from hypercorn.protocol.events import Body, EndBody
 from hypercorn.protocol.events import Event as StreamEvent
+from hypercorn.protocol.events import Request as RequestEvent
 from hypercorn.protocol.events import Response as ResponseEvent
-from hypercorn.protocol.h11 import H2ProtocolAssumedError, H11Protocol
+from hypercorn.protocol.h11 import STREAM_ID, H2ProtocolAssumedError, H11Protocol
+from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
@@ -207,6 +210,23 @@ class EngineProtocol(H11Protocol):
             if self.connection.their_state != h11.ERROR:
                 raise
             return b""
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        """As hypercorn's, for which a websocket is something of its own: here it is a hijack like any other."""
+        end = (self.ssl, self.client, self.server, self.stream_send, STREAM_ID)
+        self.stream = HTTPStream(self.app, self.config, self.context, self.task_group, *end)
+        await self.stream.handle(
+            RequestEvent(
+                stream_id=STREAM_ID,
+                headers=list(request.headers),
+                http_version=request.http_version.decode(),
+                method=request.method.decode("ascii").upper(),
+                raw_path=request.target,
+                state=self.connection_state,
+            )
+        )
+        self.keep_alive_requests += 1
+        await self.context.mark_request()
 
     async def _check_protocol(self, event: h11.Request) -> None:
         if event.method == b"PRI" and event.target == b"*" and event.http_version == b"2.0":

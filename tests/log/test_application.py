@@ -82,6 +82,41 @@ async def test_a_command_that_changes_nothing_answers_once_what_it_saw_is_durabl
         assert sorted(order) == ["add", "nothing"]
 
 
+async def test_a_refusal_answers_once_what_it_was_decided_on_is_durable(tmp_path: Path) -> None:
+    """Or is decided again, when that came to nothing."""
+    async with counters(tmp_path).running() as application:
+        disk = trio.Event()
+        refusals: list[str] = []
+        append = application._append
+
+        async def failing_append(stored: object) -> None:
+            await disk.wait()
+            raise PortError("append", "no room", fault=Fault.DISK_FULL)
+
+        application._append = failing_append
+
+        async def end() -> None:
+            with pytest.raises(PortError):
+                await application.execute(End(name="a"), cause=CAUSE)
+            application._append = append
+
+        async def add() -> None:
+            await application.execute(Add(name="a"), cause=CAUSE)
+            refusals.append("none")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(end)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(add)
+            await trio.testing.wait_all_tasks_blocked()
+            assert refusals == []
+            disk.set()
+        assert refusals == ["none"]
+        await application.execute(End(name="a"), cause=CAUSE)
+        with pytest.raises(Rejected):
+            await application.execute(Add(name="a"), cause=CAUSE)
+
+
 async def test_sixty_four_writers_share_commits_and_keep_their_order(tmp_path: Path) -> None:
     totals = Totals()
     async with counters(tmp_path, totals=totals).running() as application:

@@ -197,7 +197,7 @@ def _pause(state: ContainerState, command: c.PauseContainer) -> Events:
         case Status.PAUSED | Status.PAUSING | Status.UNPAUSING:
             _conflict(f"container {state.container_id} is already paused")
         case Status.RESTARTING:
-            _conflict(f"container {state.container_id} is restarting, wait until the container is running")
+            _conflict(f"Container {state.container_id} is restarting, wait until the container is running")
         case _:
             _conflict(f"container {state.container_id} is not running")
 
@@ -205,7 +205,7 @@ def _pause(state: ContainerState, command: c.PauseContainer) -> Events:
 def _unpause(state: ContainerState, command: c.UnpauseContainer) -> Events:
     if state.status is not Status.PAUSED:
         # moby answers 500 here, and clients have come to know it.
-        raise Rejected(Reason.SYSTEM, f"container {state.container_id} is not paused")
+        raise Rejected(Reason.SYSTEM, f"Container {state.container_id} is not paused")
     return (e.ContainerUnpauseRequested(at=command.at),)
 
 

@@ -36,7 +36,6 @@ ABSENT: tuple[tuple[str, str], ...] = (
     ("/build/cancel", "building images"),
     ("/images/search", "searching a registry"),
     ("/containers/<path:rest>/checkpoints", "checkpoints"),
-    ("/containers/<path:rest>/attach/ws", "attaching over a websocket"),
 )
 
 

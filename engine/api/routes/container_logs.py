@@ -78,11 +78,13 @@ async def reading(
                 yield chunk
 
 
-async def backlog(context: ApiContext, state: ContainerState) -> AsyncIterator[bytes]:
+async def backlog(
+    context: ApiContext, state: ContainerState, *, stdout: bool, stderr: bool, multiplexed: bool
+) -> AsyncIterator[bytes]:
     """Everything written so far, as `attach?logs=1` repeats it."""
     log = readable_log(state, context.ports.folders.path(state.container_id))
     if log is None:
         return
-    render = LogRenderer(multiplexed=not state.config.tty)
-    async for chunk in reading(context, state, log, LogQuery(), render):
+    render = LogRenderer(multiplexed=multiplexed)
+    async for chunk in reading(context, state, log, LogQuery(stdout=stdout, stderr=stderr), render):
         yield chunk

@@ -6,6 +6,7 @@ never the wish.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -265,13 +266,29 @@ class Verbs:
         )
         return settled
 
+    async def _execute_at_rest(
+        self, state: ContainerState, wish: Callable[[ContainerState], c.ContainerCommand], cause: Cause
+    ) -> ContainerState:
+        """Ask once no start is under way, and again when a policy's start was decided a moment before: in a crash loop
+        that is often. The state that was asked."""
+        while True:
+            state = await self._at_rest(state)
+            try:
+                await self._execute((wish(state),), cause)
+            except Rejected:
+                if self._newest(state.container_id).run == state.run:
+                    raise
+            else:
+                return state
+
     async def stop(self, state: ContainerState, query: Query, cause: Cause) -> None:
-        state = await self._at_rest(state)
-        now_ns = self._context.clock.now_ns()
-        signal, deadline = self._ending(state, query, now_ns)
-        command = c.StopContainer(container_id=state.container_id, at=now_ns, signal=signal, deadline=deadline)
+        def wish(now: ContainerState) -> c.StopContainer:
+            now_ns = self._context.clock.now_ns()
+            signal, deadline = self._ending(now, query, now_ns)
+            return c.StopContainer(container_id=now.container_id, at=now_ns, signal=signal, deadline=deadline)
+
         with unaborted():  # CTR-10: a client that leaves does not stop the stop.
-            await self._execute((command,), cause)
+            state = await self._execute_at_rest(state, wish, cause)
         await self._ended(state)
 
     async def restart(self, state: ContainerState, query: Query, cause: Cause) -> None:
@@ -305,9 +322,10 @@ class Verbs:
         await self._context.pump.until(f"container:{state.container_id}", over)
 
     async def kill(self, state: ContainerState, signal: int, cause: Cause) -> None:
-        state = await self._at_rest(state)
-        command = c.KillContainer(container_id=state.container_id, at=self._context.clock.now_ns(), signal=signal)
-        await self._execute((command,), cause)
+        def wish(now: ContainerState) -> c.KillContainer:
+            return c.KillContainer(container_id=now.container_id, at=self._context.clock.now_ns(), signal=signal)
+
+        state = await self._execute_at_rest(state, wish, cause)
         if signal == SIGKILL:
             await self._ended(state)
 
@@ -381,11 +399,11 @@ class Verbs:
             raise Rejected(Reason.SYSTEM, f"Cannot update container {container_id}: {after.update_error}")
 
     async def remove(self, state: ContainerState, cause: Cause, *, force: bool, volumes: bool) -> None:
-        state = await self._at_rest(state)
-        command = c.RemoveContainer(
-            container_id=state.container_id, at=self._context.clock.now_ns(), force=force, volumes=volumes
-        )
-        await self._execute((command,), cause)
+        def wish(now: ContainerState) -> c.RemoveContainer:
+            now_ns = self._context.clock.now_ns()
+            return c.RemoveContainer(container_id=now.container_id, at=now_ns, force=force, volumes=volumes)
+
+        await self._execute_at_rest(state, wish, cause)
         await self.removed(state.container_id)
 
     async def removed(self, container_id: ContainerID) -> None:

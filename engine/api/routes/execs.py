@@ -22,10 +22,14 @@ from engine.api.notes import note
 from engine.api.params import Query, cause_of
 from engine.api.routes.container_streams import dimension
 from engine.api.streams import current_request, empty, frame, json_response
+from engine.drivers.ports.runtime import RootFilesystem
 
 STDOUT = 1
 EXIT_WAIT_S = 1.0
 """How long the end of the output waits for the exit: a process may close its output and run on."""
+CONSOLE_SIZE_SINCE = (1, 42)
+SWEPT_AFTER_NS = 300_000_000_000
+"""An exec that ended so long ago is removed by the next sweep (engine/reactors/execs.py): `CanRemove`."""
 RESIZE_WAIT_S = 10.0
 """How long a resize waits for the process to be there. Source: moby daemon/resize.go."""
 
@@ -89,30 +93,36 @@ def register(app: EngineApp, context: ApiContext) -> None:
 
 
 async def create_exec(context: ApiContext, name: str, body: ExecBody, request: EngineRequest) -> ExecID:
-    """Check and append. Raises Rejected: INVALID without a command, CONFLICT unless the container runs."""
+    """Check and append. Raises Rejected, PortError: INVALID without a command or for an unknown user, CONFLICT unless
+    the container runs."""
     state = context.views.containers.find(name)
     if not body.cmd:
         raise Rejected(Reason.INVALID, "No exec command specified")
     match state.status:
         case Status.PAUSED | Status.PAUSING:
-            raise Rejected(Reason.CONFLICT, f"container {name} is paused, unpause the container before exec")
+            raise Rejected(Reason.CONFLICT, f"Container {name} is paused, unpause the container before exec")
         case Status.RESTARTING:
-            raise Rejected(Reason.CONFLICT, f"container {name} is restarting, wait until the container is running")
+            raise Rejected(
+                Reason.CONFLICT, f"Container {state.container_id} is restarting, wait until the container is running"
+            )
         case Status.RUNNING:
             pass
         case _:
             raise Rejected(Reason.CONFLICT, f"container {state.container_id} is not running")
-    detach_keys(body.detach_keys)
+    detach_keys(body.detach_keys, "escape")
+    if body.user:
+        nowhere = RootFilesystem(lowers=(), upper="", work="")
+        await context.ports.identities.resolve(body.user, (), nowhere, pid=state.pid)
     exec_id = ExecID(context.entropy.hex_id())
     secret = msgspec.json.encode({"cmd": body.cmd, "env": body.env or ()})
-    height, width = body.console_size or (0, 0)
+    height, width = console_size(body, request, tty=body.tty)
     command = CreateExec(
         exec_id=exec_id,
         at=context.clock.now_ns(),
         container_id=state.container_id,
         spec=ExecSpec(
-            user=body.user,
-            working_dir=body.working_dir,
+            user=body.user or state.config.user,
+            working_dir=body.working_dir or state.config.working_dir,
             privileged=body.privileged,
             tty=body.tty,
             attach_stdin=body.attach_stdin,
@@ -129,13 +139,20 @@ async def create_exec(context: ApiContext, name: str, body: ExecBody, request: E
     return exec_id
 
 
+def console_size(body: ExecBody | StartBody, request: EngineRequest, *, tty: bool) -> tuple[int, int]:
+    """(height, width), (0, 0) when it is not said, for old clients, and without a terminal."""
+    if body.console_size is None or not tty or request.api_version < CONSOLE_SIZE_SINCE:
+        return 0, 0
+    return body.console_size
+
+
 async def start_exec(context: ApiContext, state: ExecState, body: StartBody, request: EngineRequest) -> Response:
     """Detached: answer once it runs. Attached: the client is registered before the process begins, so that no byte of
     its output is missed; a failed start is told in the stream (EXE-07).
 
     The start's own `Tty` says whether the client wants frames, whatever the process has; an unframed client has one
     output and so no standard error. Source: moby daemon/server/router/container/exec.go."""
-    height, width = body.console_size or (0, 0)
+    height, width = console_size(body, request, tty=body.tty)
     command = StartExec(
         exec_id=state.exec_id,
         at=context.clock.now_ns(),
@@ -199,10 +216,12 @@ def _check_startable(context: ApiContext, state: ExecState) -> None:
         case _:
             pass
     container = context.views.containers.get(state.container_id)
-    if container is None or not container.alive:
+    if container is None:
+        raise Rejected(Reason.NOT_FOUND, f"No such container: {state.exec_id}")
+    if not container.alive:
         raise Rejected(Reason.CONFLICT, f"container {state.container_id} is not running")
     if container.status is Status.PAUSED:
-        raise Rejected(Reason.CONFLICT, f"container {state.container_id} is paused, unpause the container before exec")
+        raise Rejected(Reason.CONFLICT, f"Container {state.container_id} is paused, unpause the container before exec")
 
 
 def inspection(context: ApiContext, state: ExecState) -> dict[str, Any]:
@@ -228,7 +247,7 @@ def inspection(context: ApiContext, state: ExecState) -> dict[str, Any]:
         "OpenStdin": spec.attach_stdin,
         "OpenStderr": spec.attach_stderr,
         "OpenStdout": spec.attach_stdout,
-        "CanRemove": ended,
+        "CanRemove": ended and state.finished_at + SWEPT_AFTER_NS <= context.clock.now_ns(),
         "ContainerID": state.container_id,
         "DetachKeys": spec.detach_keys,
         "Pid": state.pid,

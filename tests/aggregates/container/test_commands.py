@@ -252,11 +252,11 @@ def test_a_report_about_a_container_that_never_was_is_refused() -> None:
     [
         (S.CREATED, kill(), CONFLICT, f"cannot kill container: web: container {ID} is not running"),
         (S.CREATED, PAUSE, CONFLICT, f"container {ID} is not running"),
-        (S.CREATED, UNPAUSE, Reason.SYSTEM, f"container {ID} is not paused"),
+        (S.CREATED, UNPAUSE, Reason.SYSTEM, f"Container {ID} is not paused"),
         (S.CREATED, create(), CONFLICT, f"container {ID} exists already"),
         (S.PAUSED, START, CONFLICT, "cannot start a paused container, try unpause instead"),
         (S.PAUSED, PAUSE, CONFLICT, f"container {ID} is already paused"),
-        (S.RESTARTING, PAUSE, CONFLICT, f"container {ID} is restarting, wait until the container is running"),
+        (S.RESTARTING, PAUSE, CONFLICT, f"Container {ID} is restarting, wait until the container is running"),
         (S.REMOVING, START, CONFLICT, "container is marked for removal and cannot be started"),
         (S.REMOVING, remove(), CONFLICT, f"removal of container {ID} is already in progress"),
         (
