@@ -6,21 +6,27 @@ route does. Quart's hooks, sessions and signals are left out: one method below s
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, cast
 
 import trio
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, HTTPScope
+from quart.utils import encode_headers
 from quart.wrappers import Request
+from quart.wrappers import Response as QuartResponse
+from quart.wrappers.response import DataBody
 from quart_trio import QuartTrio
 from quart_trio.asgi import TrioASGIHTTPConnection
 from quart_trio.wrappers.request import TrioBody, TrioRequest
+from werkzeug.routing import MapAdapter
 
 from engine.aggregates.decider import Reason, Rejected
 from engine.api import errors, versions
 from engine.api.context import ApiContext
 from engine.api.responses import empty
 from engine.api.server import correlation_of
+from engine.api.streams import serving
 
 BODY_UNREAD_BYTES_MAX = 1 << 20
 EARLY_PATHS = frozenset({"/_ping", "/version"})
@@ -68,14 +74,25 @@ class EngineRequest(TrioRequest):
 
 
 class EngineConnection(TrioASGIHTTPConnection):
-    """One request: its messages and its route side by side in a nursery that ends with either."""
+    """One request: its messages beside its route, in a nursery that ends with either."""
 
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         request = cast(EngineRequest, self._create_request_from_scope(send))
         async with trio.open_nursery() as nursery:
             request.nursery = nursery
             nursery.start_soon(self.handle_messages, nursery, request, receive)
-            nursery.start_soon(self.handle_request, nursery, request, send)
+            response = await cast(EngineApp, self.app).handle_request(request)
+            await self._send_response(send, response)
+            nursery.cancel_scope.cancel()
+
+    async def _send_response(self, send: ASGISendCallable, response: Any) -> None:
+        """A body that is all there leaves in one message."""
+        if not (isinstance(response, QuartResponse) and isinstance(response.response, DataBody)):
+            await super()._send_response(send, response)
+            return
+        headers = encode_headers(response.headers)
+        await send(cast(Any, {"type": "http.response.start", "status": response.status_code, "headers": headers}))
+        await send(cast(Any, {"type": "http.response.body", "body": response.response.data, "more_body": False}))
 
     async def handle_messages(  # type: ignore[override]  # quart-trio adds the nursery in front
         self, nursery: trio.Nursery, request: Request, receive: ASGIReceiveCallable
@@ -143,15 +160,15 @@ class EngineApp(QuartTrio):
 
     async def handle_request(self, request: Request) -> Any:
         """The whole pipeline. Cancelled passes through: the client has gone, nobody is there to be answered."""
-        async with self.request_context(request) as context:
-            try:
-                self._admit(request)
-                response = await self.make_response(await self.dispatch_request(context))
-            except Exception as error:
-                response = errors.render(error)
-            for name, value in versions.COMMON_HEADERS.items():
-                response.headers.setdefault(name, value)
-            return response
+        serving.set(cast(EngineRequest, request))
+        try:
+            self._admit(request)
+            response = await self._dispatch(request)
+        except Exception as error:
+            response = errors.render(error)
+        for name, value in versions.COMMON_HEADERS.items():
+            response.headers.setdefault(name, value)
+        return response
 
     def _admit(self, request: Request) -> None:
         """Raises Rejected for a version out of range, and for all but a few paths while the engine starts."""
@@ -160,14 +177,18 @@ class EngineApp(QuartTrio):
         if not self.ready() and request.path not in EARLY_PATHS:
             raise Rejected(Reason.UNAVAILABLE, "the engine is starting: it recovers what ran before")
 
-    async def dispatch_request(self, request_context: Any = None) -> Any:
-        request = request_context.request
+    async def _dispatch(self, request: Request) -> QuartResponse:
+        """Quart's contexts, which this replaces, cost as much as a small route: nothing here has a session, a flash
+        message or a handler to be told of it."""
         if request.method == "OPTIONS":
             return empty(200)  # any path (API-16)
-        if request.routing_exception is not None:
-            raise request.routing_exception
-        view = cast(Callable[..., Awaitable[Any]], self.view_functions[request.url_rule.endpoint])
-        return await view(**request.view_args)
+        endpoint, arguments = self._adapter.match(request.path, request.method)
+        view = cast(Callable[..., Awaitable[QuartResponse]], self.view_functions[endpoint])
+        return await view(**arguments)
+
+    @functools.cached_property
+    def _adapter(self) -> MapAdapter:
+        return self.url_map.bind("")
 
 
 def create_app(context: ApiContext) -> EngineApp:

@@ -10,11 +10,13 @@ import logging
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager, aclosing
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 import trio
-from quart import Response, request
+from quart import Response
+from werkzeug.local import LocalProxy
 
 from engine.api.errors import is_bug, status_and_message
 from engine.api.responses import JSON
@@ -34,6 +36,11 @@ RECORD_SEPARATOR = b"\x1e"
 STDIN, STDOUT, STDERR = 0, 1, 2
 
 _FRAME_HEAD = struct.Struct(">BxxxL")
+
+serving: ContextVar[EngineRequest] = ContextVar("request")
+"""Which request a task works for. Set by the application."""
+request = cast("EngineRequest", LocalProxy(serving))
+"""The same, for routes: stands for whatever request their task has."""
 
 Emit = Callable[[object], Awaitable[None]]
 """Sends one message; waits while the client is slow."""
@@ -138,8 +145,8 @@ def unaborted() -> AbstractContextManager[object]:
 
 
 def current_request() -> EngineRequest:
-    """quart's request of this task, as the type it is."""
-    return cast("EngineRequest", request._get_current_object())  # type: ignore[attr-defined]  # werkzeug's LocalProxy
+    """The request of this task, itself: to be kept by what outlives the route."""
+    return serving.get()
 
 
 async def _next(incoming: trio.MemoryReceiveChannel[object]) -> object | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from quart import Response, request
+from quart import Response
 from werkzeug.datastructures import MultiDict
 
 from engine.aggregates.decider import Reason, Rejected
@@ -21,7 +21,7 @@ from engine.api.params import Query, decode_credentials
 from engine.api.responses import json_response
 from engine.api.routes.absent import ABSENT
 from engine.api.shapes.times import ZERO_TIME, human_duration, rfc3339_nano, status_words
-from engine.api.streams import frame
+from engine.api.streams import frame, request
 from engine.drivers.ports.registry import Credentials
 from tests.api.harness import served
 

@@ -12,14 +12,14 @@ import subprocess
 
 import pytest
 import trio
-from quart import Response, request
+from quart import Response
 
 from engine.aggregates.decider import Reason, Rejected
 from engine.api.app import EngineApp
 from engine.api.hijack import HIJACKED, hijack
 from engine.api.params import Query, cause_of
 from engine.api.responses import empty, json_response
-from engine.api.streams import Emit, current_request, json_stream, progress_stream
+from engine.api.streams import Emit, current_request, json_stream, progress_stream, request
 from engine.errors import Fault, PortError
 from tests.api.harness import Client, Served, connected, in_thread, served
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from quart import Response, request
+from quart import Response
 
 from engine.aggregates.decider import Reason, Rejected
 from engine.aggregates.image import ImageStatus
@@ -23,7 +23,7 @@ from engine.api.shapes import containers as container_shapes
 from engine.api.shapes import images as image_shapes
 from engine.api.shapes import volumes as volume_shapes
 from engine.api.shapes.container_filters import image_name
-from engine.api.streams import current_request
+from engine.api.streams import current_request, request
 from engine.api.versions import ApiVersion
 from engine.errors import PortError
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import msgspec
 import trio
 from msgspec.structs import replace
-from quart import Response, request
+from quart import Response
 
 from engine.aggregates.decider import Reason, Rejected
 from engine.aggregates.image import ImageState, ImageStatus
@@ -25,7 +25,7 @@ from engine.api.params import Query, cause_of, credentials_of
 from engine.api.pruning import PRUNE_FILTERS, alone, prune_label_match, prune_until, tell_pruned
 from engine.api.responses import empty, json_response
 from engine.api.shapes import images as shapes
-from engine.api.streams import Emit, current_request, eager_raw_response, progress_stream
+from engine.api.streams import Emit, current_request, eager_raw_response, progress_stream, request
 from engine.drivers.ports.registry import Credentials
 from engine.errors import PortError
 

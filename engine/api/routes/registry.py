@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import msgspec
-from quart import Response, request
+from quart import Response
 
 from engine.api.app import EngineApp, not_implemented
 from engine.api.bodies import decode_body
 from engine.api.context import ApiContext
 from engine.api.responses import json_response
+from engine.api.streams import request
 from engine.drivers.ports.registry import Credentials
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from quart import Response, request
+from quart import Response
 
 from engine.aggregates.container.lifecycle import Status
 from engine.aggregates.container.state import ContainerState
@@ -13,7 +13,7 @@ from engine.api.app import EngineApp
 from engine.api.context import ApiContext
 from engine.api.responses import json_response
 from engine.api.shapes import system as shapes
-from engine.api.streams import current_request
+from engine.api.streams import current_request, request
 
 NO_CACHE = {"Cache-Control": "no-cache, no-store, must-revalidate", "Pragma": "no-cache"}
 PING_HEADERS = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import trio
-from quart import Response, request
+from quart import Response
 
 from engine.aggregates.decider import Cause, Reason, Rejected
 from engine.aggregates.values.ids import RESTRICTED_NAME, VolumeName
@@ -16,7 +16,7 @@ from engine.api.params import Query, cause_of
 from engine.api.pruning import PRUNE_FILTERS, alone, prune_label_match, tell_pruned
 from engine.api.responses import empty, json_response
 from engine.api.shapes import volumes as shapes
-from engine.api.streams import current_request
+from engine.api.streams import current_request, request
 from engine.errors import Fault, PortError
 
 ANONYMOUS_LABEL = "com.docker.volume.anonymous"
