@@ -298,3 +298,30 @@ def test_the_daemons_default_driver_and_options_are_used(defaulting: Engine) -> 
     assert config == {"Type": "local", "Config": {"tag": "{{.Name}}", "max-size": "1m"}}
     engine.cli("run", "--name", "other", "--log-driver", "json-file", "busybox", "echo", "hi")
     assert json.loads(engine.out("inspect", "-f", "{{json .HostConfig.LogConfig.Config}}", "other")) == {}
+
+
+@pytest.mark.guest
+@pytest.mark.skipif(not os.path.exists("/run/systemd/journal/socket"), reason="needs a host with a journal")
+def test_the_journal_finds_a_containers_lines_by_its_name(engine: Engine) -> None:
+    """LOG-04"""
+    name = f"boat-{engine.name}"
+    script = "echo out; echo err >&2; head -c 20000 /dev/zero | tr '\\0' x; echo"
+    run(engine, "journald", {"tag": "fleet/{{.Name}}"}, "sh", "-c", script, name=name)
+
+    def found() -> list[dict[str, str]]:
+        done = subprocess.run(
+            ["journalctl", "-o", "json", "--all", f"CONTAINER_NAME={name}"], capture_output=True, text=True, check=True
+        )
+        entries = [json.loads(line) for line in done.stdout.splitlines()]
+        return entries if len(entries) == 4 else []
+
+    entries = sorted(engine.wait_for(found), key=lambda entry: int(entry["CONTAINER_LOG_ORDINAL"]))
+    said = {entry["MESSAGE"]: entry["PRIORITY"] for entry in entries if len(entry["MESSAGE"]) < 10}
+    assert said == {"out": "6", "err": "3"}
+    first, last = [entry for entry in entries if "CONTAINER_PARTIAL_ID" in entry]
+    assert (len(first["MESSAGE"]), len(last["MESSAGE"])) == (16384, 3616)
+    assert (first["CONTAINER_PARTIAL_LAST"], last["CONTAINER_PARTIAL_LAST"]) == ("false", "true")
+    assert {entry["SYSLOG_IDENTIFIER"] for entry in entries} == {f"fleet/{name}"}
+    assert {entry["IMAGE_NAME"] for entry in entries} == {"busybox"}
+    assert {entry["CONTAINER_ID_FULL"][:12] for entry in entries} == {entries[0]["CONTAINER_ID"]}
+    assert "out" in engine.out("logs", name)

@@ -57,12 +57,16 @@ def _attribute(name: str, value: str) -> bytes:
 
 
 class LocalFormat:
-    """One reader's decoding; what it is given are a file's bytes in order."""
+    """One reader's decoding; what it is given are a file's bytes in order.
+
+    Entries written at once differ in their line only: what was before and behind the last one's (source and time;
+    attributes) is kept, and compared instead of decoded again."""
 
     def __init__(self) -> None:
         self._rest = b""
-        self._attributes: dict[bytes, tuple[str, str]] = {}
-        self._times: tuple[int, str] = (0, "")
+        self._before = b""
+        self._said: tuple[str, str] = ("", "")
+        self._behind: dict[bytes, Mapping[str, str] | None] = {b"": None}
 
     def begin(self) -> None:
         """Another file: the unfinished end of the last one stays unfinished."""
@@ -80,50 +84,60 @@ class LocalFormat:
                 position = _resume(data, position + 1)
                 continue
             start = position + _LENGTH.size
-            entry = self._entry(data[start : start + size])
+            entry = self._like_the_last(data, start, start + size) or self._entry(data[start : start + size])
             if entry is not None:
                 found.append(entry)
             position += size + _AROUND
         self._rest = data[position:]
         return found
 
+    def _like_the_last(self, data: bytes, start: int, end: int) -> LogEntry | None:
+        """None: decode it."""
+        before = self._before
+        if not before or not data.startswith(before, start):
+            return None
+        at = start + len(before)
+        size = data[at]
+        at += 1
+        if size > 0x7F:
+            size, at = size & 0x7F | data[at] << 7, at + 1
+            if size >= 1 << 14:
+                return None
+        behind = data[at + size : end]
+        if behind not in self._behind:
+            return None
+        stream, when = self._said
+        return LogEntry(data[at : at + size].decode(errors="replace") + "\n", stream, when, self._behind[behind])
+
     def _entry(self, data: bytes) -> LogEntry | None:
         """None for what is no LogEntry."""
-        stream, time_ns, line, last = "", 0, b"", True
+        stream, time_ns, line, partial, last = "", 0, b"", False, False
+        before, behind = b"", data
         attrs: dict[str, str] = {}
         try:
-            for number, value in fields(data):
-                if number == 3:
-                    line = _bytes(value)
-                elif number == 1:
-                    stream = _bytes(value).decode()
-                elif number == 2:
-                    time_ns = _int(value)
-                elif number == 4:
-                    last = not value
-                elif number == 5:
-                    last = bool(dict(fields(_bytes(value))).get(1, 0))
-                elif number == 6:
-                    name, text = self._attribute(_bytes(value))
-                    attrs[name] = text
-        except (ValueError, IndexError, TypeError):
+            for number, value, start, end in fields(data):
+                match number, value:
+                    case 1, bytes():
+                        stream = value.decode()
+                    case 2, int():
+                        time_ns = value
+                    case 3, bytes():
+                        line, before, behind = value, data[: start + 1], data[end:]
+                    case 4, int():
+                        partial = bool(value)
+                    case 5, bytes():
+                        last = any(number == 1 and value for number, value, _, _ in fields(value))
+                    case 6, bytes():
+                        pair = {number: value for number, value, _, _ in fields(value) if isinstance(value, bytes)}
+                        attrs[pair.get(1, b"").decode()] = pair.get(2, b"").decode()
+        except (ValueError, IndexError):
             return None
+        when = fixed_time_of(time_ns)
+        if not partial and before:
+            self._before, self._said = before, (stream, when)
+            self._behind = {b"": None, behind: attrs or None}
         text = line.decode(errors="replace")
-        return LogEntry(text + "\n" if last else text, stream, self._time(time_ns), attrs or None)
-
-    def _attribute(self, data: bytes) -> tuple[str, str]:
-        """The same few in every entry."""
-        known = self._attributes.get(data)
-        if known is None:
-            pair = dict(fields(data))
-            known = _bytes(pair.get(1, b"")).decode(), _bytes(pair.get(2, b"")).decode()
-            self._attributes = {data: known, **(self._attributes if len(self._attributes) < 64 else {})}
-        return known
-
-    def _time(self, time_ns: int) -> str:
-        if self._times[0] != time_ns:
-            self._times = time_ns, fixed_time_of(time_ns)
-        return self._times[1]
+        return LogEntry(text if partial and not last else text + "\n", stream, when, attrs or None)
 
     @staticmethod
     def seek_last(file: IO[bytes], lines: int) -> int:
@@ -175,15 +189,15 @@ def _length(file: IO[bytes], position: int) -> int:
 
 def _size_at(data: bytes, position: int) -> int | None:
     """Of the entry here: None when it is not all there yet, -1 when this is none."""
-    if len(data) - position < _LENGTH.size:
+    start = position + 4
+    length = data[position:start]
+    size = int.from_bytes(length)
+    after = start + size
+    if size <= ENTRY_BYTES_MAX and data[after : after + 4] == length and len(length) == 4:
+        return size
+    if len(length) < 4 or (size <= ENTRY_BYTES_MAX and len(data) - after < 4):
         return None
-    (size,) = _LENGTH.unpack_from(data, position)
-    if size > ENTRY_BYTES_MAX:
-        return -1
-    after = position + _LENGTH.size + size
-    if len(data) - after < _LENGTH.size:
-        return None
-    return int(size) if _LENGTH.unpack_from(data, after)[0] == size else -1
+    return -1
 
 
 def _resume(data: bytes, position: int) -> int:
@@ -198,10 +212,12 @@ def _resume(data: bytes, position: int) -> int:
         position = found
 
 
-def fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """A protobuf message: numbers and values of kind varint and length-delimited. Raises ValueError, IndexError."""
-    position, end = 0, len(data)
-    while position < end:
+def fields(data: bytes) -> Iterator[tuple[int, int | bytes, int, int]]:
+    """A protobuf message: number, value (varint or length-delimited), where it begins and ends. Raises ValueError,
+    IndexError."""
+    position, size = 0, len(data)
+    while position < size:
+        begin = position
         key = data[position]
         position += 1
         value = shift = 0
@@ -213,23 +229,11 @@ def fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
                 break
             shift += 7
         if key & 7 == 0:
-            yield key >> 3, value
+            yield key >> 3, value, begin, position
         elif key & 7 == 2:
-            if position + value > end:
+            if position + value > size:
                 raise ValueError("longer than the message")
-            yield key >> 3, data[position : position + value]
             position += value
+            yield key >> 3, data[position - value : position], begin, position
         else:
             raise ValueError(f"wire type {key & 7}")
-
-
-def _bytes(value: int | bytes) -> bytes:
-    if isinstance(value, int):
-        raise TypeError("a number where bytes are due")
-    return value
-
-
-def _int(value: int | bytes) -> int:
-    if isinstance(value, bytes):
-        raise TypeError("bytes where a number is due")
-    return value

@@ -27,9 +27,20 @@ def close_all_but(keep: int) -> None:
 
 
 def beside(loop: Loop, work: Callable[[], tuple[Any, tuple[int, ...]]], done: Callable[[Any, list[int]], None]) -> None:
-    """Fork; `work` gives a value and descriptors, which `done` gets in the loop (None and none when the child died)."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    pid = os.fork()
+    """Fork; `work` gives a value and descriptors, which `done` gets in the loop (None and none when the child died, or
+    could not be made: at once)."""
+    try:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    except OSError:
+        done(None, [])
+        return
+    try:
+        pid = os.fork()
+    except OSError:
+        ours.close()
+        theirs.close()
+        done(None, [])
+        return
     if pid == 0:
         try:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)

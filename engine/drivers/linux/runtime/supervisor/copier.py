@@ -18,6 +18,7 @@ import errno
 import os
 import select
 import socket
+import sys
 import time
 
 from . import kernel, wire
@@ -133,7 +134,11 @@ class Copier:
             stream.stdin = fds.pop(0)
             os.set_blocking(stream.stdin, False)
         log_fd = fds.pop(0) if shape["log_fd"] else -1
-        stream.log = open_writer(shape["log"], log_fd, self._loop, lambda: self._resume(stream))
+        try:
+            stream.log = open_writer(shape["log"], log_fd, self._loop, lambda: self._resume(stream))
+        except Exception as error:
+            # Without this log rather than without everybody's: another copier would meet the same plan again.
+            sys.stderr.write(f"the log of {container} was not opened: {error!r}\n")
         self._streams[stream.key] = stream
         stream.clients = self._early.pop(stream.key, [])
         for fd in stream.outputs:
@@ -165,7 +170,8 @@ class Copier:
             return
         stream.exited = True
         stream.deadline = time.monotonic() + GRACE_S
-        self._loop.after(LOG_GRACE_S, stream, lambda: self._hurry_log(stream))
+        if stream.log is not None:
+            self._loop.after(LOG_GRACE_S, stream, lambda: self._hurry_log(stream))
         for fd in [fd for fd, (of, _) in self._hung.items() if of is stream]:
             del self._hung[fd]
             self._end_output(stream, fd)

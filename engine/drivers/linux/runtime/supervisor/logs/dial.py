@@ -29,7 +29,7 @@ def dial(loop: Loop, server: dict[str, Any], done: Callable[[int, str], None]) -
         return
 
     def answered(complaint: Any, fds: list[int]) -> None:
-        done(fds[0] if fds else -1, complaint or "")
+        done(fds[0] if fds else -1, complaint or "it could not be tried")
 
     beside(loop, lambda: _remote(server), answered)
 

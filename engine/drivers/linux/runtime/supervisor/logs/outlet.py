@@ -50,7 +50,7 @@ class Outlet:
     ) -> None:
         self._server, self._rules = spec["server"], spec["queue"]
         self._loop, self._on_room, self._oversize = loop, on_room, oversize
-        self._datagrams = self._server["network"] in ("udp", "unixgram")
+        self._datagrams = False
         self._sock: socket.socket | None = None
         self._ready = self._dialling = self._told = False
         self._queue: collections.deque[bytes] = collections.deque()
@@ -175,7 +175,7 @@ class Outlet:
     def _skipped(self, sock: socket.socket, error: OSError) -> bool:
         """Whether a refused datagram has been dealt with. udp: the refusal was of an earlier one, this one goes now.
         One that is too big goes as a file where that is known, or not at all."""
-        refused = error.errno == errno.ECONNREFUSED and self._server["network"] == "udp"
+        refused = error.errno == errno.ECONNREFUSED and sock.family != socket.AF_UNIX
         if not refused and error.errno not in (errno.EMSGSIZE, errno.ENOBUFS):
             return False
         try:
@@ -203,6 +203,7 @@ class Outlet:
     def _adopt(self, fd: int) -> None:
         sock = socket.socket(fileno=fd)
         sock.setblocking(False)
+        self._datagrams = sock.type == socket.SOCK_DGRAM
         self._dialled_at = time.monotonic()
         try:
             self._sock = secured(sock, self._server) if self._server["tls"] else sock
@@ -249,9 +250,9 @@ class Outlet:
         try:
             data = sock.recv(PIECE_SIZE)
         except ConnectionRefusedError:
-            if self._server["network"] == "udp":
-                return
-            raise
+            if not self._datagrams or sock.family == socket.AF_UNIX:
+                raise
+            return
         if not data and not self._datagrams:
             raise ConnectionResetError(errno.ECONNRESET, "closed by the server")
         if self._rules["acks"]:
