@@ -17,7 +17,7 @@ import msgspec
 import pytest
 
 from tests.support.engine import Engine
-from tests.support.log_servers import log_server, socket_in
+from tests.support.log_servers import certificate, log_server, socket_in
 from tests.support.registry import tool
 
 pytestmark = pytest.mark.root
@@ -155,6 +155,24 @@ def test_syslog_over_a_unix_socket(engine: Engine) -> None:
         run(engine, "syslog", {"syslog-address": f"unixgram://{path}"}, "echo", "hi")
         assert re.fullmatch(rb"<30>\w{3} [ \d]\d [\d:]{8} [0-9a-f]{12}\[\d+\]: hi\n", sock.recv(1000))
     os.unlink(path)
+
+
+def test_syslog_over_tls_checks_the_server(engine: Engine) -> None:
+    """LOG-04"""
+    cert, context = certificate(engine.root)
+    with log_server(socket_in(engine.name, TCP), tls=context) as server:
+        address = f"syslog-address=tcp+tls://127.0.0.1:{server.port}"
+        words = refusal(engine, "--log-driver", "syslog", "--log-opt", address)
+        assert "failed to initialize logging driver: tls: failed to verify certificate: x509:" in words
+        options = {"syslog-address": address.partition("=")[2], "syslog-format": "rfc5424"}
+        run(engine, "syslog", {**options, "syslog-tls-ca-cert": str(cert)}, "seq", "1", "500")
+        server.until(lambda server: b" - 500\n" in server.data)
+    data, texts = server.data, []
+    while data:
+        size, _, data = data.partition(b" ")
+        texts.append(data[: int(size)].split()[-1])
+        data = data[int(size) :]
+    assert texts == [b"%d" % number for number in range(1, 501)]
 
 
 def test_gelf_over_udp_and_tcp(engine: Engine) -> None:

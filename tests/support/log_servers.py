@@ -6,9 +6,12 @@ import contextlib
 import ctypes
 import os
 import socket
+import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 CLONE_NEWNET = 0x40000000
@@ -38,13 +41,21 @@ def socket_in(namespace: str, kind: socket.SocketKind, port: int = 0) -> socket.
 
 
 class LogServer:
-    """Takes everything that comes, on all connections together, until it is closed. answer: what to send back."""
+    """Takes everything that comes, on all connections together, until it is closed. answer: what to send back. tls: to
+    be spoken by clients."""
 
-    def __init__(self, sock: socket.socket, *, answer: Callable[[bytes], bytes] | None = None) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        *,
+        answer: Callable[[bytes], bytes] | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.socket = sock
         self.received: list[bytes] = []
         self.connections = 0
         self._answer = answer
+        self._tls = tls
         self._taken: list[socket.socket] = []
         self._stream = sock.type == socket.SOCK_STREAM
         if self._stream:
@@ -70,6 +81,8 @@ class LogServer:
 
     def _read(self, sock: socket.socket) -> None:
         with contextlib.suppress(OSError):
+            if self._tls is not None:
+                sock = self._tls.wrap_socket(sock, server_side=True)
             while data := sock.recv(1 << 20):
                 self.received.append(data)
                 if self._answer is not None:
@@ -90,6 +103,19 @@ class LogServer:
                 sock.shutdown(socket.SHUT_RDWR)
             if sock is self.socket:
                 sock.close()
+
+
+def certificate(directory: Path) -> tuple[Path, ssl.SSLContext]:
+    """A self-signed one for 127.0.0.1, and the server's side of it."""
+    cert, key = directory / "cert.pem", directory / "key.pem"
+    command = (
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=log "
+        f"-addext subjectAltName=IP:127.0.0.1 -keyout {key} -out {cert}"
+    )
+    subprocess.run(command.split(), check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    return cert, context
 
 
 @contextlib.contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from engine.drivers.linux.logs.servers import queue, server
 from engine.drivers.linux.runtime.supervisor.logs.journald import send_as_file
 from engine.drivers.linux.runtime.supervisor.logs.outlet import Outlet
 from engine.drivers.linux.runtime.supervisor.loop import Loop
+from tests.support.log_servers import certificate
 
 DEADLINE_S = 20
 
@@ -211,14 +211,7 @@ def test_a_datagram_that_is_too_big_goes_as_a_file(loop: Loop, tmp_path: Path) -
 
 def test_tls_is_spoken_and_the_server_checked(loop: Loop, listening: Listening, tmp_path: Path) -> None:
     """LOG-04: tcp+tls."""
-    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    command = (
-        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=log "
-        f"-addext subjectAltName=IP:127.0.0.1 -keyout {key} -out {cert}"
-    )
-    subprocess.run(command.split(), check=True, capture_output=True)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(cert, key)
+    cert, context = certificate(tmp_path)
     received: list[bytes] = []
 
     def serve() -> None:

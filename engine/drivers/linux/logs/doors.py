@@ -55,7 +55,8 @@ def _complaint(error: BaseException, server: dict[str, Any], place: str) -> str:
         return f"dial {network}: lookup {server['host']}: no such host"
     if isinstance(error, OSError) and error.errno and error.errno in errno.errorcode:
         return f"dial {network} {place}: connect: {os.strerror(error.errno).lower()}"
-    return f"tls: {error.__cause__ or error}"
+    reason = getattr(error.__cause__, "verify_message", "")
+    return f"tls: failed to verify certificate: x509: {reason}" if reason else f"tls: {error.__cause__ or error}"
 
 
 async def _local(paths: list[tuple[str, str]]) -> int:
