@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import trio
+from msgspec.structs import replace
 
 from engine import notify
-from engine.aggregates.container.rules import RuleFacts
+from engine.aggregates.container.rules import RuleFacts, check_cgroup_parent
 from engine.aggregates.decider import Rejected
 from engine.aggregates.values.etc_files import ALTERNATE_RESOLV_CONF, HOST_RESOLV_CONF, parse_resolv_conf
 from engine.aggregates.values.platform import Platform
@@ -65,6 +66,7 @@ INIT_NAMES = ("docker-init", "tini-static", "tini")
 async def run(config: DaemonConfig) -> None:
     """The whole life of an engine: until SIGTERM or SIGINT. Raises ConfigError when it cannot start."""
     _prepare_process()
+    config = with_cgroup_driver(config, LinuxHost().facts())
     for folder in (config.data_root, config.exec_root):
         os.makedirs(folder, DIRECTORY_MODE, exist_ok=True)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
@@ -100,6 +102,20 @@ async def _engine(config: DaemonConfig) -> AsyncIterator[Engine]:
         drivers = _drivers(config, host, logs)
         async with Engine(config, drivers, _surroundings(config, host), clock, entropy).running() as engine:
             yield engine
+
+
+def with_cgroup_driver(config: DaemonConfig, facts: HostFacts) -> DaemonConfig:
+    """systemd owns the groups where the host runs it on cgroup v2, unless told otherwise (RES-01). Raises
+    ConfigError."""
+    suits = "systemd" if facts.cgroup_version == "2" and facts.systemd else "cgroupfs"
+    driver = config.cgroup_driver or suits
+    if driver == "systemd" and suits != driver:
+        raise ConfigError("exec-opt native.cgroupdriver=systemd requires cgroup v2 and a host that runs systemd")
+    try:
+        check_cgroup_parent(config.cgroup_parent, driver)
+    except Rejected as rejected:
+        raise ConfigError(rejected.message) from rejected
+    return replace(config, cgroup_driver=driver)
 
 
 def _drivers(config: DaemonConfig, host: LinuxHost, logs: FileLogs) -> Drivers:
@@ -154,6 +170,7 @@ def _surroundings(config: DaemonConfig, host: LinuxHost) -> Surroundings:
             ip_forwarding=facts.ip_forwarding or config.ip_forward,
             runtimes=frozenset({"native", *config.runtimes}),
             cgroup_v2=facts.cgroup_version == "2",
+            cgroup_driver=config.cgroup_driver,
         ),
         platform=Platform(os="linux", architecture=facts.machine).normalized,
         ephemeral=_ephemeral_range(),
@@ -172,6 +189,7 @@ def _traits(config: DaemonConfig, facts: HostFacts) -> HostTraits:
         no_new_privileges=config.no_new_privileges,
         init=config.init,
         init_path=config.init_path or _init_path(),
+        cgroup_driver=config.cgroup_driver,
         cgroup_parent=config.cgroup_parent,
         ulimits=config.default_ulimits,
     )

@@ -57,7 +57,8 @@ class DaemonConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     hosts: `unix://path`, `tcp://host:port`, `fd://`. group: of unix sockets, a name or a number. bip: the default
     bridge's address with prefix, "" for the first free pool. shutdown_timeout_s: -1 waits for ever. seccomp_profile:
-    `builtin`, `unconfined` or a path. default_shm_size_bytes: of a private /dev/shm."""
+    `builtin`, `unconfined` or a path. cgroup_driver: `cgroupfs`, `systemd`, or "" for what suits the host.
+    default_shm_size_bytes: of a private /dev/shm."""
 
     hosts: tuple[str, ...] = (DEFAULT_HOST,)
     data_root: str = "/var/lib/ishmael"
@@ -78,7 +79,7 @@ class DaemonConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     default_runtime: str = "native"
     runtimes: Mapping[str, RuntimeConfig] = {}
-    cgroup_driver: str = "cgroupfs"
+    cgroup_driver: str = ""
     cgroup_parent: str = ""
     default_ulimits: tuple[Ulimit, ...] = ()
     default_shm_size_bytes: int = 64 << 20

@@ -86,7 +86,7 @@ OPTIONS: tuple[Option, ...] = (
     _have("max-download-attempts", Kind.NUMBER, "tries for each layer"),
     _have("default-runtime", Kind.TEXT, "runtime of containers that ask for none"),
     _have("add-runtime", Kind.RUNTIMES, "name=path of an OCI runtime", key="runtimes"),
-    _have("exec-opt", Kind.LIST, "native.cgroupdriver=cgroupfs", key="exec-opts", field="cgroup_driver"),
+    _have("exec-opt", Kind.LIST, "native.cgroupdriver=cgroupfs or systemd", key="exec-opts", field="cgroup_driver"),
     _have("cgroup-parent", Kind.TEXT, "parent cgroup of all containers"),
     _have("default-ulimit", Kind.ULIMITS, "name=soft[:hard]", key="default-ulimits"),
     _have("default-shm-size", Kind.SIZE, "size of /dev/shm", field="default_shm_size_bytes"),
@@ -267,15 +267,15 @@ def _set(fields: dict[str, Any], option: Option, source: object) -> None:
 
 
 def _cgroup_driver(options: Sequence[str]) -> str:
-    driver = "cgroupfs"
+    driver = ""
     for text in options:
         key, _, value = (part.strip() for part in text.partition("="))
         if not key or not value:
             raise ConfigError(f"invalid exec-opt ({text}): must be formatted 'opt=value'")
         if key.lower() != "native.cgroupdriver":
             raise ConfigError(f"invalid exec-opt ({text}): unknown option: '{key}'")
-        if value != "cgroupfs":
-            raise ConfigError(f"invalid exec-opt ({text}): the {value} cgroup driver is not implemented by this engine")
+        if value not in ("cgroupfs", "systemd"):
+            raise ConfigError(f"native.cgroupdriver option {value} not supported")
         driver = value
     return driver
 

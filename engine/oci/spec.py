@@ -76,6 +76,7 @@ class HostTraits(msgspec.Struct, frozen=True, kw_only=True):
     no_new_privileges: bool = False
     init: bool = False
     init_path: str = ""
+    cgroup_driver: str = "cgroupfs"
     cgroup_parent: str = ""
     ulimits: tuple[Ulimit, ...] = ()
 
@@ -315,7 +316,11 @@ def seccomp_profile(host: HostConfig, traits: HostTraits) -> Mapping[str, Any] |
 
 
 def cgroup_path(given: SpecInput) -> str:
-    parent = given.host.cgroup_parent or given.traits.cgroup_parent or "/docker"
+    """A path, or in runc's form the slice, prefix and name of a systemd scope (RES-01)."""
+    parent = given.host.cgroup_parent or given.traits.cgroup_parent
+    if given.traits.cgroup_driver == "systemd":
+        return f"{parent or 'system.slice'}:docker:{given.container_id}"
+    parent = parent or "/docker"
     return f"{parent.rstrip('/')}/{given.container_id}"
 
 

@@ -82,7 +82,7 @@ def test_the_file_sets_the_same_fields_by_its_keys() -> None:
         (("--tlsverify",), "", "the option tlsverify is not implemented by this engine"),
         (("--metrics-addr", "127.0.0.1:9"), "", "the option metrics-addr is not implemented"),
         ((), '{"userns-remap": "default"}', "the option userns-remap is not implemented"),
-        (("--exec-opt", "native.cgroupdriver=systemd"), "", "the systemd cgroup driver is not implemented"),
+        (("--exec-opt", "native.cgroupdriver=none"), "", "native.cgroupdriver option none not supported"),
         (("--exec-opt", "isolation=x"), "", "unknown option: 'isolation'"),
         (("--bip", "172.17.0.0/16"), "", "invalid bip"),
         (("--label", "a=1", "--label", "a=2"), "", "conflict labels for a=2 and a=1"),

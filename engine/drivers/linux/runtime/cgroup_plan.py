@@ -25,8 +25,9 @@ ALWAYS_ALLOWED: tuple[DeviceRule, ...] = (
 Write = tuple[str, bytes]
 
 
-def group_plan(facts: HostFacts, path: str, resources: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything the supervisor does about a container's cgroup. `path`: below every root, `/docker/<id>`."""
+def group_plan(facts: HostFacts, path: str, resources: Mapping[str, Any], *, made: bool = False) -> dict[str, Any]:
+    """Everything the supervisor does about a container's cgroup. `path`: below every root, `/docker/<id>`. made: the
+    group is there already (systemd makes its scopes itself)."""
     trees, join, writes = [], [], []
     for hierarchy in facts.hierarchies:
         controller = "cpuset" if "cpuset" in hierarchy.controllers else hierarchy.name
@@ -45,6 +46,7 @@ def group_plan(facts: HostFacts, path: str, resources: Mapping[str, Any]) -> dic
     else:
         oom = facts.unified + path + "/memory.events"
     return {
+        "made": made,
         "trees": trees,
         "join": join,
         "writes": writes,
@@ -170,7 +172,7 @@ def _v2(base: str, facts: HostFacts, resources: Mapping[str, Any]) -> list[Write
 
     memory, cpu = _section(resources, "memory"), _section(resources, "cpu")
     if facts.memory_swap:
-        put("memory.swap.max", _swap_alone(memory))
+        put("memory.swap.max", swap_alone(memory))
     put("memory.max", _or_max(memory.get("limit")))
     put("memory.low", memory.get("reservation"))
     if cpu.get("shares"):
@@ -200,7 +202,7 @@ def _or_max(value: int | None) -> int | str | None:
     return "max" if value is not None and value < 0 else value
 
 
-def _swap_alone(memory: Mapping[str, Any]) -> int | str | None:
+def swap_alone(memory: Mapping[str, Any]) -> int | str | None:
     """Docker counts memory and swap together, v2 counts swap alone."""
     swap, limit = memory.get("swap"), memory.get("limit")
     if swap is None:

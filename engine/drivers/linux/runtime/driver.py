@@ -21,7 +21,7 @@ import trio
 from engine.aggregates.values.security import APPARMOR_DEFAULT
 from engine.drivers.linux.apparmor import AppArmor
 from engine.drivers.linux.logs.doors import NoLogServer, open_door
-from engine.drivers.linux.runtime import cgroup_plan, limits, plan, seccomp
+from engine.drivers.linux.runtime import cgroup_plan, limits, plan, scope_plan, seccomp, systemd
 from engine.drivers.linux.runtime.connection import Connection, Refusal
 from engine.drivers.linux.runtime.host import HostFacts, discover
 from engine.drivers.ports.runtime import ExecLaunch, Exit, Inventory, Launch, Running, StreamEnd
@@ -133,6 +133,7 @@ class LinuxRuntime:
             verb, prefix = "start", START_PREFIX + "error during container init: "
             spec_filter = (launch.spec.get("linux") or {}).get("seccomp")
             prepared = plan.container_plan(launch, self.facts, self._compile(spec_filter) if spec_filter else b"")
+            prepared["placeholder"] = await self._scope(launch)
         else:
             verb, prefix = "start_foreign", FOREIGN_PREFIX
             prepared = plan.foreign_plan(launch, self.facts, self._exec_root)
@@ -156,6 +157,30 @@ class LinuxRuntime:
         key = (launch.container_id, launch.run, "")
         if key not in self._exits:
             self._running[key] = pid
+        return pid
+
+    async def _scope(self, launch: Launch) -> int:
+        """The container's scope, where systemd owns the groups: the pid of the process that keeps it until the start.
+        0 where the supervisor makes the group. Raises PortError."""
+        linux = launch.spec.get("linux") or {}
+        scope = scope_plan.scope_of(linux.get("cgroupsPath") or "")
+        if scope is None:
+            return 0
+        resources = scope_plan.rounded(linux.get("resources") or {})
+        rules = cgroup_plan.device_rules(resources.get("devices") or ())
+        devices = scope_plan.device_properties(rules, scope_plan.device_names(_read("/proc/devices")))
+        properties = scope_plan.properties(resources, self.facts.block_weight) + devices
+        pid: int = await self._ask("hold")
+        try:
+            description = f"container {launch.container_id}"
+            await systemd.start_scope(scope, pid, properties, description=description)
+        except BaseException as error:
+            with trio.CancelScope(shield=True):
+                await self._ask("release", pid=pid)
+            if isinstance(error, PortError):
+                words = START_PREFIX + f"unable to apply cgroup configuration: {error.message}"
+                raise PortError("start", words, errno=error.errno, exit_code=128) from error
+            raise
         return pid
 
     async def execute(self, launch: ExecLaunch) -> int:
@@ -226,14 +251,30 @@ class LinuxRuntime:
             raise PortError("freeze", f"cannot change the freezer of {container_id}: {error}") from error
 
     async def update(self, container_id: str, resources: Mapping[str, Any]) -> None:
-        writes = cgroup_plan.limit_writes(self.facts, self.cgroup_of(container_id), resources)
+        path = self.cgroup_of(container_id)
+        scope = scope_plan.Scope.at(path)
+        if scope is not None:
+            resources = scope_plan.rounded(resources)
+        writes = cgroup_plan.limit_writes(self.facts, path, resources)
         try:
-            await trio.to_thread.run_sync(limits.apply, writes, limiter=_FILES)
+            undo = await trio.to_thread.run_sync(limits.apply, writes, limiter=_FILES)
+            if scope is not None:
+                await self._tell_systemd(scope, resources, undo)
         except FileNotFoundError as error:
             raise PortError("update", f"container {container_id} is not running", fault=Fault.CONFLICT) from error
         except OSError as error:
             words = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
             raise PortError("update", words, errno=error.errno or 0) from error
+
+    async def _tell_systemd(
+        self, scope: scope_plan.Scope, resources: Mapping[str, Any], undo: list[cgroup_plan.Write]
+    ) -> None:
+        """The unit says what the group does, or both are as they were."""
+        try:
+            await systemd.set_properties(scope, scope_plan.properties(resources, self.facts.block_weight))
+        except PortError:
+            await trio.to_thread.run_sync(limits.apply, undo, limiter=_FILES)
+            raise
 
     async def list(self) -> Inventory:
         found = await self._settled_list()
@@ -285,8 +326,13 @@ class LinuxRuntime:
 
     async def forget(self, container_id: str, run: int, *, exec_id: str = "") -> None:
         self._exits.pop((container_id, run, exec_id), None)
-        group = {} if exec_id else cgroup_plan.group_plan(self.facts, self.cgroup_of(container_id), {})
+        path = self.cgroup_of(container_id)
+        group = {} if exec_id else cgroup_plan.group_plan(self.facts, path, {})
         await self._ask("forget", container_id=container_id, run=run, exec_id=exec_id, group=group)
+        scope = scope_plan.Scope.at(path)
+        if scope is not None and not exec_id and _exists(self.facts.unified + path):
+            with contextlib.suppress(PortError):  # as a rule it has seen by itself that nobody is left
+                await systemd.stop_scope(scope)
         if not exec_id and not any(key[0] == container_id for key in self._running):
             self._parents.pop(container_id, None)
 
@@ -396,6 +442,10 @@ def _last_complaint(log: str) -> str:
 def _write(path: str, text: str) -> None:
     with open(path, "w") as file:
         file.write(text)
+
+
+def _exists(path: str) -> bool:
+    return os.path.exists(path)
 
 
 def _read(path: str) -> str:

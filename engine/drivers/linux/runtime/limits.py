@@ -16,8 +16,9 @@ from engine.drivers.linux.runtime.cgroup_plan import Write
 HIGHEST = "max"
 
 
-def apply(writes: Sequence[Write]) -> None:
-    """Raises OSError with `filename` and words; then every limit is what it was.
+def apply(writes: Sequence[Write]) -> list[Write]:
+    """What takes it all back again, when applied. Raises OSError with `filename` and words; every limit is what it was
+    then.
 
     A write that is refused is tried once more after the others: memory and swap, period and quota are only accepted in
     one order, and which one depends on what is set now."""
@@ -36,6 +37,7 @@ def apply(writes: Sequence[Write]) -> None:
             with contextlib.suppress(OSError):
                 _write(path, data)
         raise
+    return done[::-1]
 
 
 def _tried(write: Write, done: list[Write]) -> bool:

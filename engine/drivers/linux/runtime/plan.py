@@ -18,6 +18,7 @@ from engine.drivers.linux.logs.plans import log_plan
 from engine.drivers.linux.runtime import cgroup_plan, seccomp
 from engine.drivers.linux.runtime.host import HostFacts
 from engine.drivers.linux.runtime.mount_options import PROPAGATION, mount_entry
+from engine.drivers.linux.runtime.scope_plan import rounded, scope_of
 from engine.drivers.ports.runtime import ExecLaunch, Launch, LogSpec, RootFilesystem, Stdio
 from engine.errors import Fault, PortError
 
@@ -52,7 +53,11 @@ def container_plan(launch: Launch, facts: HostFacts, filter_bytes: bytes) -> dic
     """The whole start. `filter_bytes`: linux.seccomp compiled (b"" for none)."""
     spec = launch.spec
     linux = spec.get("linux") or {}
-    path = cgroup_path(linux.get("cgroupsPath") or f"/docker/{launch.container_id}")
+    text = linux.get("cgroupsPath") or f"/docker/{launch.container_id}"
+    path, scope = cgroup_path(text), scope_of(text)
+    resources = linux.get("resources") or {}
+    if scope is not None:
+        resources = rounded(resources)
     namespaces = {entry["type"]: entry.get("path") or "" for entry in linux.get("namespaces") or ()}
     if "user" in namespaces:
         raise unsupported("a user namespace")
@@ -76,7 +81,8 @@ def container_plan(launch: Launch, facts: HostFacts, filter_bytes: bytes) -> dic
         "own_pid_namespace": "pid" in namespaces and not namespaces["pid"],
         "cgroup_namespace": "cgroup" in namespaces,
         "loopback": bool(new & NAMESPACES["network"]),
-        "cgroup": cgroup_plan.group_plan(facts, path, linux.get("resources") or {}),
+        "cgroup": cgroup_plan.group_plan(facts, path, resources, made=scope is not None),
+        "placeholder": 0,
         "rootfs": rootfs_plan(launch.rootfs),
         "propagation": PROPAGATION[propagation or "rslave"],
         "root_propagation": PROPAGATION[propagation] if propagation else 0,
@@ -98,7 +104,8 @@ def foreign_plan(launch: Launch, facts: HostFacts, exec_root: str) -> dict[str, 
     """A start by another OCI runtime: its config.json, and what stays ours (overlay, stdio, the group's removal)."""
     spec = launch.spec
     linux = spec.get("linux") or {}
-    path = cgroup_path(linux.get("cgroupsPath") or f"/docker/{launch.container_id}")
+    text = linux.get("cgroupsPath") or f"/docker/{launch.container_id}"
+    path = cgroup_path(text)
     bundle = f"{exec_root}/bundles/{launch.container_id}"
     namespaces = [dict(entry) for entry in linux.get("namespaces") or ()]
     for entry in namespaces:
@@ -108,13 +115,14 @@ def foreign_plan(launch: Launch, facts: HostFacts, exec_root: str) -> dict[str, 
         **spec,
         "root": {**(spec.get("root") or {}), "path": bundle + "/rootfs"},
         "process": {**spec["process"], "terminal": launch.stdio.tty},
-        "linux": {**linux, "cgroupsPath": path, "namespaces": namespaces},
+        "linux": {**linux, "cgroupsPath": text if scope_of(text) else path, "namespaces": namespaces},
     }
     group = cgroup_plan.group_plan(facts, path, {})
     return {
         "container_id": launch.container_id,
         "run": launch.run,
         "runtime": launch.runtime,
+        "runtime_flags": ["--systemd-cgroup"] if scope_of(text) else [],
         "config": msgspec.json.encode(config),
         "own_pid_namespace": any(e["type"] == "pid" and not e.get("path") for e in namespaces),
         "cgroup": {**group, "writes": [], "device_program": b""},
@@ -153,9 +161,11 @@ def keyring(container_id: str) -> bytes:
 
 
 def cgroup_path(text: str) -> str:
-    """`docker/<id>` and `/docker/<id>` alike lie below the root of each hierarchy."""
-    if ":" in text:
-        raise unsupported("the systemd cgroup driver")
+    """`docker/<id>` and `/docker/<id>` alike lie below the root of each hierarchy; `a.slice:docker:<id>` is a scope of
+    systemd's."""
+    scope = scope_of(text)
+    if scope is not None:
+        return scope.path
     parts = [part for part in text.split("/") if part not in ("", ".")]
     if ".." in parts or not parts:
         raise PortError("start", f"invalid cgroup path {text!r}", fault=Fault.INVALID)

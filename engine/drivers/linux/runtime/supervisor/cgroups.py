@@ -22,7 +22,7 @@ LEFTOVER_ATTEMPTS, LEFTOVER_PAUSE_S = 50, 0.01
 def make(group: dict[str, Any]) -> None:
     """Fresh directories with their limits. A leftover of an earlier run is removed first: its counters are not ours.
     Raises OSError; the caller removes what was made."""
-    for tree in group["trees"]:
+    for tree in () if group["made"] else group["trees"]:
         _make_one(tree["root"], tree["path"], tree["controller"])
     for path, data in group["writes"]:
         write(path, data)

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 class Bundle:
     """Paths of one container under a foreign runtime."""
 
-    def __init__(self, exec_root: str, container_id: str, runtime: str) -> None:
+    def __init__(self, exec_root: str, container_id: str, runtime: str, flags: list[str]) -> None:
         self.runtime = runtime
+        self.flags = flags
         self.container_id = container_id
         self.path = f"{exec_root}/bundles/{container_id}"
         self.state = f"{exec_root}/{os.path.basename(runtime)}"
@@ -60,7 +61,8 @@ class Bundle:
         return [*self._base("delete"), "delete", "--force", self.container_id]
 
     def _base(self, tag: str) -> list[str]:
-        return [self.runtime, "--root", self.state, "--log", f"{self.path}/{tag}.log", "--log-format", "json"]
+        log = ["--log", f"{self.path}/{tag}.log", "--log-format", "json"]
+        return [self.runtime, *self.flags, "--root", self.state, *log]
 
     def pid(self, tag: str) -> int:
         with open(f"{self.path}/{tag}.pid") as file:

@@ -31,6 +31,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
+PLACEHOLDER_S = 60
 EXEC_NAMESPACES = k.CLONE_NEWNS | k.CLONE_NEWIPC | k.CLONE_NEWUTS | k.CLONE_NEWNET | k.CLONE_NEWCGROUP
 
 
@@ -83,6 +84,18 @@ def fork_container(plan: dict[str, Any], stdio: Stdio, netns_fd: int, settings: 
             os.close(fd)
     ours.setblocking(False)
     return pid, ours
+
+
+def fork_placeholder() -> int:
+    """A process without descriptors that sleeps for a minute at most."""
+    pid = os.fork()
+    if pid == 0:
+        signal.set_wakeup_fd(-1)
+        os.closerange(0, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        signal.alarm(PLACEHOLDER_S)
+        while True:
+            signal.pause()
+    return pid
 
 
 def fork_exec(plan: dict[str, Any], stdio: Stdio, target_pid: int, settings: Settings) -> tuple[int, socket.socket]:

@@ -51,6 +51,7 @@ class Supervisor:
         self._by_key: dict[tuple[str, str], Process] = {}
         self._helpers: dict[int, Callable[[int], None]] = {}
         self._strays: dict[int, int] = {}
+        self._placeholders: set[int] = set()
         self._null = -1
         self._capabilities = 0
         self._idle_since = time.monotonic()
@@ -109,6 +110,12 @@ class Supervisor:
 
     def _do_start(self, caller: tuple[Connection, int], fds: list[int], *, plan: dict[str, Any]) -> Any:
         """A container's first process. Idempotent by (id, run): a second request gets the same pid."""
+        try:
+            return self._start(caller, fds, plan)
+        finally:
+            self._release(plan["placeholder"])
+
+    def _start(self, caller: tuple[Connection, int], fds: list[int], plan: dict[str, Any]) -> Any:
         container, run = plan["container_id"], plan["run"]
         known = self._by_key.get((container, ""))
         if known is not None:
@@ -131,6 +138,20 @@ class Supervisor:
             raise
         process.answer = caller
         return LATER
+
+    def _do_hold(self, caller: tuple[Connection, int], fds: list[int]) -> int:
+        """A process that does nothing, for a service manager to make a group around. A start takes its place; without
+        one it ends by itself."""
+        pid = launch.fork_placeholder()
+        self._placeholders.add(pid)
+        return pid
+
+    def _do_release(self, caller: tuple[Connection, int], fds: list[int], *, pid: int) -> None:
+        self._release(pid)
+
+    def _release(self, pid: int) -> None:
+        if pid in self._placeholders:  # not reaped yet, so the number is still its own
+            os.kill(pid, signal.SIGKILL)
 
     def _do_execute(self, caller: tuple[Connection, int], fds: list[int], *, plan: dict[str, Any]) -> Any:
         container, exec_id = plan["container_id"], plan["exec_id"]
@@ -163,7 +184,7 @@ class Supervisor:
             return 0
         process = Process(container, "", run, plan["stdio"])
         process.group, process.kills_group = plan["cgroup"], not plan["own_pid_namespace"]
-        process.bundle = foreign.Bundle(self._exec_root, container, plan["runtime"])
+        process.bundle = foreign.Bundle(self._exec_root, container, plan["runtime"], plan["runtime_flags"])
         process.bundle.write(plan["config"])
         self._groups.claim(container, plan["cgroup"])
         process.answer = caller
@@ -406,6 +427,7 @@ class Supervisor:
             if pid == self._copier.pid:
                 self._copier.replace()
                 continue
+            self._placeholders.discard(pid)
             helper = self._helpers.pop(pid, None)
             process = self._processes.get(pid)
             if helper is not None:
