@@ -352,3 +352,21 @@ def test_a_container_that_does_not_run_has_one_empty_document(engine: Engine) ->
     assert stream.next() is None
     stream.close()
     assert engine.json("/containers/idle/stats?stream=0")["memory_stats"] == {}
+
+
+# -- out of memory -----------------------------------------------------------------------------------------------------
+
+
+def test_an_eater_in_a_group_of_the_containers_own_counts(engine: Engine) -> None:
+    """CTR-19: a container that makes cgroups was short of memory when one of them was."""
+    group = "/sys/fs/cgroup" if V2 else "/sys/fs/cgroup/memory"
+    prepare = "mkdir init; echo 1 > init/cgroup.procs; echo +memory > cgroup.subtree_control;" if V2 else ""
+    limit = "memory.max" if V2 else "memory.limit_in_bytes"
+    eat = "echo $$ > inner/cgroup.procs; head -c 100000000 /dev/zero | tail > /dev/null"
+    script = (
+        f"cd {group}; {prepare} mkdir inner; echo 16777216 > inner/{limit}; echo 0 > inner/memory.swap.max;"
+        f"sh -c '{eat}'; sleep 0"
+    )
+    engine.cli("run", "--name", "nested", "--privileged", "--cgroupns", "private", "busybox", "sh", "-c", script)
+    told = engine.json("/containers/nested/json")["State"]
+    assert (told["OOMKilled"], told["ExitCode"]) == (True, 0)

@@ -341,7 +341,8 @@ class Verbs:
 
         after = await self._context.pump.until(f"container:{state.container_id}", settled)
         if after.freeze_failures > failures:
-            raise Rejected(Reason.SYSTEM, f"Cannot freeze or thaw container {state.container_id}: {after.freeze_error}")
+            words = "cannot pause" if verb is c.PauseContainer else "Cannot unpause"
+            raise Rejected(Reason.SYSTEM, f"{words} container {state.container_id}: {after.freeze_error}")
 
     async def rename(self, state: ContainerState, name: str, cause: Cause) -> None:
         if not name:

@@ -104,7 +104,15 @@ def write(path: str, data: bytes) -> None:
 
 
 def oom_kills(path: str) -> int:
-    """The `oom_kill` count of memory.oom_control (v1) or memory.events (v2)."""
+    """The `oom_kill` count of memory.oom_control (v1) or memory.events (v2, where it includes groups below)."""
+    directory, _, name = path.rpartition("/")
+    if name != "memory.oom_control":
+        return _oom_kills(path)
+    # What the container's own groups counted is theirs alone on version 1.
+    return sum(_oom_kills(here + "/" + name) for here, _, _ in os.walk(directory))
+
+
+def _oom_kills(path: str) -> int:
     try:
         with open(path) as lines:
             for line in lines:
