@@ -116,7 +116,7 @@ def members() -> dict[str, set[int]]:
             with contextlib.suppress(OSError):
                 text = Path(f"/proc/{entry}/cgroup").read_text()
                 state = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()[0]
-                match = re.search(r"/docker/([0-9a-f]{64})", text)
+                match = re.search(r"/docker[/-]([0-9a-f]{64})", text)
                 if match and state not in "ZX":
                     found.setdefault(match[1], set()).add(int(entry))
     return found

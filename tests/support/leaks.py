@@ -46,6 +46,9 @@ def _cgroups(containers: set[str]) -> Iterator[str]:
         with contextlib.suppress(OSError):
             for name in containers.intersection(os.listdir(hierarchy / "docker")):
                 yield f"cgroup {hierarchy}/docker/{name}"
+    for scope in root.glob("system.slice/docker-*.scope"):
+        if scope.name.removeprefix("docker-").removesuffix(".scope") in containers:
+            yield f"cgroup {scope}"
 
 
 def _processes(root: Path, containers: set[str]) -> Iterator[str]:
@@ -53,6 +56,6 @@ def _processes(root: Path, containers: set[str]) -> Iterator[str]:
         if entry.isdecimal() and int(entry) != os.getpid():
             with contextlib.suppress(OSError):
                 title = Path(f"/proc/{entry}/cmdline").read_bytes().decode(errors="replace")
-                group = re.search(r"/docker/([0-9a-f]{64})", Path(f"/proc/{entry}/cgroup").read_text())
+                group = re.search(r"/docker[/-]([0-9a-f]{64})", Path(f"/proc/{entry}/cgroup").read_text())
                 if f"{root}/" in title or (group is not None and group[1] in containers):
                     yield f"process {entry}: {title.replace(chr(0), ' ')[:80]}"

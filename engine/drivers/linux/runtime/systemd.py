@@ -8,15 +8,15 @@ Source: org.freedesktop.systemd1(5).
 
 from __future__ import annotations
 
-import os
+from collections import deque
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import trio
-from jeepney import DBusAddress, MatchRule, Message, MessageType, message_bus, new_method_call
+from jeepney import DBusAddress, HeaderFields, MatchRule, Message, MessageType, message_bus, new_method_call
 from jeepney.auth import BEGIN, Authenticator
-from jeepney.io.trio import DBusConnection, DBusRouter, open_dbus_connection
+from jeepney.io.trio import DBusConnection, open_dbus_connection
 
 from engine.drivers.linux.runtime.scope_plan import Property, Scope
 from engine.errors import Fault, PortError
@@ -27,11 +27,6 @@ DEADLINE_S = 30.0
 """For a job of systemd's, as runc waits."""
 RETRY_S = 0.02
 MANAGER = DBusAddress("/org/freedesktop/systemd1", "org.freedesktop.systemd1", "org.freedesktop.systemd1.Manager")
-
-
-def reachable() -> bool:
-    """Whether this host runs systemd and it can be talked to."""
-    return os.path.isdir("/run/systemd/system") and any(map(os.path.exists, (SYSTEM_BUS, PRIVATE)))
 
 
 class SystemdError(PortError):
@@ -83,9 +78,9 @@ async def set_properties(scope: Scope, properties: list[Property]) -> None:
 
 
 async def _call(method: str, signature: str, body: tuple[Any, ...], *, missing_is_fine: bool = False) -> None:
-    async with _connected() as router:
+    async with _dialogue() as dialogue:
         try:
-            await _ask(router, method, signature, body)
+            await dialogue.ask(method, signature, body)
         except SystemdError as refused:
             if not (missing_is_fine and refused.name.endswith(".NoSuchUnit")):
                 raise
@@ -93,38 +88,67 @@ async def _call(method: str, signature: str, body: tuple[Any, ...], *, missing_i
 
 async def _job(method: str, signature: str, body: tuple[Any, ...]) -> None:
     """A call whose answer is a job: wait for its end."""
-    ended = MatchRule(type="signal", interface=MANAGER.interface, member="JobRemoved", path=MANAGER.object_path)
-    async with _connected() as router, router.filter(ended, bufsize=1000) as jobs:
-        await _ask(router, "Subscribe", "", ())
-        if router.unique_name:
-            await router.send_and_get_reply(message_bus.AddMatch(ended))
-        (job,) = await _ask(router, method, signature, body)
-        async for removed in jobs:
-            _, path, unit, result = removed.body
+    async with _dialogue() as dialogue:
+        await dialogue.listen("JobRemoved")
+        (job,) = await dialogue.ask(method, signature, body)
+        while True:
+            _, path, unit, result = await dialogue.signal()
             if path == job:
-                if result != "done":
-                    raise PortError("systemd", f"error creating systemd unit `{unit}`: got `{result}`")
-                return
-        raise PortError("systemd", "systemd closed the connection")
+                break
+    if result != "done":
+        raise PortError("systemd", f"error creating systemd unit `{unit}`: got `{result}`")
 
 
-async def _ask(router: DBusRouter, method: str, signature: str, body: tuple[Any, ...]) -> tuple[Any, ...]:
-    reply: Message = await router.send_and_get_reply(new_method_call(MANAGER, method, signature or None, body))
-    if reply.header.message_type is MessageType.error:
-        name = str(reply.header.fields.get(4, ""))
-        words = reply.body[0] if reply.body else name
-        raise SystemdError(method, name, f"{method}: {words}")
-    return tuple(reply.body)
+class Dialogue:
+    """One question at a time, and the signals that come between. (jeepney's router would need a task of its own, and
+    wrap every error in a group.)"""
+
+    def __init__(self, connection: DBusConnection) -> None:
+        self._connection = connection
+        self._signals: deque[tuple[Any, ...]] = deque()
+
+    async def ask(self, method: str, signature: str, body: tuple[Any, ...]) -> tuple[Any, ...]:
+        return await self._answered(new_method_call(MANAGER, method, signature or None, body))
+
+    async def listen(self, member: str) -> None:
+        """Have a signal of the manager's sent to us."""
+        await self.ask("Subscribe", "", ())
+        if self._connection.unique_name:
+            rule = MatchRule(type="signal", interface=MANAGER.interface, member=member, path=MANAGER.object_path)
+            await self._answered(message_bus.AddMatch(rule))
+
+    async def signal(self) -> tuple[Any, ...]:
+        """What the next one says."""
+        while not self._signals:
+            self._keep(await self._connection.receive())
+        return self._signals.popleft()
+
+    def _keep(self, message: Message) -> None:
+        if message.header.fields.get(HeaderFields.member) == "JobRemoved":
+            self._signals.append(message.body)
+
+    async def _answered(self, question: Message) -> tuple[Any, ...]:
+        serial = next(self._connection.outgoing_serial)
+        await self._connection.send(question, serial=serial)
+        while True:
+            message = await self._connection.receive()
+            if message.header.fields.get(HeaderFields.reply_serial) != serial:
+                self._keep(message)
+            elif message.header.message_type is MessageType.error:
+                name = str(message.header.fields.get(HeaderFields.error_name, ""))
+                method = str(question.header.fields[HeaderFields.member])
+                raise SystemdError(method, name, f"{method}: {message.body[0] if message.body else name}")
+            else:
+                return tuple(message.body)
 
 
 @asynccontextmanager
-async def _connected() -> AsyncIterator[DBusRouter]:
+async def _dialogue() -> AsyncIterator[Dialogue]:
     try:
-        connection = await _open()
-    except OSError as error:
-        raise PortError("systemd", f"cannot talk to systemd: {error}", errno=error.errno or 0) from error
-    async with connection, connection.router() as router:
-        yield router
+        async with await _open() as connection:
+            yield Dialogue(connection)
+    except (OSError, trio.BrokenResourceError, trio.EndOfChannel) as error:
+        raise PortError("systemd", f"cannot talk to systemd: {error}") from error
 
 
 async def _open() -> DBusConnection:
