@@ -105,11 +105,9 @@ async def _engine(config: DaemonConfig) -> AsyncIterator[Engine]:
 
 
 def with_cgroup_driver(config: DaemonConfig, facts: HostFacts) -> DaemonConfig:
-    """systemd owns the groups where the host runs it on cgroup v2, unless told otherwise (RES-01). Raises
-    ConfigError."""
-    suits = "systemd" if facts.cgroup_version == "2" and facts.systemd else "cgroupfs"
-    driver = config.cgroup_driver or suits
-    if driver == "systemd" and suits != driver:
+    """Who owns the groups: systemd only where it runs the host on cgroup v2 (RES-01). Raises ConfigError."""
+    driver = config.cgroup_driver or "cgroupfs"
+    if driver == "systemd" and not (facts.cgroup_version == "2" and facts.systemd):
         raise ConfigError("exec-opt native.cgroupdriver=systemd requires cgroup v2 and a host that runs systemd")
     try:
         check_cgroup_parent(config.cgroup_parent, driver)
