@@ -116,12 +116,13 @@ def held(state: ContainerState) -> tuple[NetworkID, ...]:
 
 
 def create(command: c.CreateContainer) -> tuple[Command, ...]:
-    """A container with its name and its hold on named volumes (which are created before), from an image that stays."""
+    """A container with its name and its hold on named volumes (which are created before), from images that stay."""
     volumes = [
         ReferenceVolume(name=name, container_id=command.container_id) for name in volume_names(command.mounts)
     ]
     reserve = ReserveName(kind=NameKind.CONTAINER, name=command.name, owner=command.container_id)
-    return (RequireImage(image_id=command.image_id), reserve, *volumes, command)
+    images = dict.fromkeys((command.image_id, *(point.image_id for point in command.mounts if point.image_id)))
+    return (*(RequireImage(image_id=image_id) for image_id in images), reserve, *volumes, command)
 
 
 def removed(state: ContainerState, at: int) -> tuple[Command, ...]:

@@ -33,12 +33,14 @@ from engine.aggregates.values.config import (
 from engine.aggregates.values.endpoints import NetworkAttachment
 from engine.aggregates.values.ids import RESTRICTED_NAME, ContainerID, VolumeName, short
 from engine.aggregates.values.mounts import MountPoint
+from engine.aggregates.values.platform import fallbacks
 from engine.aggregates.values.platform import parse as parse_platform
 from engine.aggregates.values.ports import port_wishes
 from engine.aggregates.volume import CreateVolume
 from engine.api import creation_versions, naming
 from engine.api.context import ApiContext
 
+PLATFORM_SINCE = (1, 41)
 ANONYMOUS_LABEL = "com.docker.volume.anonymous"
 
 
@@ -71,7 +73,7 @@ class Creation:
             name = checked_name(name)
         config, host = self._split()
         image = context.views.images.find(config.image)
-        self._check_platform(image, platform)
+        self._check_platform(image, platform if self._api_version >= PLATFORM_SINCE else "")
         image_config = await context.images.config_of(image)
         config = merge(config, image_config.config)
         host = self._with_defaults(config, host)
@@ -81,6 +83,12 @@ class Creation:
         port_wishes(config.exposed_ports or {}, host.port_bindings or {}, host.publish_all_ports)
         config = self._with_hostname(config, host, container_id)
         mounts = self._mounts(config, host)
+        for point in mounts:
+            if point.type == "bind" and not point.create_source:
+                await context.ports.host_paths.ensure(point.source, create=False)
+        runtime = host.runtime or context.config.default_runtime
+        if runtime in context.config.runtimes and any(point.subpath or point.type == "image" for point in mounts):
+            raise Rejected(Reason.NOT_IMPLEMENTED, f"runtime {runtime}: no mounts of images and of subpaths")
         env = None
         if config.env:
             env = await context.vault.seal(f"container:{container_id}", msgspec.json.encode(config.env))
@@ -96,7 +104,7 @@ class Creation:
             networks=self._attachments(host),
             mounts=mounts,
             platform=image.platform.os if image.platform is not None else "linux",
-            runtime=host.runtime or context.config.default_runtime,
+            runtime=runtime,
         )
         await self._append(command, cause)
         return Created(id=container_id, warnings=tuple(self._warnings))
@@ -107,7 +115,16 @@ class Creation:
         return config, creation_versions.host_of(self._body.host_config, self._api_version)
 
     def _check_platform(self, image: ImageState, wanted: str) -> None:
-        if not wanted or image.platform is None:
+        """What is asked for must be there; what is not asked for and does not fit is a warning (CTR-47)."""
+        if image.platform is None:
+            return
+        if not wanted:
+            here = self._context.images.host_platform
+            if image.platform.normalized not in fallbacks(here):
+                self._warnings.append(
+                    f"The requested image's platform ({image.platform}) does not match the detected host platform "
+                    f"({here}) and no specific platform was requested"
+                )
             return
         asked = parse_platform(wanted, self._context.images.host_platform).normalized
         if (asked.os, asked.architecture) != (image.platform.os, image.platform.architecture):
@@ -159,6 +176,9 @@ class Creation:
         return tuple(self._with_source(point) for point in points)
 
     def _with_source(self, point: MountPoint) -> MountPoint:
+        if point.type == "image":
+            image = self._context.views.images.find(point.source)
+            return replace(point, image_id=image.image_id, layers=image.chain)
         if point.type != "volume":
             return point
         if point.driver != "local":

@@ -263,13 +263,20 @@ def _mount(point: MountPoint, traits: HostTraits) -> dict[str, Any]:
         if point.from_spec:
             options = ["nosuid", "nodev", *([] if point.rw else ["ro"]), *point.options]
         return {"destination": point.destination, "type": "tmpfs", "source": "tmpfs", "options": options}
-    source = f"{point.source}/{point.subpath}" if point.subpath else point.source
     options = ["bind" if point.non_recursive else "rbind", point.propagation or "rprivate"]
     if not point.rw:
         options.append("ro")
         if traits.kernel >= RECURSIVE_READ_ONLY and not point.read_only_non_recursive:
             options.append("rro")
-    return {"destination": point.destination, "type": "bind", "source": source, "options": options}
+    return {
+        "destination": point.destination,
+        "type": "bind",
+        "source": point.source,
+        "options": options,
+        # Not of the specification: only the native runtime can resolve the one safely and put the other together.
+        **({"subpath": point.subpath} if point.subpath else {}),
+        **({"lowers": list(point.lowers)} if point.lowers else {}),
+    }
 
 
 def rootfs_propagation(mounts: Sequence[MountPoint]) -> str:

@@ -134,6 +134,8 @@ def _destination(path: str, spec: str) -> str:
 
 def from_mount(mount: Mount, new_name: NewName) -> MountPoint:
     """One entry of HostConfig.Mounts."""
+    if mount.type in ("npipe", "cluster"):
+        raise Rejected(Reason.NOT_IMPLEMENTED, f"mounts of type {mount.type} are not implemented")
     if not mount.target:
         raise _invalid_mount(mount, "field Target must not be empty")
     if not mount.target.startswith("/"):
@@ -148,6 +150,8 @@ def from_mount(mount: Mount, new_name: NewName) -> MountPoint:
             return _volume(mount, destination, new_name)
         case "tmpfs":
             return _tmpfs(mount, destination)
+        case "image":
+            return _image(mount, destination)
         case _:
             raise Rejected(Reason.INVALID, f'invalid mount config for type "{mount.type}": mount type unknown')
 
@@ -202,6 +206,9 @@ def _volume(mount: Mount, destination: str, new_name: NewName) -> MountPoint:
         )
     options = mount.volume_options
     driver = options.driver_config if options is not None else None
+    subpath = _subpath(mount, options.subpath if options is not None else "")
+    if subpath and not mount.source:
+        raise _invalid_mount(mount, "must not set Subpath when using anonymous volumes")
     name = mount.source or new_name()
     return MountPoint(
         type="volume",
@@ -211,12 +218,40 @@ def _volume(mount: Mount, destination: str, new_name: NewName) -> MountPoint:
         mode="z",
         rw=not mount.read_only,
         anonymous=not mount.source,
-        copy_up=not (options.no_copy if options is not None else False),
-        subpath=options.subpath if options is not None else "",
+        copy_up=not (subpath or (options.no_copy if options is not None else False)),
+        subpath=subpath,
         volume_labels=options.labels if options is not None else None,
         volume_options=driver.options if driver is not None else None,
         from_spec=True,
     )
+
+
+def _image(mount: Mount, destination: str) -> MountPoint:
+    """An image's files, read-only; the image itself is looked up by whoever knows images."""
+    if not mount.source:
+        raise _invalid_mount(mount, "field Source must not be empty")
+    subpath = _subpath(mount, mount.image_options.subpath if mount.image_options is not None else "")
+    return MountPoint(
+        type="image",
+        destination=destination,
+        source=mount.source,
+        subpath=subpath,
+        rw=False,
+        propagation="rprivate",
+        from_spec=True,
+    )
+
+
+def _subpath(mount: Mount, subpath: str) -> str:
+    """A path that stays below where it begins, as Go's filepath.IsLocal. Links in it are the kernel's business."""
+    depth = 0
+    for part in subpath.split("/"):
+        depth += {"": 0, ".": 0, "..": -1}.get(part, 1)
+        if depth < 0:
+            break
+    if depth < 0 or subpath.startswith("/"):
+        raise _invalid_mount(mount, "subpath must be a relative path within the volume")
+    return subpath
 
 
 def _tmpfs(mount: Mount, destination: str) -> MountPoint:
@@ -226,11 +261,16 @@ def _tmpfs(mount: Mount, destination: str) -> MountPoint:
         raise _invalid_mount(mount, "field Source must not be specified")
     options: list[str] = []
     if mount.tmpfs_options is not None:
-        if mount.tmpfs_options.size_bytes:
-            options.append(f"size={mount.tmpfs_options.size_bytes}")
         if mount.tmpfs_options.mode:
             options.append(f"mode={mount.tmpfs_options.mode:o}")
-        options += ["=".join(pair) for pair in mount.tmpfs_options.options or ()]
+        if mount.tmpfs_options.size_bytes:
+            options.append(f"size={mount.tmpfs_options.size_bytes}")
+        for pair in mount.tmpfs_options.options or ():
+            if not 1 <= len(pair) <= 2:
+                raise _invalid_mount(mount, "invalid option array length")
+            if pair[0] not in ("exec", "noexec"):
+                raise _invalid_mount(mount, f"invalid option: {pair[0]}")
+            options.append("=".join(pair))
     return MountPoint(
         type="tmpfs", destination=destination, options=tuple(options), rw=not mount.read_only, from_spec=True
     )

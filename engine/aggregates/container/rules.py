@@ -211,9 +211,5 @@ def _check_absent(host: HostConfig, facts: RuleFacts) -> None:
     if host.storage_opt:
         _invalid("--storage-opt is supported only for overlay over xfs with 'pquota' mount option")
     for mount in host.mounts or ():
-        if mount.type in ("image", "cluster", "npipe"):
-            _absent(f"mounts of type {mount.type} are not implemented")
-        if mount.volume_options is not None and mount.volume_options.subpath:
-            _absent("volume subpaths are not implemented")
         if mount.bind_options is not None and mount.bind_options.read_only_force_recursive:
             _absent("forcing recursive read-only mounts is not implemented")

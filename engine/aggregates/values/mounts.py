@@ -6,11 +6,15 @@ from collections.abc import Mapping
 
 import msgspec
 
+from engine.aggregates.values.ids import ChainID, ImageID
+
 
 class MountPoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One mount of a container, in the order it is made.
 
-    type: `bind`, `volume` or `tmpfs`. source: the host path (for a volume its mountpoint; empty for tmpfs).
+    type: `bind`, `volume`, `tmpfs` or `image`. source: the host path (for a volume its mountpoint, for an image the
+    name it was asked for by; empty for tmpfs). image_id, layers: of an image, lowest layer first. lowers: where they
+    lie, topmost first; known at the start, never stored.
     name, driver: of the volume. propagation: `rprivate` unless asked. anonymous: the volume ends with `rm -v`.
     read_only_non_recursive: what is mounted below a read-only bind stays writable.
     copy_up: fill the volume from the image when it is empty. subpath: below the volume's root, symlink-safe.
@@ -32,6 +36,9 @@ class MountPoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     read_only_non_recursive: bool = False
     subpath: str = ""
     options: tuple[str, ...] = ()
+    image_id: ImageID = ImageID("")
+    layers: tuple[ChainID, ...] = ()
+    lowers: tuple[str, ...] = ()
     volume_labels: Mapping[str, str] | None = None
     volume_options: Mapping[str, str] | None = None
     from_spec: bool = False

@@ -14,6 +14,12 @@ from engine.api.app import EngineApp
 
 ALL_METHODS = ("GET", "POST", "PUT", "DELETE")
 
+EXPERIMENTAL = (
+    "This experimental feature is disabled by default. "
+    "Start the Docker daemon in experimental mode in order to enable it."
+)
+"""Docker's own words for checkpoints, which it has in experimental mode only. This engine has no such mode."""
+
 ABSENT: tuple[tuple[str, str], ...] = (
     ("/swarm", "swarm mode"),
     ("/swarm/<path:rest>", "swarm mode"),
@@ -35,7 +41,8 @@ ABSENT: tuple[tuple[str, str], ...] = (
     ("/build/prune", "the build cache"),
     ("/build/cancel", "building images"),
     ("/images/search", "searching a registry"),
-    ("/containers/<path:rest>/checkpoints", "checkpoints"),
+    ("/containers/<path:rest>/checkpoints", EXPERIMENTAL),
+    ("/containers/<path:rest>/checkpoints/<checkpoint>", EXPERIMENTAL),
 )
 
 
@@ -47,7 +54,7 @@ def register(app: EngineApp) -> None:
     # take this for done.
     app.add_url_rule("/swarm/leave", "absent-leave", _refusal(Reason.UNAVAILABLE, NO_SWARM), methods=["POST"])
     for number, (path, what) in enumerate(ABSENT):
-        words = f"{what}: not supported by this engine (not implemented)"
+        words = what if what == EXPERIMENTAL else f"{what}: not supported by this engine (not implemented)"
         app.add_url_rule(path, f"absent-{number}", _refusal(Reason.NOT_IMPLEMENTED, words), methods=list(ALL_METHODS))
 
 

@@ -93,7 +93,13 @@ async def files_root(context: ApiContext, state: ContainerState, *, with_mounts:
     if with_mounts and not state.pid:
         await _volumes_ready(context, state, rootfs)
     mounts = tuple(
-        FilesMount(source=point.source, destination=point.destination, rw=point.rw)
+        FilesMount(
+            source=point.source,
+            destination=point.destination,
+            rw=point.rw,
+            subpath=point.subpath,
+            lowers=context.ports.rootfs.lowers(point.layers),
+        )
         for point in state.mounts
         if point.type != "tmpfs" and with_mounts
     )

@@ -84,7 +84,7 @@ def register(app: EngineApp, context: ApiContext) -> None:
                 "starting container with non-empty request body was deprecated since API v1.22 and removed in v1.24",
             )
         if Query.of(request).text("checkpoint"):
-            raise Rejected(Reason.NOT_IMPLEMENTED, "checkpoints are not implemented")
+            raise Rejected(Reason.INVALID, "checkpoint is only supported in experimental mode")
         await verbs.start(context.views.containers.find(name), cause_of(request))
         return empty(204)
 

@@ -105,6 +105,10 @@ class RootFilesystems(Protocol):
         """Renamed away at once, deleted by the sweeper."""
         ...
 
+    def lowers(self, chain: Sequence[ChainID]) -> tuple[str, ...]:
+        """The directories of layers given lowest first, topmost first. Reads nothing."""
+        ...
+
     def describe(self, container_id: ContainerID, chain: Sequence[ChainID]) -> Mapping[str, str]:
         """Where the layers lie, in the words of `GraphDriver.Data`. Reads nothing."""
         ...
@@ -150,11 +154,14 @@ class Files(Protocol):
 
 
 class FilesMount(msgspec.Struct, frozen=True, kw_only=True):
-    """A volume or bind that lies over a path of a stopped container's root."""
+    """A volume, bind or image that lies over a path of a stopped container's root. subpath: what of it, never outside
+    of it; lowers: the directories of an image, topmost first."""
 
     source: str
     destination: str
     rw: bool
+    subpath: str = ""
+    lowers: tuple[str, ...] = ()
 
 
 class FilesRoot(msgspec.Struct, frozen=True, kw_only=True):

@@ -116,4 +116,6 @@ def used(hands: Hands, without: str = "") -> tuple[frozenset[Digest], frozenset[
             layers.update(image.chain)
     for container in hands.views.containers:
         layers.update(container.layers)
+        for point in container.mounts:
+            layers.update(point.layers)
     return frozenset(blobs), frozenset(layers)

@@ -244,7 +244,7 @@ class Starts:
                     await self._volumes.fill(name, rootfs.lowers, point.destination)
             elif point.type == "bind":
                 await self._paths.ensure(point.source, create=point.create_source)
-        return state.mounts
+        return tuple(replace(point, lowers=self._rootfs.lowers(point.layers)) for point in state.mounts)
 
     async def _open(self, state: ContainerState, *, joined: bool) -> Sandboxing:
         """The network namespace: a new one, a donor's, or the host's."""

@@ -137,9 +137,9 @@ def read(text: str) -> MountPoint:
         ),
         (
             '{"Type": "tmpfs", "Target": "/b", "TmpfsOptions": {"SizeBytes": 65536, "Mode": 1023, '
-            '"Options": [["noexec"], ["uid", "5"]]}}',
+            '"Options": [["noexec"]]}}',
             MountPoint(
-                type="tmpfs", destination="/b", options=("size=65536", "mode=1777", "noexec", "uid=5"), from_spec=True
+                type="tmpfs", destination="/b", options=("mode=1777", "size=65536", "noexec"), from_spec=True
             ),
         ),
     ],
@@ -151,6 +151,29 @@ def test_a_mount_is_read_as_docker_reads_it(text: str, point: MountPoint) -> Non
 @pytest.mark.parametrize(
     ("kind", "fields", "words"),
     [
+        ("image", '"Target": "/b"', "field Source must not be empty"),
+        (
+            "image",
+            '"Source": "i", "Target": "/b", "ImageOptions": {"Subpath": "../x"}',
+            "subpath must be a relative path within the volume",
+        ),
+        (
+            "volume",
+            '"Source": "vol", "Target": "/b", "VolumeOptions": {"Subpath": "a/../../x"}',
+            "subpath must be a relative path within the volume",
+        ),
+        (
+            "volume",
+            '"Source": "vol", "Target": "/b", "VolumeOptions": {"Subpath": "/x"}',
+            "subpath must be a relative path within the volume",
+        ),
+        (
+            "volume",
+            '"Target": "/b", "VolumeOptions": {"Subpath": "x"}',
+            "must not set Subpath when using anonymous volumes",
+        ),
+        ("tmpfs", '"Target": "/b", "TmpfsOptions": {"Options": [["uid", "5"]]}', "invalid option: uid"),
+        ("odd", '"Target": "/b"', "mount type unknown"),
         ("bind", '"Source": "/a"', "field Target must not be empty"),
         ("bind", '"Source": "/a", "Target": "b"', "invalid mount path: 'b' mount path must be absolute"),
         ("bind", '"Source": "/a", "Target": "/"', "invalid specification: destination can't be '/'"),

@@ -86,4 +86,6 @@ def mount_entry(mount: Mapping[str, Any]) -> dict[str, Any]:
         "attributes": attributes,
         "attributes_recursive": recursive,
         "recursive": options.recursive_bind,
+        "subpath": mount.get("subpath", ""),
+        "lowers": list(mount.get("lowers", ())),
     }

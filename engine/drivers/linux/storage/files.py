@@ -79,7 +79,9 @@ class LinuxFiles:
                 "lowers": root.rootfs.lowers,
                 "upper": root.rootfs.upper,
                 "work": root.rootfs.work,
-                "mounts": [[mount.source, mount.destination, mount.rw] for mount in root.mounts],
+                "mounts": [
+                    [mount.source, mount.destination, mount.rw, mount.subpath, mount.lowers] for mount in root.mounts
+                ],
                 "readonly": root.readonly,
                 "place": place,
             }

@@ -61,6 +61,9 @@ class LinuxRootFilesystems:
         with as_port_error("discard rootfs"):
             self._places.discard(self._places.container(container_id))
 
+    def lowers(self, chain: Sequence[ChainID]) -> tuple[str, ...]:
+        return self._layers.lowers(chain)
+
     def describe(self, container_id: ContainerID, chain: Sequence[ChainID]) -> Mapping[str, str]:
         directory = self._places.container(container_id)
         return {

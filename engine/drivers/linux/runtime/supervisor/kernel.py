@@ -23,6 +23,7 @@ CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
 CLONE_INTO_CGROUP = 0x200000000
 SIGCHLD = 17
 
+RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
@@ -122,6 +123,12 @@ def open_in_root(root_fd: int, path: bytes, flags: int, *, resolve: int = 0) -> 
     """Open `path` as if `root_fd` were the root directory: neither `..` nor a symbolic link leads out of it."""
     how = struct.pack("3Q", flags | os.O_CLOEXEC, 0, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS | resolve)
     return _call(_OPENAT2, root_fd, path, how, len(how))
+
+
+def open_beneath(base_fd: int, path: bytes) -> int:
+    """An O_PATH descriptor of `path` below `base_fd`; what would lead out of it is refused with EXDEV."""
+    how = struct.pack("3Q", os.O_PATH | os.O_CLOEXEC, 0, RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS)
+    return _call(_OPENAT2, base_fd, path, how, len(how))
 
 
 def filesystem_type(fd: int) -> int:

@@ -186,8 +186,7 @@ def _refuse_proc(root_fd: int, target: int, source: int | None) -> None:
 
 
 def _bind(root_fd: int, entry: dict[str, Any], destination: bytes) -> None:
-    source = os.fsencode(entry["source"])
-    tree = _clone_tree(source, recursive=entry["recursive"])
+    tree = _tree(root_fd, entry)
     if entry["attributes"]:
         k.set_mount_attributes(tree, b"", entry["attributes"], recursive=entry["attributes_recursive"])
     target = open_destination(root_fd, destination, directory=stat.S_ISDIR(os.fstat(tree).st_mode))
@@ -197,6 +196,43 @@ def _bind(root_fd: int, entry: dict[str, Any], destination: bytes) -> None:
         k.mount(None, through(tree), None, flag)
     os.close(target)
     os.close(tree)
+
+
+def _tree(root_fd: int, entry: dict[str, Any]) -> int:
+    """What a bind mounts, detached: a path, something below a path, or an image's layers as one tree."""
+    lowers, beneath = [os.fsencode(lower) for lower in entry["lowers"]], os.fsencode(entry["subpath"])
+    if len(lowers) > 1:
+        tree = k.make_filesystem(b"overlay", [(b"lowerdir+", lower) for lower in lowers])
+        if not beneath:
+            return tree
+        # Only what is attached can be copied from: it lies on the root for that moment.
+        k.move_mount(tree, root_fd)
+        try:
+            return _clone_beneath(tree, beneath, recursive=False)
+        finally:
+            k.umount(through(tree))
+            os.close(tree)
+    source = lowers[0] if lowers else os.fsencode(entry["source"])
+    if not beneath:
+        return _clone_tree(source, recursive=entry["recursive"])
+    base = os.open(source, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return _clone_beneath(base, beneath, recursive=entry["recursive"])
+    finally:
+        os.close(base)
+
+
+def _clone_beneath(base: int, path: bytes, *, recursive: bool) -> int:
+    """Whoever has the volume may swap a directory for a link at any time: the kernel itself keeps us below."""
+    try:
+        found = k.open_beneath(base, path)
+    except OSError as error:
+        words = "is escaping from its base" if error.errno == errno.EXDEV else (error.strerror or "").lower()
+        raise MountError(error.errno, f"cannot access path {os.fsdecode(path)}: {words}") from error
+    try:
+        return k.open_tree(b"", dir_fd=found, recursive=recursive)
+    finally:
+        os.close(found)
 
 
 def _clone_tree(source: bytes, *, recursive: bool) -> int:

@@ -34,6 +34,7 @@ _GO_MODES = {
     stat_bits.S_IFIFO: 1 << 25,
     stat_bits.S_IFSOCK: 1 << 24,
 }
+ASIDE = "/sys"
 _GO_SETUID, _GO_SETGID, _GO_STICKY = 1 << 23, 1 << 22, 1 << 20
 
 
@@ -102,7 +103,8 @@ def extract(fields: dict[str, Any]) -> None:
 
 
 def _enter(fields: dict[str, Any], *, write: bool) -> None:
-    """fields: pid; or lowers, upper, work, mounts [[source, destination, rw]], place (an empty directory)."""
+    """fields: pid; or lowers, upper, work, mounts [[source, destination, rw, subpath, lowers]], place (an empty
+    directory)."""
     if fields["pid"]:
         _enter_running(fields["pid"])
     else:
@@ -138,12 +140,30 @@ def _enter_stopped(fields: dict[str, Any], *, write: bool) -> None:
     else:
         kernel.mount_overlay(place, (fields["upper"], *fields["lowers"]), "", "", volatile=False)
     root = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    for source, destination, _ in sorted(fields["mounts"], key=lambda mount: mount[1].count("/")):
-        target = _mount_point(root, source, destination)
-        kernel.mount(source, f"/proc/self/fd/{target}", "", kernel.MS_BIND | kernel.MS_REC)
+    for source, destination, _, subpath, lowers in sorted(fields["mounts"], key=lambda mount: mount[1].count("/")):
+        found = _source(source, subpath, lowers)
+        target = _mount_point(root, f"/proc/self/fd/{found}", destination)
+        kernel.mount(f"/proc/self/fd/{found}", f"/proc/self/fd/{target}", "", kernel.MS_BIND | kernel.MS_REC)
         os.close(target)
+        os.close(found)
     os.close(root)
     os.chroot(place)
+
+
+def _source(source: str, subpath: str, lowers: list[str]) -> int:
+    """An fd of what is to be mounted. An image of several layers is put together over a directory that nobody needs
+    here: the namespace is this process's own."""
+    if len(lowers) > 1:
+        kernel.mount_overlay(ASIDE, tuple(lowers), "", "", volatile=False)
+        base = os.open(ASIDE, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    else:
+        base = os.open(lowers[0] if lowers else source, os.O_PATH | os.O_CLOEXEC)
+    if not subpath:
+        return base
+    try:
+        return kernel.openat2(base, os.fsencode(subpath), os.O_PATH, resolve=kernel.RESOLVE_BENEATH)
+    finally:
+        os.close(base)
 
 
 def _mount_point(root: int, source: str, destination: str) -> int:
@@ -213,7 +233,7 @@ def _refuse_readonly(target: str, fields: dict[str, Any]) -> None:
     """A read-only volume, or a read-only root outside of volumes."""
     inside = [
         (destination, rw)
-        for _, destination, rw in fields["mounts"]
+        for _, destination, rw, _, _ in fields["mounts"]
         if target == destination or target.startswith(destination.rstrip("/") + "/")
     ]
     if not inside:
