@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 JSON = "application/json"
+DEPTH_MAX = 64
+"""Levels of nesting. No body of the API has more than ten; Go stops at 10,000, our own decoders well before."""
+TOO_DEEP = "invalid JSON: exceeded max depth"
 _STRING_OR_LIST = frozenset({"Cmd", "Entrypoint", "CapAdd", "CapDrop"})
 """Fields that Go's strslice reads from a plain string, too."""
 
@@ -47,15 +50,34 @@ async def decode_body(request: Request, wanted: type[T], *, required: bool = Tru
 def decode_json(body: bytes, wanted: type[T]) -> T:
     """Decode one document. Raises Rejected(INVALID) `invalid JSON: ...`."""
     try:
-        plain = msgspec.json.decode(body)
+        # Go reads U+FFFD for bytes that are no text.
+        plain = msgspec.json.decode(body.decode(errors="replace"))
+    except RecursionError as error:
+        raise Rejected(Reason.INVALID, TOO_DEEP) from error
     except msgspec.DecodeError as error:
         if "trailing characters" in str(error):
             raise Rejected(Reason.INVALID, "unexpected content after JSON") from error
         raise Rejected(Reason.INVALID, f"invalid JSON: {error}") from error
+    _check_bounds(plain, DEPTH_MAX)
     try:
         return msgspec.convert({} if plain is None else fold(plain, wanted), wanted)
     except msgspec.ValidationError as error:
         raise Rejected(Reason.INVALID, f"invalid JSON: {error}") from error
+
+
+def _check_bounds(value: Any, depth: int) -> None:
+    """What Go's decoder refuses by its types and the log could not hold: numbers beyond 64 bits, endless nesting."""
+    if depth == 0:
+        raise Rejected(Reason.INVALID, TOO_DEEP)
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, list):
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            words = f"invalid JSON: json: cannot unmarshal number {value} into Go value of type int64"
+            raise Rejected(Reason.INVALID, words)
+        return
+    for inner in value:
+        _check_bounds(inner, depth - 1)
 
 
 def check_content_type(content_type: str) -> None:

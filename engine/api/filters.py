@@ -77,7 +77,7 @@ def parse(text: str) -> Filters:
         return NO_FILTERS
     try:
         raw = msgspec.json.decode(text, type=dict[str, dict[str, bool] | list[str] | None] | None)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise Rejected(Reason.INVALID, "invalid filter") from error
     return Filters({key: tuple(values or ()) for key, values in (raw or {}).items()})
 
@@ -85,7 +85,7 @@ def parse(text: str) -> Filters:
 def _search(pattern: str, candidate: str) -> bool:
     try:
         return re.search(pattern, candidate) is not None
-    except re.error:
+    except (re.error, OverflowError, RecursionError):
         return False  # as moby: a pattern that does not compile matches nothing
 
 

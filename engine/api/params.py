@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from typing import TYPE_CHECKING, cast
 
 import msgspec
@@ -55,10 +56,12 @@ class Query:
         text = self.text(key)
         if not text:
             return default
-        try:
-            return int(text)
-        except ValueError as error:
-            raise Rejected(Reason.INVALID, f'strconv.ParseInt: parsing "{text}": invalid syntax') from error
+        if not re.fullmatch(r"[+-]?[0-9]+", text):
+            raise Rejected(Reason.INVALID, f'strconv.ParseInt: parsing "{text}": invalid syntax')
+        number = int(text) if len(text) <= 20 else 2**64
+        if not -(2**63) <= number < 2**63:
+            raise Rejected(Reason.INVALID, f'strconv.ParseInt: parsing "{text}": value out of range')
+        return number
 
     def moment(self, key: str, *, now_ns: int) -> int | None:
         """A time in UTC nanoseconds (API-18); None when absent or empty."""
@@ -93,11 +96,11 @@ def decode_credentials(encoded: str) -> Credentials | None:
     try:
         plain = base64.b64decode(urlsafe + "=" * (-len(urlsafe) % 4), altchars=b"-_", validate=True)
         auth = msgspec.json.decode(plain, type=_AuthConfig | None) or _AuthConfig()
-    except (binascii.Error, msgspec.MsgspecError, ValueError) as error:
+        credentials = auth.credentials()
+    except (binascii.Error, msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise Rejected(Reason.INVALID, "invalid X-Registry-Auth header: not base64url of JSON") from error
-    if auth == _AuthConfig(serveraddress=auth.serveraddress):
-        return None  # `{}` is how the CLI says: anonymous
-    return auth.credentials()
+    # `{}` is how the CLI says: anonymous
+    return None if auth == _AuthConfig(serveraddress=auth.serveraddress) else credentials
 
 
 class _AuthConfig(msgspec.Struct, frozen=True, kw_only=True):

@@ -41,7 +41,7 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, ASGIReceiveEvent, ASGISendEvent, ConnectionState, Scope
 from hypercorn.utils import parse_socket_addr
 
-from engine.api.errors import unwrap
+from engine.api.errors import is_bug, status_and_message, unwrap
 
 log = logging.getLogger(__name__)
 
@@ -167,8 +167,11 @@ class RequestTasks(TaskGroup):
     ) -> None:
         try:
             await app(scope, inbox.take, send, trio.to_thread.run_sync, trio.from_thread.run)
-        except Exception:
-            log.exception("a response broke off")
+        except Exception as error:
+            if is_bug(error):
+                log.exception("a response broke off")
+            else:
+                log.warning("a response broke off: %s", status_and_message(error)[1])
         finally:
             inbox.finish()
             await send(None)
@@ -353,8 +356,10 @@ class EngineServer(TCPServer):
         self._lingering = True
         self._read_scope.deadline = trio.current_time() + (0 if self._half_closed else LINGER_S)
         try:
-            async with self.send_lock:
-                await self.stream.send_eof()
+            # Shielded: the end of a response cancels the request it belongs to, and we are still part of that.
+            with trio.move_on_after(LINGER_S, shield=True):
+                async with self.send_lock:
+                    await self.stream.send_eof()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self._read_scope.cancel()  # they are gone already
 

@@ -15,6 +15,7 @@ import trio
 from quart import Response
 
 from engine.aggregates.decider import Reason, Rejected
+from engine.api import server
 from engine.api.app import EngineApp
 from engine.api.hijack import HIJACKED, hijack
 from engine.api.params import Query, cause_of
@@ -521,3 +522,16 @@ def read_all(sock: socket.socket) -> bytes:
     while data := sock.recv(65536):
         seen += data
     return seen
+
+
+async def test_who_reads_to_the_end_is_not_kept_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of the answer comes with the answer; only then the server listens on for what the client still sends."""
+    monkeypatch.setattr(server, "LINGER_S", 1000.0)
+
+    def talk(path: str) -> bytes:
+        with contextlib.closing(connected(path)) as sock:
+            sock.sendall(b"GET /nonsense HTTP/1.1\r\nHost: d\r\nConnection: close\r\n\r\n")
+            return read_all(sock)
+
+    async with served() as engine:
+        assert b"404 Not Found" in await in_thread(lambda: talk(engine.path))

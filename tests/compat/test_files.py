@@ -209,3 +209,16 @@ def test_volume_commands(engine: Engine) -> None:
     assert "includes invalid characters" in engine.cli("volume", "create", "b@d", check=False).stderr
     assert "Total reclaimed space" in engine.out("volume", "prune", "-a", "-f")
     assert engine.out("volume", "ls", "-q") == ""
+
+
+def test_a_copy_of_everything_has_nothing_that_the_kernel_makes_up(engine: Engine, tmp_path: Path) -> None:
+    """CTR-30: all of a running container, but /proc, /sys and /dev empty; what is asked for by name is there."""
+    engine.cli("run", "-d", "--name", "box", "-v", "data:/data", "busybox", "sh", "-c", "echo x > /data/x; sleep 1000")
+    engine.wait_for(lambda: engine.cli("exec", "box", "test", "-e", "/data/x", check=False).returncode == 0)
+    engine.cli("cp", "box:/", str(tmp_path / "all"))
+    assert (tmp_path / "all" / "data" / "x").read_text() == "x\n"
+    assert (tmp_path / "all" / "etc" / "hostname").exists()
+    for folder in ("proc", "sys", "dev"):
+        assert list((tmp_path / "all" / folder).iterdir()) == [], folder
+    status, archive = engine.request("GET", "/containers/box/archive?path=/dev/null")
+    assert (status, tarfile.open(fileobj=io.BytesIO(archive)).getmembers()[0].ischr()) == (200, True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 BLOCK = 512
 RECORD_END = bytes(2 * BLOCK)
@@ -69,8 +69,10 @@ class TreeWriter:
     """Writes entries to a file descriptor (a pipe or a file), in the order they are added; `finish` ends the
     archive."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, *, hidden: Collection[bytes] = ()) -> None:
+        """hidden: directories that are kept as such, but with nothing of what is below them."""
         self._fd = fd
+        self._hidden = frozenset(hidden)
         self._waiting = bytearray()
         self._links: dict[tuple[int, int], bytes] = {}
 
@@ -80,7 +82,7 @@ class TreeWriter:
         found = os.lstat(source)
         if not skip_root:
             self.entry(source, name, found)
-        if not stat.S_ISDIR(found.st_mode):
+        if not stat.S_ISDIR(found.st_mode) or source in self._hidden:
             return
         for child in sorted(os.listdir(source)):
             path = source.rstrip(b"/") + b"/" + child

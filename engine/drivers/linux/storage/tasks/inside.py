@@ -35,6 +35,7 @@ _GO_MODES = {
     stat_bits.S_IFSOCK: 1 << 24,
 }
 ASIDE = "/sys"
+_MADE_UP = frozenset({b"proc", b"sysfs", b"cgroup", b"cgroup2", b"devpts", b"mqueue", b"securityfs", b"debugfs"})
 _GO_SETUID, _GO_SETGID, _GO_STICKY = 1 << 23, 1 << 22, 1 << 20
 
 
@@ -55,12 +56,13 @@ def stat(fields: dict[str, Any]) -> dict[str, Any]:
 
 def archive(fields: dict[str, Any]) -> None:
     """fields: the tree and path. Says ready, then writes a tar to stdout whose names begin with the path's last
-    part."""
+    part. What the kernel makes up below a directory that is asked for is left out; asked for by itself it is there."""
+    made_up = _made_up(fields["pid"]) if fields["pid"] else frozenset()
     _enter(fields, write=False)
     path = _absolute(fields["path"])
     _lstat(path, fields)
     report(ready=True)
-    writer = TreeWriter(1)
+    writer = TreeWriter(1, hidden=made_up - {os.fsencode(path.rstrip("/"))})
     name = _base(path)
     # "/" has no name to give: its entries begin with a slash, as moby's rebasing leaves them.
     writer.tree(os.fsencode(path), os.fsencode(name))
@@ -126,6 +128,18 @@ def _enter_running(pid: int) -> None:
     os.chroot(".")
     os.close(namespace)
     os.close(root)
+
+
+def _made_up(pid: int) -> frozenset[bytes]:
+    """/dev and the mount points of the kernel's own file systems: no files of the container, and many not to be read.
+    dockerd's view of a container has none of them either."""
+    found = {b"/dev"}
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/mountinfo", "rb") as mounts:
+        for line in mounts:
+            before, _, after = line.partition(b" - ")
+            if after.split()[0] in _MADE_UP:
+                found.add(before.split()[4])
+    return frozenset(found)
 
 
 def _enter_stopped(fields: dict[str, Any], *, write: bool) -> None:
