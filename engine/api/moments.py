@@ -14,10 +14,10 @@ from engine.aggregates.decider import Reason, Rejected
 NS = 1_000_000_000
 
 _UNITS_NS = {"ns": 1, "us": 1_000, "µs": 1_000, "μs": 1_000, "ms": 1_000_000, "s": NS, "m": 60 * NS, "h": 3600 * NS}
-_UNIT = r"(?P<number>[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?P<unit>ns|us|µs|μs|ms|s|m|h)"
+_UNIT = r"(?P<number>[0-9]{1,19}(?:\.[0-9]{0,19})?|\.[0-9]{1,19})(?P<unit>ns|us|µs|μs|ms|s|m|h)"
 _DURATION = re.compile(rf"(?P<sign>[-+]?)(?P<parts>(?:{_UNIT.replace('?P<number>', '?:').replace('?P<unit>', '?:')})+)")
 _PART = re.compile(_UNIT)
-_UNIX = re.compile(r"(?P<seconds>-?[0-9]+)(?:\.(?P<fraction>[0-9]*))?")
+_UNIX = re.compile(r"(?P<seconds>-?[0-9]{1,19})(?:\.(?P<fraction>[0-9]*))?")
 _CALENDAR = re.compile(
     r"(?P<date>\d{4}-\d{2}-\d{2})"
     r"(?:T(?P<hour>\d{2})(?::(?P<minute>\d{2})(?::(?P<second>\d{2})(?:[.,](?P<fraction>\d{1,9}))?)?)?)?"
@@ -37,7 +37,15 @@ def duration_ns(text: str) -> int | None:
 
 
 def moment_ns(text: str, *, now_ns: int) -> int:
-    """UTC nanoseconds of a Unix time, a calendar time or a duration before now. Raises Rejected(INVALID)."""
+    """UTC nanoseconds of a Unix time, a calendar time or a duration before now, between the years 1678 and 2262.
+    Raises Rejected(INVALID)."""
+    moment = _moment_ns(text, now_ns)
+    if not -(2**63) <= moment < 2**63:
+        raise Rejected(Reason.INVALID, f'failed to parse value as time or duration: "{text}": value out of range')
+    return moment
+
+
+def _moment_ns(text: str, now_ns: int) -> int:
     if text != "0" and (ago := duration_ns(text)) is not None:
         return now_ns - ago
     if unix := _UNIX.fullmatch(text):

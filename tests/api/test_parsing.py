@@ -252,3 +252,35 @@ async def test_nothing_is_both_there_and_declared_absent() -> None:
 
 def test_structs_of_bodies_keep_their_defaults() -> None:
     assert msgspec.json.encode(decode_json(b"{}", HostConfig)) == b"{}"
+
+
+@pytest.mark.parametrize("text", ["9" * 40, "-" + "9" * 19, "9" * 5000, "9" * 30 + "h", "99999999999h"])
+def test_moments_beyond_the_log_are_refused(text: str) -> None:
+    with pytest.raises(Rejected, match="failed to parse value as time or duration"):
+        moments.moment_ns(text, now_ns=2_000_000_000 * NS)
+
+
+@pytest.mark.parametrize("text", ["9" * 40, "9" * 5000, "-" + "9" * 19])
+def test_numbers_beyond_64_bits_are_refused(text: str) -> None:
+    with pytest.raises(Rejected, match="value out of range"):
+        Query(MultiDict([("t", text)])).integer("t")
+    with pytest.raises(Rejected, match="invalid JSON"):
+        decode_json(f'{{"Memory": {text[:300]}}}'.encode(), HostConfig)
+
+
+@pytest.mark.parametrize(
+    "body", [b"[" * 100_000, b'{"Volumes":' * 100_000, b'{"Volumes": ' + b'{"a":' * 80 + b"1" + b"}" * 81]
+)
+def test_endless_nesting_is_refused(body: bytes) -> None:
+    """Also below what is kept as it came: the log could not be read back."""
+    with pytest.raises(Rejected, match="exceeded max depth"):
+        decode_json(body, ContainerConfig)
+
+
+def test_bytes_that_are_no_text_are_read_as_by_go() -> None:
+    assert decode_json(b'{"Hostname": "a\xffb"}', ContainerConfig).hostname == "a\ufffdb"
+
+
+def test_bad_base64_within_credentials_is_refused() -> None:
+    with pytest.raises(Rejected, match="invalid X-Registry-Auth header"):
+        decode_credentials(base64.urlsafe_b64encode(b'{"auth": "\xc3\xbc"}').decode())

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.root
 
 EXAMPLES = int(os.environ.get("ISHMAEL_FUZZ", "0"))
 bounded = settings(
-    max_examples=EXAMPLES or 12, derandomize=not EXAMPLES, deadline=None, database=None,
+    max_examples=EXAMPLES or 6, derandomize=not EXAMPLES, deadline=None, database=None,
     suppress_health_check=list(HealthCheck), phases=[Phase.generate],
 )  # fmt: skip
 CODEC = EventCodec(event for decider in ALL_DECIDERS for event in decider.events)
@@ -98,8 +98,8 @@ def yard(module_engine: Engine) -> Yard:
     return Yard(module_engine)
 
 
-MAY_FAIL = (*STARTS, "/unpause")
-"""500 there is Docker's own answer: what can not be started; what is not paused."""
+MAY_FAIL = (*STARTS, "/unpause", "/top")
+"""500 there is Docker's own answer: what can not be started; what is not paused; what `ps` does not take."""
 
 
 def streams(operation: Operation, target: str) -> bool:
@@ -129,7 +129,8 @@ def check(yard: Yard, operation: Operation, target: str, headers: dict[str, str]
         if not operation.path.endswith(STARTS):
             assert yard.appended(before, correlation) == [], "a refused request left events"
     if operation.method in ("GET", "HEAD"):
-        assert yard.appended(before, correlation) == [], "reading left events"
+        left = yard.appended(before, correlation)
+        assert [name for name in left if not name.endswith(".noted")] == [], "reading changed something"
     assert not (complaint := yard.traceback()), complaint
     return answer
 
@@ -188,7 +189,7 @@ def tamed(value: Any, scratch: Path, name: str = "") -> Any:
     return value
 
 
-@settings(bounded, max_examples=EXAMPLES or 150)
+@settings(bounded, max_examples=EXAMPLES or 60)
 @given(body=created(), headers=spec.headers(CREATE), query=spec.queries(CREATE), raw=st.integers(0, 9), data=st.data())
 def test_whatever_is_created_lives_and_goes(
     yard: Yard,

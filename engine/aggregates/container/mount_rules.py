@@ -31,7 +31,7 @@ def mount_points(
         points |= {point.destination: point for point in _volumes_from(spec, mounts_of)}
     given: set[str] = set()
     for point in (
-        *(parse_bind(bind, host.volume_driver) for bind in host.binds or ()),
+        *(parse_bind(bind, host.volume_driver, new_name) for bind in host.binds or ()),
         *(from_mount(mount, new_name) for mount in host.mounts or ()),
     ):
         if point.destination in given:
@@ -62,9 +62,12 @@ def _anonymous(destination: str, name: str, driver: str) -> MountPoint:
     )
 
 
-def parse_bind(spec: str, volume_driver: str) -> MountPoint:
-    """One `src:dst[:options]`; src is a path (bind) or a name (volume). `/dst` alone is not valid here."""
+def parse_bind(spec: str, volume_driver: str, new_name: NewName) -> MountPoint:
+    """One `[src:]dst[:options]`; src is a path (bind) or a name (volume), none is a volume without a name (docker-py
+    sends such)."""
     parts = spec.split(":")
+    if len(parts) == 1 and spec:
+        return replace(_anonymous(_destination(spec, spec), new_name(), volume_driver), mode="z")
     if len(parts) not in (2, 3) or not all(parts[:2]) or (len(parts) == 2 and _valid_mode(parts[1])):
         raise Rejected(Reason.INVALID, f"invalid volume specification: '{spec}'")
     mode = parts[2] if len(parts) == 3 else ""

@@ -25,6 +25,11 @@ ALL_LIMITS = frozenset(
 )
 """Names of what a host may be able to limit."""
 
+ULIMITS = frozenset(
+    "core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime sigpending stack".split()
+)
+"""dockerd finds another name out at the start only, from its runtime. Source: go-units ulimit.go."""
+
 _PER_DEVICE = (
     ("blkio-weight-device", "blkio_weight_device", "Block I/O weight_device", "Weight-device discarded."),
     ("blkio-read-bps", "blkio_device_read_bps", "BPS Block I/O read limit", "Block I/O BPS read limit discarded."),
@@ -87,6 +92,8 @@ def admitted(wanted: R, facts: ResourceFacts, *, update: bool = False) -> tuple[
     _cpusets(admission)
     _block_io(admission)
     for limit in admission.wanted.ulimits or ():
+        if limit.name.lower() not in ULIMITS:
+            _invalid(f"invalid ulimit type: {limit.name}")
         if limit.soft > limit.hard >= 0:
             _invalid(f"ulimit soft limit must be less than or equal to hard limit: {limit.soft} > {limit.hard}")
     return admission.wanted, tuple(admission.warnings)

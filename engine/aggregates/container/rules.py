@@ -11,6 +11,7 @@ from engine.aggregates.container.resource_rules import ResourceFacts, admitted
 from engine.aggregates.decider import Reason, Rejected
 from engine.aggregates.values import capabilities
 from engine.aggregates.values.config import ContainerConfig, HealthConfig, HostConfig, RestartPolicy
+from engine.aggregates.values.etc_files import parse_extra_host
 from engine.aggregates.values.signals import parse_signal
 from engine.aggregates.values.sysctls import dotted
 
@@ -21,6 +22,10 @@ IPC_SYSCTLS = frozenset(
     {"kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall", "kernel.shmmax", "kernel.shmmni"}
     | {"kernel.shm_rmid_forced"}
 )
+
+
+ANY_GATEWAY = ("192.0.2.1",)
+"""Stands for the host's address, which is not known before the start."""
 
 
 class RuleFacts(ResourceFacts, frozen=True, kw_only=True):
@@ -46,6 +51,8 @@ def check(config: ContainerConfig, host: HostConfig, facts: RuleFacts) -> tuple[
     host, warnings = admitted(host, facts)
     _check_modes(config, host)
     check_cgroup_parent(host.cgroup_parent, facts.cgroup_driver)
+    for entry in host.extra_hosts or ():
+        parse_extra_host(entry, ANY_GATEWAY)
     _check_security(host)
     _check_sysctls(host)
     _check_absent(host, facts)

@@ -54,18 +54,26 @@ def volume(destination: str, name: str, **given: Any) -> MountPoint:
     ],
 )
 def test_a_bind_is_read_as_docker_reads_it(spec: str, point: MountPoint) -> None:
-    assert parse_bind(spec, "") == point
+    assert parse_bind(spec, "", lambda: "made") == point
+
+
+def test_a_destination_alone_is_a_volume_without_a_name() -> None:
+    """CTR-39: as docker-py's `volumes=["/b"]` sends it."""
+    point = parse_bind("/b/", "", lambda: "made")
+    assert (point.type, point.destination, point.name, point.anonymous) == ("volume", "/b", "made", True)
+    for spec in ("b", "/", ""):
+        with pytest.raises(Rejected, match="invalid volume specification"):
+            parse_bind(spec, "", lambda: "made")
 
 
 def test_a_volume_driver_is_for_volumes() -> None:
-    assert parse_bind("data:/b", "nfs").driver == "nfs"
-    assert parse_bind("/a:/b", "nfs").driver == ""
+    assert parse_bind("data:/b", "nfs", lambda: "made").driver == "nfs"
+    assert parse_bind("/a:/b", "nfs", lambda: "made").driver == ""
 
 
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ("/b", "invalid volume specification: '/b'"),
         (":/b", "invalid volume specification: ':/b'"),
         ("/a:", "invalid volume specification: '/a:'"),
         ("a:/b:ro:x", "invalid volume specification: 'a:/b:ro:x'"),
@@ -99,7 +107,7 @@ def test_a_volume_driver_is_for_volumes() -> None:
 )
 def test_a_bind_is_refused_in_dockers_words(spec: str, words: str) -> None:
     with pytest.raises(Rejected) as caught:
-        parse_bind(spec, "")
+        parse_bind(spec, "", lambda: "made")
     assert (caught.value.reason, caught.value.message) == (Reason.INVALID, words)
 
 

@@ -101,6 +101,9 @@ def test_a_configuration_is_refused_in_dockers_words(config: dict, words: str) -
             {"ulimits": (Ulimit(name="nofile", soft=2, hard=1),)},
             "ulimit soft limit must be less than or equal to hard limit: 2 > 1",
         ),
+        ({"ulimits": (Ulimit(name="height", soft=1, hard=1),)}, "invalid ulimit type: height"),
+        ({"extra_hosts": ("a",)}, 'bad format for add-host: "a"'),
+        ({"extra_hosts": ("a:host-gateway", "b:c")}, 'invalid IP address in add-host: "c"'),
         ({"cap_add": ("FLY",)}, 'invalid CapAdd: unknown capability: "CAP_FLY"'),
         ({"cap_drop": ("cap_fly",)}, 'invalid CapDrop: unknown capability: "CAP_FLY"'),
         (

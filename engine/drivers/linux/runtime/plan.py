@@ -31,6 +31,8 @@ NAMESPACES = {
     "pid": 0x20000000,
     "network": 0x40000000,
 }
+RLIMIT_LOCKS = 10
+"""The one limit of Docker's that Python has no name for. Source: asm-generic/resource.h."""
 DEVICE_TYPES = {"c": 0o020000, "u": 0o020000, "b": 0o060000, "p": 0o010000}
 DEFAULT_DEVICES = tuple(
     (f"/dev/{name}", 0o020666, major, minor, 0, 0)
@@ -187,7 +189,8 @@ def process_plan(process: Mapping[str, Any], filter_bytes: bytes, filter_flags: 
         "groups": list(user.get("additionalGids") or ()),
         "umask": user.get("umask", -1),
         "rlimits": [
-            (getattr(resource, entry["type"]), entry["soft"], entry["hard"]) for entry in process.get("rlimits") or ()
+            (getattr(resource, entry["type"], RLIMIT_LOCKS), entry["soft"], entry["hard"])
+            for entry in process.get("rlimits") or ()
         ],
         "bounding": _capability_mask(sets.get("bounding") or ()),
         "effective": _capability_mask(sets.get("effective") or ()),

@@ -213,6 +213,8 @@ def _make_directory(root: int, path: bytes) -> None:
 def _absolute(path: str) -> str:
     """From the root, cleaned as Go's filepath does; a trailing `/` or `/.` stays, because it means "follow, and be a
     directory"."""
+    if "\0" in path:
+        raise TaskError("invalid", "invalid argument: a path holds no NUL")
     cleaned = posixpath.normpath("/" + path.lstrip("/"))
     if posixpath.basename(path) == "." and posixpath.basename(cleaned) != ".":
         cleaned = cleaned.rstrip("/") + "/."
