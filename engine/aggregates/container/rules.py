@@ -47,7 +47,7 @@ def check(config: ContainerConfig, host: HostConfig, facts: RuleFacts) -> tuple[
     capabilities.normalize(host.cap_add or (), "CapAdd")
     capabilities.normalize(host.cap_drop or (), "CapDrop")
     if any(not key for key in host.annotations or {}):
-        _invalid("invalid Annotation: the empty string is not permitted as an annotation key")
+        _invalid("invalid Annotations: the empty string is not permitted as an annotation key")
     host, warnings = admitted(host, facts)
     _check_modes(config, host)
     check_cgroup_parent(host.cgroup_parent, facts.cgroup_driver)

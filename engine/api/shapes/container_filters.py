@@ -11,13 +11,13 @@ from engine.aggregates.container.state import ContainerState
 from engine.aggregates.decider import Reason, Rejected
 from engine.aggregates.values.ids import short
 from engine.api.filters import Filters
-from engine.api.shapes.containers import status_of
+from engine.api.shapes.containers import ports_rows, status_of
 
 ACCEPTED = frozenset(
     ["ancestor", "before", "exited", "expose", "health", "id", "is-task", "isolation", "label", "name", "network",
     "publish", "since", "status", "volume"] )
-STATUSES = frozenset(["created", "restarting", "running", "removing", "paused", "exited", "dead"])
-HEALTHS = frozenset(["none", "starting", "healthy", "unhealthy"])
+STATUSES = ("created", "running", "paused", "restarting", "removing", "exited", "dead")
+HEALTHS = ("none", "starting", "healthy", "unhealthy")
 
 
 class ContainerFilter:
@@ -26,10 +26,13 @@ class ContainerFilter:
     def __init__(self, filters: Filters, views: Any) -> None:
         self._filters = filters.validate(ACCEPTED)
         self._views = views
-        for key, allowed in (("status", STATUSES), ("health", HEALTHS)):
-            if any(value not in allowed for value in filters.get(key)):
-                raise filters.invalid(key)
+        for key, what, allowed in (("status", "state", STATUSES), ("health", "health", HEALTHS)):
+            for value in filters.get(key):
+                if value not in allowed:
+                    words = f"invalid value for {what} ({value}): must be one of {', '.join(allowed)}"
+                    raise Rejected(Reason.INVALID, f"invalid filter '{key}={value}': {words}")
         self._is_task = filters.boolean("is-task", default=False)
+        self._published, self._exposed = self._ports("publish"), self._ports("expose")
         self._exited = tuple(self._number(value) for value in filters.get("exited"))
         self._before = self._moment("before")
         self._since = self._moment("since")
@@ -38,8 +41,8 @@ class ContainerFilter:
 
     @property
     def names_states(self) -> bool:
-        """Whether the filter itself asks for containers that do not run."""
-        return "status" in self._filters or "exited" in self._filters
+        """Whether the filter itself asks for containers that do not run: `status` does, `exited` does not."""
+        return "status" in self._filters
 
     @property
     def empty(self) -> bool:
@@ -58,15 +61,18 @@ class ContainerFilter:
             and filters.exact("status", status_of(state))
             and filters.exact("health", state.health.status.value)
             and filters.exact("isolation", state.host.isolation or "default")
-            and (not self._exited or (status_of(state) == "exited" and state.exit_code in self._exited))
+            and (not self._exited or (self._has_exited(state) and state.exit_code in self._exited))
             and (self._before is None or state.created_at < self._before)
             and (self._since is None or state.created_at > self._since)
             and (self._ancestors is None or state.image_id in self._ancestors)
             and (self._networks is None or any(a.network_id in self._networks for a in state.networks))
             and self._has_volume(state)
-            and self._has_port("expose", tuple(state.config.exposed_ports or ()))
-            and self._has_port("publish", tuple(f"{port.container_port}/{port.protocol}" for port in state.ports))
+            and self._has_ports(state)
         )
+
+    @staticmethod
+    def _has_exited(state: ContainerState) -> bool:
+        return not state.alive and state.has_been_started and status_of(state) != "restarting"
 
     def _named(self, state: ContainerState) -> bool:
         return self._filters.match("name", f"/{state.name}") or self._filters.match("name", state.name)
@@ -77,15 +83,25 @@ class ContainerFilter:
             value in (point.name, point.source, point.destination) for value in wanted for point in state.mounts
         )
 
-    def _has_port(self, key: str, ports: tuple[str, ...]) -> bool:
-        wanted = self._filters.get(key)
-        return not wanted or any(port in _expanded(value) for value in wanted for port in ports)
+    def _has_ports(self, state: ContainerState) -> bool:
+        """A published host port of one filter, or a container's port of the other; both of containers that run."""
+        if not self._published and not self._exposed:
+            return True
+        return any(
+            f"{row.get('PublicPort', 0)}/{row['Type']}" in self._published
+            or f"{row['PrivatePort']}/{row['Type']}" in self._exposed
+            for row in ports_rows(state)
+        )
+
+    def _ports(self, key: str) -> frozenset[str]:
+        return frozenset(port for value in self._filters.get(key) for port in _expanded(key, value))
 
     def _number(self, value: str) -> int:
         try:
             return int(value)
         except ValueError as error:
-            raise Rejected(Reason.INVALID, f"invalid filter 'exited=[{value}]'") from error
+            words = f"strconv.Atoi: parsing \"{value}\": invalid syntax"
+            raise Rejected(Reason.INVALID, f"invalid filter 'exited={value}': {words}") from error
 
     def _moment(self, key: str) -> int | None:
         values = self._filters.get(key)
@@ -96,8 +112,13 @@ class ContainerFilter:
         wanted = self._filters.get("ancestor")
         if not wanted:
             return None
-        found = (self._views.images.lookup(value) for value in wanted)
-        return frozenset(image.image_id for image in found if image is not None)
+        found = {image.image_id for value in wanted if (image := self._views.images.lookup(value)) is not None}
+        grown = True
+        while grown:  # what was committed from one of them descends from it too
+            children = {image.image_id for image in self._views.images if image.parent in found}
+            grown = not children <= found
+            found |= children
+        return frozenset(found)
 
     def _network_ids(self) -> frozenset[str] | None:
         wanted = self._filters.get("network")
@@ -107,12 +128,14 @@ class ContainerFilter:
         return frozenset(network.network_id for network in found if network is not None)
 
 
-def _expanded(value: str) -> frozenset[str]:
+def _expanded(key: str, value: str) -> frozenset[str]:
     """`80`, `80/tcp` or `8000-8010/udp` as the ports it means."""
     numbers, _, protocol = value.partition("/")
     first, _, last = numbers.partition("-")
     if not first.isdecimal() or (last and not last.isdecimal()):
-        raise Rejected(Reason.INVALID, f"invalid filter 'publish=[{value}]'")
+        if ":" in value:
+            raise Rejected(Reason.INVALID, f"filter for '{key}' should not contain ':': {value}")
+        raise Rejected(Reason.INVALID, f"error while looking up for {key} {value}: invalid port range")
     return frozenset(f"{number}/{protocol or 'tcp'}" for number in range(int(first), int(last or first) + 1))
 
 

@@ -108,7 +108,7 @@ def test_a_configuration_is_refused_in_dockers_words(config: dict, words: str) -
         ({"cap_drop": ("cap_fly",)}, 'invalid CapDrop: unknown capability: "CAP_FLY"'),
         (
             {"annotations": {"": "x"}},
-            "invalid Annotation: the empty string is not permitted as an annotation key",
+            "invalid Annotations: the empty string is not permitted as an annotation key",
         ),
         (
             {"auto_remove": True, "restart_policy": RestartPolicy(name="always")},
