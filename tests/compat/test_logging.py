@@ -282,6 +282,8 @@ def test_output_survives_a_restart_of_the_server_of_the_engine_and_of_the_copier
         give_line(engine)
         server.until(lambda server: b"line 1" in server.data)
     give_line(engine)
+    engine.wait_for(lambda: "line 2" in engine.out("logs", "web"))
+    os.kill(copier(engine), signal.SIGKILL)
     with log_server(socket_in(engine.name, TCP, port)) as server:
         server.until(lambda server: b"line 2" in server.data)
         engine.kill()

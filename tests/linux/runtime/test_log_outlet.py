@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import ssl
 import threading
 import time
+import unittest.mock
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from engine.aggregates.values.log_servers import LogServer
 from engine.drivers.linux.logs.servers import queue, server
 from engine.drivers.linux.runtime.supervisor.logs.journald import send_as_file
 from engine.drivers.linux.runtime.supervisor.logs.outlet import Outlet
+from engine.drivers.linux.runtime.supervisor.logs.spool import Spool
 from engine.drivers.linux.runtime.supervisor.loop import Loop
 from tests.support.log_servers import certificate
 
@@ -180,6 +185,52 @@ def test_unacknowledged_entries_are_sent_again(loop: Loop, listening: Listening)
         taken.sendall(b"\x81\xa3ack\xd9\x18" + b"2" * 24)
         turn_until(loop, lambda: done)
     assert way.lost == 0
+
+
+def test_what_waits_is_found_by_the_next_copier(loop: Loop, listening: Listening) -> None:
+    """LOG-04: the first one is killed; the supervisor kept what its server had not taken."""
+    kept = os.memfd_create("spool")
+    listening.close()
+    rules = queue({}, patience=0, wait_s=0.02, wait_max_s=0.1)
+    spec = {"server": listening.server, "queue": {**rules, "limit": 30_000}}
+    first = Outlet({**spec, "spool_fd": os.dup(kept)}, -1, loop, lambda: None)
+    entries = [b"%099d\n" % number for number in range(400)]
+    first.give(entries[:300])
+    turn_until(loop, lambda: first._failures)  # and from here on it does nothing more
+    first.give(entries[300:])
+    again = Listening(listening.port)
+    second = Outlet({**spec, "spool_fd": os.dup(kept)}, -1, Loop(), lambda: None)
+    assert second.full
+    done: list[int] = []
+    second.leave(lambda: done.append(1))
+    turn_until(second._loop, lambda: done)
+    with again.accept() as taken:
+        assert taken.makefile("rb").read() == b"".join(entries)
+    again.close()
+    assert os.fstat(kept).st_size == 0
+    os.close(kept)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.lists(st.binary(max_size=50), max_size=5)), max_size=20),
+    st.integers(0, 100),
+)
+def test_a_spool_gives_back_what_is_not_done_whatever_happened(steps: list, limit: int) -> None:
+    """Against a list; and a torn end is left out."""
+    fd = os.memfd_create("spool")
+    with unittest.mock.patch("engine.drivers.linux.runtime.supervisor.logs.spool.DEAD_SIZE_MAX", limit):
+        spool, model = Spool(fd), []
+        for count, entries in steps:
+            spool.keep(entries)
+            model += entries
+            spool.drop(count)
+            del model[:count]
+            assert Spool(fd).load() == model
+            assert len(spool) == len(model)
+    if model:
+        os.ftruncate(fd, os.fstat(fd).st_size - 1)
+        assert Spool(fd).load() == model[:-1]
+    os.close(fd)
 
 
 def test_datagrams_to_nobody_are_lost_and_nothing_else(loop: Loop) -> None:

@@ -123,7 +123,7 @@ class Copier:
         getattr(self, "_say_" + verb)(fds, *arguments)
 
     def _say_open(self, fds: list[int], container: str, exec_id: str, run: int, shape: dict[str, Any]) -> None:
-        """The descriptors come in the order stdout, stderr, stdin, log, as far as `shape` has them."""
+        """The descriptors come in the order stdout, stderr, stdin, log, spool, as far as `shape` has them."""
         stream = Stream((container, exec_id), run, shape)
         for number, name in NAMES.items():
             if shape[name]:
@@ -134,8 +134,9 @@ class Copier:
             stream.stdin = fds.pop(0)
             os.set_blocking(stream.stdin, False)
         log_fd = fds.pop(0) if shape["log_fd"] else -1
+        log = {**shape["log"], "spool_fd": fds.pop(0) if shape["spool_fd"] else -1}
         try:
-            stream.log = open_writer(shape["log"], log_fd, self._loop, lambda: self._resume(stream))
+            stream.log = open_writer(log, log_fd, self._loop, lambda: self._resume(stream))
         except Exception as error:
             # Without this log rather than without everybody's: another copier would meet the same plan again.
             sys.stderr.write(f"the log of {container} was not opened: {error!r}\n")

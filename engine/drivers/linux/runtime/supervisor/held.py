@@ -12,7 +12,7 @@ import struct
 import termios
 
 from . import launch
-from .logs import FILES
+from .logs import FILES, SERVERS
 from .logs.files import open_log
 
 TYPE_CHECKING = False
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 class Process:
     """The container's first process (exec_id "") or an exec. answer: who waits for the start. fds: our ends of its
     pipes, by name. master: of its terminal, or -1. log_fd: the log's file or the connection to its server, until a
-    copier has it."""
+    copier has it. spool_fd: what its server has not taken yet (logs/spool.py)."""
 
     __slots__ = ("answer", "bundle", "exec_id", "fds", "filter", "group", "id", "kills_group", "log_fd", "master",
-                 "pid", "ready", "report", "run", "shape", "started")  # fmt: skip
+                 "pid", "ready", "report", "run", "shape", "spool_fd", "started")  # fmt: skip
 
     def __init__(self, container_id: str, exec_id: str, run: int, shape: dict[str, Any]) -> None:
         self.id, self.exec_id, self.run, self.shape = container_id, exec_id, run, shape
@@ -39,7 +39,7 @@ class Process:
         self.report: socket.socket | None = None
         self.answer: tuple[Connection, int] | None = None
         self.ready = self.started = False
-        self.master = self.log_fd = -1
+        self.master = self.log_fd = self.spool_fd = -1
         self.fds: dict[str, int] = {}
         self.group: dict[str, Any] = {}
         self.kills_group = False
@@ -95,6 +95,10 @@ class Process:
         if has_log:
             fds.append(self.log_fd)
             self.log_fd = -1
+        if self.spool_fd < 0 and shape["log"]["driver"] in SERVERS and not shape["log"]["queue"]["lossy"]:
+            self.spool_fd = os.memfd_create("spool", os.MFD_CLOEXEC)
+        if self.spool_fd >= 0:
+            fds.append(os.dup(self.spool_fd))
         what = {
             "tty": shape["tty"],
             "stdin_once": shape["stdin_once"],
@@ -103,6 +107,7 @@ class Process:
             "stdin": "stdin" in self.fds,
             "log": shape["log"],
             "log_fd": has_log,
+            "spool_fd": self.spool_fd >= 0,
         }
         return what, tuple(fds)
 
@@ -117,7 +122,7 @@ class Process:
             fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("4H", height, width, 0, 0))
 
     def close(self) -> None:
-        for fd in (*self.fds.values(), self.master, self.log_fd):
+        for fd in (*self.fds.values(), self.master, self.log_fd, self.spool_fd):
             if fd >= 0:
                 os.close(fd)
-        self.fds, self.master, self.log_fd = {}, -1, -1
+        self.fds, self.master, self.log_fd, self.spool_fd = {}, -1, -1, -1

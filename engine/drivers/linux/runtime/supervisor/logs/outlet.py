@@ -19,6 +19,7 @@ import time
 from ..loop import HANGUP, READ, WRITE
 from .dial import dial, part
 from .secure import secured
+from .spool import Spool
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ class Outlet:
     patience (attempts, 0 for ever), wait_s, wait_factor, wait_max_s, write_s and ack_s (without progress, 0 for ever),
     renew_s (age of a connection that is given up, 0 never), acks (each entry ends with an id that the server repeats).
 
-    on_room: called when output may be read again. oversize(socket, entry): another way for too big a datagram."""
+    spec["spool_fd"]: see spool.py, or -1. on_room: called when output may be read again. oversize(socket, entry):
+    another way for too big a datagram."""
 
     def __init__(
         self,
@@ -64,8 +66,15 @@ class Outlet:
         self._ended = False
         self.lost = 0
         """Entries dropped."""
+        self._spool = Spool(spec["spool_fd"]) if spec.get("spool_fd", -1) >= 0 else None
+        if self._spool is not None:
+            left = self._spool.load()
+            self._queue.extend(left)
+            self._size = sum(map(len, left))
         if fd >= 0:
             self._adopt(fd)
+        elif self._queue:
+            self._flush()
 
     # ---- the queue
 
@@ -81,11 +90,31 @@ class Outlet:
         self._queue.extend(entries)
         self._size += sum(map(len, entries))
         self._flush()
+        self._save()
+
+    def _save(self) -> None:
+        """What still waits is put where it outlives this process."""
+        if self._spool is None:
+            return
+        waiting = len(self._unacked) + len(self._going) + len(self._queue)
+        unsaved = waiting - len(self._spool)
+        if unsaved > 0:
+            self._spool.keep([*self._unacked, *self._going, *self._queue][-unsaved:])
+
+    def _finished(self, entries: list[bytes]) -> None:
+        """The oldest ones are done with."""
+        self._size -= sum(map(len, entries))
+        if self._spool is not None and self._spool:
+            self._spool.drop(len(entries))
 
     def _trim(self) -> None:
+        dropped = 0
         while self._size > self._rules["limit"] and len(self._queue) > 1:
             self._size -= len(self._queue.popleft())
-            self.lost += 1
+            dropped += 1
+        self.lost += dropped
+        if dropped and self._spool is not None and self._spool:
+            self._spool.replace([*self._unacked, *self._going, *self._queue])
 
     def hurry(self) -> None:
         """Drop rather than be full, from now on."""
@@ -109,6 +138,9 @@ class Outlet:
         for what in ("leave", "dial", "stall"):
             self._loop.forget((self, what))
         self._part()
+        if self._spool is not None:
+            self._spool.close()
+            self._spool = None
         done()
 
     def _settle(self) -> None:
@@ -169,7 +201,7 @@ class Outlet:
         if self._rules["acks"]:
             self._unacked.extend(self._going)
         else:
-            self._size -= sum(map(len, self._going))
+            self._finished(self._going)
         self._going = []
 
     def _skipped(self, sock: socket.socket, error: OSError) -> bool:
@@ -267,7 +299,7 @@ class Outlet:
             if found < 0:
                 break
             position = found + len(ident)
-            self._size -= len(self._unacked.popleft())
+            self._finished([self._unacked.popleft()])
         self._heard = data[position:][-PIECE_SIZE:]
 
     def _broken(self, error: OSError) -> None:
@@ -285,10 +317,10 @@ class Outlet:
         if sock is not None:
             self._loop.unwatch(sock.fileno())
             sock.close()
-        sent = sum(map(len, self._going)) - len(self._rest)
+        sent = 0 if self._rules["acks"] else sum(map(len, self._going)) - len(self._rest)
         while self._going and sent >= len(self._going[0]):
             sent -= len(self._going[0])
-            self._size -= len(self._going.pop(0))
+            self._finished([self._going.pop(0)])
         self._queue.extendleft(reversed([*self._unacked, *self._going]))
         self._unacked.clear()
         self._going, self._rest, self._heard, self._ready = [], memoryview(b""), b"", False
