@@ -152,7 +152,7 @@ def device_properties(rules: Iterable[DeviceRule], names: Mapping[tuple[str, int
             allowed.append((f"{kind}-{names[rule.type, rule.major]}", rule.access))
         else:
             return []
-    return [("DevicePolicy", ("s", "strict")), ("DeviceAllow", ("a(ss)", allowed))]
+    return [("DevicePolicy", ("s", "strict")), ("DeviceAllow", ("a(ss)", list(dict.fromkeys(allowed))))]
 
 
 def device_names(text: str) -> dict[tuple[str, int], str]:
