@@ -29,8 +29,8 @@ from tests.support.images import busybox_image
 from tests.support.leaks import container_ids, leaks
 from tests.support.registry import tool
 
-START_S = 30.0
-COMMAND_S = 60.0
+START_S = 120.0
+COMMAND_S = 120.0
 
 
 class Engine:
