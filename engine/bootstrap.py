@@ -25,12 +25,13 @@ from engine import notify
 from engine.aggregates.container.rules import RuleFacts, check_cgroup_parent
 from engine.aggregates.decider import Rejected
 from engine.aggregates.values.etc_files import ALTERNATE_RESOLV_CONF, HOST_RESOLV_CONF, parse_resolv_conf
+from engine.aggregates.values.id_map import IdMap
 from engine.aggregates.values.platform import Platform
 from engine.api.serving import serve_api
 from engine.clock import SystemClock
 from engine.composition import Drivers, Engine, Surroundings
 from engine.config import ConfigError, DaemonConfig
-from engine.drivers.linux import apparmor
+from engine.drivers.linux import apparmor, user_namespaces
 from engine.drivers.linux.devices import LinuxHostDevices
 from engine.drivers.linux.host import LinuxHost
 from engine.drivers.linux.inotify import watches
@@ -67,12 +68,13 @@ async def run(config: DaemonConfig) -> None:
     """The whole life of an engine: until SIGTERM or SIGINT. Raises ConfigError when it cannot start."""
     _prepare_process()
     config = with_cgroup_driver(config, LinuxHost().facts())
+    config, id_map = _remapped(config)
     for folder in (config.data_root, config.exec_root):
         os.makedirs(folder, DIRECTORY_MODE, exist_ok=True)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         lock = _lock(config.data_root)
         try:
-            async with _engine(config) as engine:
+            async with _engine(config, id_map) as engine:
                 sockets = open_listeners(config.hosts, group=config.group)
                 try:
                     async with trio.open_nursery() as nursery:
@@ -94,13 +96,13 @@ async def run(config: DaemonConfig) -> None:
 
 
 @asynccontextmanager
-async def _engine(config: DaemonConfig) -> AsyncIterator[Engine]:
+async def _engine(config: DaemonConfig, id_map: IdMap | None) -> AsyncIterator[Engine]:
     """An engine over this machine's kernel."""
     host, clock, entropy = LinuxHost(), SystemClock(), SystemEntropy()
     async with watches() as watching:
         logs = FileLogs(watching, clock=clock, limiter=trio.CapacityLimiter(4))
-        drivers = _drivers(config, host, logs)
-        async with Engine(config, drivers, _surroundings(config, host), clock, entropy).running() as engine:
+        drivers = _drivers(config, host, logs, id_map)
+        async with Engine(config, drivers, _surroundings(config, host, id_map), clock, entropy).running() as engine:
             yield engine
 
 
@@ -116,13 +118,18 @@ def with_cgroup_driver(config: DaemonConfig, facts: HostFacts) -> DaemonConfig:
     return replace(config, cgroup_driver=driver)
 
 
-def _drivers(config: DaemonConfig, host: LinuxHost, logs: FileLogs) -> Drivers:
+def _drivers(config: DaemonConfig, host: LinuxHost, logs: FileLogs, id_map: IdMap | None) -> Drivers:
     """Everything concrete. Nothing is touched before `begin`."""
     parser = apparmor.parser_of()
     runtime = LinuxRuntime(config.exec_root, config.data_root, apparmor.AppArmor(parser) if parser else None)
-    storage = LinuxStorage(config.data_root)
+    storage = LinuxStorage(config.data_root, id_map=id_map)
     networking = LinuxNetworking(
-        NetworkingOptions(firewall=config.iptables, forwarding=config.ip_forward, relays=config.userland_proxy)
+        NetworkingOptions(
+            firewall=config.iptables,
+            forwarding=config.ip_forward,
+            relays=config.userland_proxy,
+            id_map=id_map,
+        )
     )
 
     async def begin(nursery: trio.Nursery) -> None:
@@ -143,8 +150,8 @@ def _drivers(config: DaemonConfig, host: LinuxHost, logs: FileLogs) -> Drivers:
         archives=storage.archives,
         rootfs=storage.rootfs,
         files=storage.files,
-        folders=LinuxContainerFolders(storage.places),
-        volumes=LocalVolumes(storage.places, storage.workers),
+        folders=LinuxContainerFolders(storage.places, id_map.root if id_map is not None else (0, 0)),
+        volumes=LocalVolumes(storage.places, storage.workers, id_map),
         host_paths=LinuxHostPaths(),
         networks=networking.networks,
         sandboxes=networking.sandboxes,
@@ -157,10 +164,10 @@ def _drivers(config: DaemonConfig, host: LinuxHost, logs: FileLogs) -> Drivers:
     )
 
 
-def _surroundings(config: DaemonConfig, host: LinuxHost) -> Surroundings:
+def _surroundings(config: DaemonConfig, host: LinuxHost, id_map: IdMap | None) -> Surroundings:
     facts = host.facts()
     return Surroundings(
-        traits=_traits(config, facts),
+        traits=_traits(config, facts, id_map),
         rules=RuleFacts(
             cpus=frozenset(os.sched_getaffinity(0)),
             mems=facts.mems,
@@ -169,6 +176,7 @@ def _surroundings(config: DaemonConfig, host: LinuxHost) -> Surroundings:
             runtimes=frozenset({"native", *config.runtimes}),
             cgroup_v2=facts.cgroup_version == "2",
             cgroup_driver=config.cgroup_driver,
+            remapped=id_map is not None,
         ),
         platform=Platform(os="linux", architecture=facts.machine).normalized,
         ephemeral=_ephemeral_range(),
@@ -176,7 +184,24 @@ def _surroundings(config: DaemonConfig, host: LinuxHost) -> Surroundings:
     )
 
 
-def _traits(config: DaemonConfig, facts: HostFacts) -> HostTraits:
+def _remapped(config: DaemonConfig) -> tuple[DaemonConfig, IdMap | None]:
+    """`--userns-remap`: who containers run as, and roots of the engine of their own: what is in them belongs to other
+    users (SEC-10). Raises ConfigError."""
+    if not config.userns_remap:
+        return config, None
+    id_map = user_namespaces.id_map_of(config.userns_remap)
+    uid, gid = id_map.root
+    config = replace(
+        config, data_root=f"{config.data_root}/{uid}.{gid}", exec_root=f"{config.exec_root}/{uid}.{gid}"
+    )
+    os.makedirs(config.data_root, DIRECTORY_MODE, exist_ok=True)
+    os.chown(config.data_root, 0, gid)
+    major, minor = os.uname().release.split(".")[:2]
+    user_namespaces.check_host(config.data_root, id_map, (int(major), int(minor)))
+    return config, id_map
+
+
+def _traits(config: DaemonConfig, facts: HostFacts, id_map: IdMap | None) -> HostTraits:
     major, minor = facts.kernel_version.split(".")[:2]
     return HostTraits(
         machine=facts.machine,
@@ -184,6 +209,7 @@ def _traits(config: DaemonConfig, facts: HostFacts) -> HostTraits:
         cgroup_v2=facts.cgroup_version == "2",
         profile=_seccomp_profile(config.seccomp_profile),
         apparmor="apparmor" in facts.security,
+        id_map=id_map,
         no_new_privileges=config.no_new_privileges,
         init=config.init,
         init_path=config.init_path or _init_path(),

@@ -13,6 +13,7 @@ import msgspec
 
 from engine.aggregates.values import capabilities as caps
 from engine.aggregates.values.config import ContainerConfig, HostConfig, Ulimit
+from engine.aggregates.values.id_map import IdMap, IdRange
 from engine.aggregates.values.mounts import MountPoint
 from engine.aggregates.values.security import apparmor_profile, security_option
 from engine.aggregates.values.sysctls import dotted
@@ -53,6 +54,7 @@ class Shared(msgspec.Struct, frozen=True, kw_only=True):
     """Namespaces of others to join: paths under /proc, or "". shm: of the IPC donor's /dev/shm. host_network: none of
     its own."""
 
+    user: str = ""
     pid: str = ""
     ipc: str = ""
     network: str = ""
@@ -66,13 +68,15 @@ RECURSIVE_READ_ONLY = (5, 12)
 
 class HostTraits(msgspec.Struct, frozen=True, kw_only=True):
     """What of the host shapes every spec. kernel: (major, minor). profile: the default seccomp profile, None for
-    unconfined. apparmor: whether profiles can be applied. init_path: of the init binary for --init."""
+    unconfined. apparmor: whether profiles can be applied. id_map: of containers that have a user namespace, which are
+    all but those with `--userns=host`; None for none. init_path: of the init binary for --init."""
 
     machine: str
     kernel: tuple[int, int]
     cgroup_v2: bool
     profile: Mapping[str, Any] | None
     apparmor: bool = False
+    id_map: IdMap | None = None
     no_new_privileges: bool = False
     init: bool = False
     init_path: str = ""
@@ -297,6 +301,9 @@ def linux(given: SpecInput, capability_names: Sequence[str]) -> dict[str, Any]:
         "devices": [_device(node) for node in given.devices],
         "sysctl": {dotted(name): value for name, value in (host.sysctls or {}).items()},
     }
+    if given.traits.id_map is not None and is_remapped(host, given.traits):
+        document["uidMappings"] = _mappings(given.traits.id_map.uids)
+        document["gidMappings"] = _mappings(given.traits.id_map.gids)
     propagation = rootfs_propagation(given.mounts)
     if propagation:
         document["rootfsPropagation"] = propagation
@@ -310,6 +317,15 @@ def linux(given: SpecInput, capability_names: Sequence[str]) -> dict[str, Any]:
         traits = given.traits
         document["seccomp"] = seccomp.for_process(profile, frozenset(capability_names), traits.machine, traits.kernel)
     return document
+
+
+def is_remapped(host: HostConfig, traits: HostTraits) -> bool:
+    """Whether the container's root is another user of the host (SEC-10)."""
+    return traits.id_map is not None and host.userns_mode != "host"
+
+
+def _mappings(ranges: Sequence[IdRange]) -> list[dict[str, int]]:
+    return [{"containerID": each.inside, "hostID": each.outside, "size": each.size} for each in ranges]
 
 
 def seccomp_profile(host: HostConfig, traits: HostTraits) -> Mapping[str, Any] | None:
@@ -335,6 +351,8 @@ def namespaces(given: SpecInput) -> list[dict[str, str]]:
     """Own ones, joined ones (with a path), and none where the host's is meant."""
     host, shared = given.host, given.shared
     found = [{"type": "mount"}]
+    if is_remapped(host, given.traits):
+        found.insert(0, _namespace("user", shared.user))
     if host.uts_mode != "host":
         found.append({"type": "uts"})
     if not shared.host_network:

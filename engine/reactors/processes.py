@@ -75,6 +75,10 @@ class Processes:
             raise Rejected(Reason.SYSTEM, 'exec: "docker-init": executable file not found in $PATH')
         return oci.build_spec(given)
 
+    def is_remapped(self, state: ContainerState) -> bool:
+        """Whether its namespaces belong to a user namespace of its own."""
+        return oci.is_remapped(state.host, self._traits)
+
     def env(self, state: ContainerState) -> tuple[str, ...]:
         """The environment in the clear."""
         if state.env is None:
@@ -92,7 +96,10 @@ class Processes:
 
     def _shared(self, state: ContainerState, sandboxing: Sandboxing) -> oci.Shared:
         pids, ipc = self.donor(state, Kind.PID), self.donor(state, Kind.IPC)
+        # To share one of these namespaces, the containers must also share the user namespace that it belongs to.
+        owner = self.donor(state, Kind.NETWORK) or ipc or pids
         return oci.Shared(
+            user=f"/proc/{owner.pid}/ns/user" if owner else "",
             pid=f"/proc/{pids.pid}/ns/pid" if pids else "",
             ipc=f"/proc/{ipc.pid}/ns/ipc" if ipc else "",
             shm=f"/proc/{ipc.pid}/root/dev/shm" if ipc else "",

@@ -39,11 +39,13 @@ class Engine:
     made: ClassVar[list[Engine]] = []
     """Every engine of this test session: at its end, tests/conftest.py asks each what it left behind."""
 
-    def __init__(self, *flags: str, live_restore: bool = True) -> None:
+    def __init__(self, *flags: str, etc: Path | None = None, owner: str = "") -> None:
+        """etc: what it sees as /etc. owner: `<uid>.<gid>` of its containers' root, when it is not the host's."""
         self.name = f"ishmael-{secrets.token_hex(4)}"
         self.root = Path(tempfile.mkdtemp(prefix="ishmael-test-"))
-        self.data_root = self.root / "data"
-        self.exec_root = self.root / "exec"
+        self.data_root = self.root / "data" / owner
+        self.exec_root = self.root / "exec" / owner
+        self._etc = etc
         self.socket = self.root / "engine.sock"
         self.log = self.root / "engine.log"
         self.flags = flags
@@ -62,10 +64,13 @@ class Engine:
         with contextlib.suppress(FileNotFoundError):
             self.socket.unlink()
         command = [
-            "nsenter", f"--net=/run/netns/{self.name}", sys.executable, "-m", "engine",
-            "-H", f"unix://{self.socket}", "--data-root", str(self.data_root), "--exec-root", str(self.exec_root),
+            "nsenter", f"--net=/run/netns/{self.name}", sys.executable, "-m", "engine", "-H", f"unix://{self.socket}",
+            "--data-root", str(self.root / "data"), "--exec-root", str(self.root / "exec"),
             "--pidfile", str(self.root / "pid"), *self.flags,
         ]  # fmt: skip
+        if self._etc is not None:
+            covered = 'mount --bind "$0" /etc && exec "$@"'
+            command = ["unshare", "-m", "--propagation", "slave", "sh", "-c", covered, str(self._etc), *command]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         deadline = time.monotonic() + START_S
@@ -179,9 +184,7 @@ class Engine:
 
     def replay(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run `replay` on this engine's log."""
-        return _run(
-            sys.executable, "-m", "replay", "--log", str(self.data_root / "events.db"), *arguments, check=False
-        )
+        return _run(sys.executable, "-m", "replay", "--log", str(self.data_root / "events.db"), *arguments, check=False)
 
     def close(self) -> None:
         """Remove every container, end engine and supervisor, delete the namespace."""
@@ -244,11 +247,11 @@ def _run(*command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
 
 
 @contextlib.contextmanager
-def running_engine(*flags: str) -> Iterator[Engine]:
+def running_engine(*flags: str, etc: Path | None = None, owner: str = "") -> Iterator[Engine]:
     """An engine with busybox, for the length of the block."""
     if os.geteuid() != 0:
         pytest.skip("needs root")
-    engine = Engine(*flags)
+    engine = Engine(*flags, etc=etc, owner=owner)
     try:
         engine.start()
         engine.load_busybox()

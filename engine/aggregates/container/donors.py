@@ -39,6 +39,12 @@ def check_donor(state: ContainerState, donor: ContainerState, kind: Kind) -> Non
         )
     if not donor.alive:
         raise Rejected(Reason.CONFLICT, f"container {donor.container_id} is not running")
+    if (donor.host.userns_mode == "host") != (state.host.userns_mode == "host"):
+        raise Rejected(
+            Reason.INVALID,
+            f"container {donor.container_id}: its {kind.value} namespace belongs to another user namespace "
+            "(hint: give both or neither --userns=host)",
+        )
     if kind is Kind.IPC and donor.host.ipc_mode not in ("shareable", "host"):
         raise Rejected(
             Reason.INVALID,

@@ -33,6 +33,7 @@ class RuleFacts(ResourceFacts, frozen=True, kw_only=True):
 
     runtimes: frozenset[str] = frozenset({"native"})
     cgroup_v2: bool = False
+    remapped: bool = False
     cgroup_driver: str = "cgroupfs"
     ip_forwarding: bool = True
 
@@ -54,6 +55,8 @@ def check(config: ContainerConfig, host: HostConfig, facts: RuleFacts) -> tuple[
     for entry in host.extra_hosts or ():
         parse_extra_host(entry, ANY_GATEWAY)
     _check_security(host)
+    if facts.remapped and host.userns_mode != "host":
+        _check_remapped(host)
     _check_sysctls(host)
     _check_absent(host, facts)
     return host, (*warnings, *_network_warnings(host, facts))
@@ -185,6 +188,21 @@ def _check_security(host: HostConfig) -> None:
                 continue
             case _:
                 _invalid(f'invalid --security-opt: "{option}"')
+
+
+def _check_remapped(host: HostConfig) -> None:
+    """SEC-10. Source: moby daemon/daemon_unix.go verifyPlatformContainerSettings."""
+    if host.privileged:
+        _invalid(
+            "privileged mode is incompatible with user namespaces.  You must run the container in the host namespace "
+            "when running privileged mode"
+        )
+    if host.network_mode == "host":
+        _invalid("cannot share the host's network namespace when user namespaces are enabled")
+    if host.pid_mode == "host":
+        _invalid("cannot share the host PID namespace when user namespaces are enabled")
+    if any(mount.type == "image" for mount in host.mounts or ()):
+        _absent("mounts of type image are not implemented with user namespaces: use --userns=host")
 
 
 def _check_sysctls(host: HostConfig) -> None:

@@ -110,6 +110,7 @@ async def files_root(context: ApiContext, state: ContainerState, *, with_mounts:
         mounts=mounts,
         readonly=state.host.readonly_rootfs,
         user=state.config.user,
+        remapped=state.host.userns_mode != "host",
     )
 
 

@@ -194,6 +194,8 @@ def security_options(facts: InfoFacts) -> list[str]:
         options.append("name=apparmor")
     if "seccomp" in facts.host.security:
         options.append(f"name=seccomp,profile={facts.config.seccomp_profile}")
+    if facts.config.userns_remap:
+        options.append("name=userns")
     if "cgroupns" in facts.host.security:
         options.append("name=cgroupns")
     if facts.config.no_new_privileges:

@@ -80,9 +80,19 @@ class Networks(Protocol):
 class Sandboxes(Protocol):
     """A container's network namespace and the endpoints in it."""
 
-    async def open(self, container_id: ContainerID, sysctls: Mapping[str, str], *, joined: bool = True) -> int:
+    async def open(
+        self,
+        container_id: ContainerID,
+        sysctls: Mapping[str, str],
+        *,
+        joined: bool = True,
+        remapped: bool = False,
+        beside: int = 0,
+    ) -> int:
         """A network namespace for the container with lo up; its fd, which the caller closes. The namespace lives as
-        long as somebody holds it: an engine that dies before the start leaves nothing. joined: endpoints follow."""
+        long as somebody holds it: an engine that dies before the start leaves nothing. joined: endpoints follow.
+        remapped: it belongs to a user namespace of its own, with the map of this engine;
+        or to the one of the process `beside`."""
         ...
 
     async def enter(self, container_id: ContainerID, pid: int) -> int:

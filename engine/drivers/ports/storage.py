@@ -167,7 +167,8 @@ class FilesMount(msgspec.Struct, frozen=True, kw_only=True):
 class FilesRoot(msgspec.Struct, frozen=True, kw_only=True):
     """A container's file tree. pid: of its first process, or 0; then `rootfs` and `mounts` are put together.
 
-    user: the container's `User`, to whom `copy_uid_gid` gives what is extracted. called: the name by which the
+    remapped: whether it has a user namespace, in an engine that gives them: its volumes' owners are told as it sees
+    them. user: the container's `User`, to whom `copy_uid_gid` gives what is extracted. called: the name by which the
     client asked, for messages."""
 
     container_id: ContainerID
@@ -177,6 +178,7 @@ class FilesRoot(msgspec.Struct, frozen=True, kw_only=True):
     mounts: tuple[FilesMount, ...] = ()
     readonly: bool = False
     user: str = ""
+    remapped: bool = True
 
 
 class LoadedLayer(msgspec.Struct, frozen=True, kw_only=True):

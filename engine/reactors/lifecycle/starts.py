@@ -256,7 +256,12 @@ class Starts:
             return Sandboxing(netns_fd=-1, path=f"/proc/{donor.pid}/ns/net")
         wanted = {dotted(name): value for name, value in (state.host.sysctls or {}).items()}
         sysctls = {name: value for name, value in wanted.items() if name.startswith(NETWORK_SYSCTL)}
-        return Sandboxing(netns_fd=await self._sandboxes.open(state.container_id, sysctls, joined=joined))
+        remapped = self._processes.is_remapped(state)
+        owner = (self._processes.donor(state, Kind.IPC) or self._processes.donor(state, Kind.PID)) if remapped else None
+        opened = await self._sandboxes.open(
+            state.container_id, sysctls, joined=joined, remapped=remapped, beside=owner.pid if owner else 0
+        )
+        return Sandboxing(netns_fd=opened)
 
     async def _fit_out(
         self, state: ContainerState, endpoints: tuple[Endpoint, ...], planned: tuple[Join, ...], sandboxing: Sandboxing

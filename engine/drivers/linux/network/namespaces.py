@@ -23,7 +23,9 @@ import msgspec
 import outcome
 import trio
 
+from engine.aggregates.values.id_map import IdMap
 from engine.aggregates.values.sysctls import sysctl_path
+from engine.drivers.linux import user_namespaces
 from engine.drivers.linux.network import links, netlink
 
 T = TypeVar("T")
@@ -155,6 +157,23 @@ class ReadySandbox:
         self.route.close()
 
 
+class Owner(msgspec.Struct, frozen=True, kw_only=True):
+    """The user namespace that a network namespace belongs to: the engine's own, a new one with a map, or the one of the
+    process `beside`."""
+
+    id_map: IdMap | None = None
+    beside: int = 0
+
+    def new_namespace(self) -> int:
+        if self.beside:
+            return user_namespaces.network_namespace_beside(self.beside)
+        assert self.id_map is not None, "the engine's own are made otherwise"
+        return user_namespaces.new_network_namespace(self.id_map)
+
+
+OURS = Owner()
+
+
 def make_veth(home: socket.socket, inside: socket.socket, netns_fd: int) -> Veth:
     """A pair from the namespace of `home` into the one of `inside`, where it is called UNUSED_INTERFACE."""
     netlink.transact(home, [links.new_veth("ishmael%d", UNUSED_INTERFACE, netns_fd)])
@@ -163,42 +182,45 @@ def make_veth(home: socket.socket, inside: socket.socket, netns_fd: int) -> Veth
     return Veth(outside=peer.peer, inside=peer.index)
 
 
-def make_sandbox(sysctls: Mapping[str, str]) -> ReadySandbox:
+def make_sandbox(sysctls: Mapping[str, str], owner: Owner = OURS) -> ReadySandbox:
     """Make a namespace; runs on a NamespaceThread, at home before and after."""
+    with contextlib.closing(netlink.open_socket(netlink.ROUTE)) as outside:
+        netns_fd, route = _make(sysctls, owner)
+        return ReadySandbox(netns_fd, route, make_veth(outside, route, netns_fd))
+
+
+def make_bare(sysctls: Mapping[str, str], owner: Owner = OURS) -> int:
+    """A namespace with lo up and nothing else, for a container without endpoints: its fd. Runs on a NamespaceThread.
+    The pool's will not do: taking the unused veth out of one costs 30 ms."""
+    netns_fd, route = _make(sysctls, owner)
+    route.close()
+    return netns_fd
+
+
+def _make(sysctls: Mapping[str, str], owner: Owner) -> tuple[int, socket.socket]:
+    """A namespace with lo up and `sysctls` written, and a routing socket inside."""
     home = open_current()
-    outside = netlink.open_socket(netlink.ROUTE)
+    netns_fd = -1
     try:
-        _unshare()
+        if owner == OURS:
+            _unshare()
+            netns_fd = open_current()
+        else:
+            netns_fd = owner.new_namespace()
+            _set_namespace(netns_fd)
         try:
             write_sysctls(sysctls)
-            netns_fd = open_current()
             route = netlink.open_socket(netlink.ROUTE)
         finally:
             _set_namespace(home)
         netlink.transact(route, [links.set_link(_LOOPBACK_INDEX, up=True)])
-        return ReadySandbox(netns_fd, route, make_veth(outside, route, netns_fd))
-    finally:
-        outside.close()
-        os.close(home)
-
-
-def make_bare(sysctls: Mapping[str, str]) -> int:
-    """A namespace with lo up and nothing else, for a container without endpoints: its fd. Runs on a NamespaceThread.
-    The pool's will not do: taking the unused veth out of one costs 30 ms."""
-    home = open_current()
-    try:
-        _unshare()
-        try:
-            write_sysctls(sysctls)
-            netns_fd = open_current()
-            route = netlink.open_socket(netlink.ROUTE)
-        finally:
-            _set_namespace(home)
-        with contextlib.closing(route):
-            netlink.transact(route, [links.set_link(_LOOPBACK_INDEX, up=True)])
-        return netns_fd
+    except BaseException:
+        if netns_fd >= 0:
+            os.close(netns_fd)
+        raise
     finally:
         os.close(home)
+    return netns_fd, route
 
 
 def write_sysctls(sysctls: Mapping[str, str]) -> None:
@@ -211,26 +233,34 @@ def write_sysctls(sysctls: Mapping[str, str]) -> None:
 class SandboxPool:
     """Ready sandboxes, `size` of them, filled again in the background."""
 
-    def __init__(self, thread: NamespaceThread, size: int, sysctls: Mapping[str, str]) -> None:
+    def __init__(
+        self, thread: NamespaceThread, size: int, sysctls: Mapping[str, str], id_map: IdMap | None = None
+    ) -> None:
+        self._owner = Owner(id_map=id_map)
         self._thread = thread
         self._size = size
         self._sysctls = dict(sysctls)
         self._ready: collections.deque[ReadySandbox] = collections.deque()
         self._wanted = trio.Event()
 
-    async def take(self) -> ReadySandbox:
-        """A ready one, or a new one when the pool is empty."""
+    async def take(self, owner: Owner = OURS) -> ReadySandbox:
+        """A ready one, or a new one when the pool is empty, or its namespaces are another user's."""
+        if owner != self._owner:
+            return await self._thread.call(lambda: make_sandbox(self._sysctls, owner))
         self._wanted.set()
         if self._ready:
             return self._ready.popleft()
-        return await self._thread.call(lambda: make_sandbox(self._sysctls))
+        return await self._make()
+
+    async def _make(self) -> ReadySandbox:
+        return await self._thread.call(lambda: make_sandbox(self._sysctls, self._owner))
 
     async def run(self) -> None:
         """Keep the pool full until cancelled; then give its namespaces back."""
         try:
             while True:
                 while len(self._ready) < self._size:
-                    self._ready.append(await self._thread.call(lambda: make_sandbox(self._sysctls)))
+                    self._ready.append(await self._make())
                 self._wanted = trio.Event()
                 await self._wanted.wait()
                 # Whoever took one is about to start a container: making the next one now would contend with that for

@@ -21,7 +21,7 @@ from engine.aggregates.values.ids import ContainerID
 from engine.drivers.linux.network import hostports, links, namespaces, netlink, networks
 from engine.drivers.linux.network.elements import Publication
 from engine.drivers.linux.network.hostports import Reservation
-from engine.drivers.linux.network.namespaces import ReadySandbox, Veth
+from engine.drivers.linux.network.namespaces import Owner, ReadySandbox, Veth
 from engine.drivers.linux.network.relay import relay
 from engine.drivers.linux.network.state import Kernel
 from engine.drivers.ports.network import Join
@@ -46,16 +46,25 @@ class LinuxSandboxes:
         self._opened: dict[ContainerID, ReadySandbox] = {}
         self._held: dict[tuple[ContainerID, str], _Held] = {}
 
-    async def open(self, container_id: ContainerID, sysctls: Mapping[str, str], *, joined: bool = True) -> int:
+    async def open(
+        self,
+        container_id: ContainerID,
+        sysctls: Mapping[str, str],
+        *,
+        joined: bool = True,
+        remapped: bool = False,
+        beside: int = 0,
+    ) -> int:
         """A namespace with lo up and `sysctls` (`net.*`) written; its fd, which the caller closes. Must be followed by
         `join` or `leave` (which may be given no joins), because until then a socket of the driver holds it too.
         joined: endpoints will follow at once; without, the namespace is made bare and not taken from the pool."""
+        owner = Owner(id_map=self._kernel.options.id_map if remapped else None, beside=beside)
         if not joined:
             try:
-                return await self._kernel.links.call(lambda: namespaces.make_bare(sysctls))
+                return await self._kernel.links.call(lambda: namespaces.make_bare(sysctls, owner))
             except OSError as error:
                 raise _sysctl_failed(error) from error
-        ready = await self._kernel.pool.take()
+        ready = await self._kernel.pool.take(owner)
         wanted = {name: value for name, value in sysctls.items() if self._kernel.pool_sysctls.get(name) != value}
         if wanted:
             try:

@@ -13,6 +13,7 @@ from typing import TypeVar
 import msgspec
 import trio
 
+from engine.aggregates.values.id_map import IdMap
 from engine.aggregates.values.ids import NetworkID
 from engine.aggregates.values.sysctls import sysctl_path
 from engine.drivers.linux.network import namespaces, netlink
@@ -37,12 +38,13 @@ _DISABLE_IPV6 = {"net.ipv6.conf.default.disable_ipv6": "1"}
 class NetworkingOptions(msgspec.Struct, frozen=True, kw_only=True):
     """pool_size: ready namespaces kept (about 100 KB of kernel memory each). forwarding: may turn on ip_forward
     (`--ip-forward`). firewall: writes rules (`--iptables`). relays: serves in the engine what DNAT can not
-    (`--userland-proxy`)."""
+    (`--userland-proxy`). id_map: of the user namespaces that most sandboxes belong to, None for none."""
 
     pool_size: int = 4
     forwarding: bool = True
     firewall: bool = True
     relays: bool = True
+    id_map: IdMap | None = None
 
 
 class Kernel:
@@ -80,7 +82,9 @@ class Kernel:
         self._pool_thread.start()
         try:
             await self.links.call(self._open)
-            self._pool = SandboxPool(self._pool_thread, self.options.pool_size, self.pool_sysctls)
+            self._pool = SandboxPool(
+                self._pool_thread, self.options.pool_size, self.pool_sysctls, self.options.id_map
+            )
             async with trio.open_nursery() as nursery:
                 self.nursery = nursery
                 nursery.start_soon(self._pool.run, name="network-pool")

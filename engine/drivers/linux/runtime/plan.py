@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from engine.aggregates.values import capabilities
+from engine.aggregates.values.id_map import IdRange, outside
 from engine.aggregates.values.sysctls import sysctl_path
 from engine.drivers.linux.logs.plans import log_plan
 from engine.drivers.linux.runtime import cgroup_plan, seccomp
@@ -35,7 +36,7 @@ RLIMIT_LOCKS = 10
 """The one limit of Docker's that Python has no name for. Source: asm-generic/resource.h."""
 DEVICE_TYPES = {"c": 0o020000, "u": 0o020000, "b": 0o060000, "p": 0o010000}
 DEFAULT_DEVICES = tuple(
-    (f"/dev/{name}", 0o020666, major, minor, 0, 0)
+    (f"/dev/{name}", 0o020666, major, minor, -1, -1)
     for name, major, minor in (
         ("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0),
     )
@@ -61,14 +62,14 @@ def container_plan(launch: Launch, facts: HostFacts, filter_bytes: bytes) -> dic
     if scope is not None:
         resources = rounded(resources)
     namespaces = {entry["type"]: entry.get("path") or "" for entry in linux.get("namespaces") or ()}
-    if "user" in namespaces:
-        raise unsupported("a user namespace")
+    user = user_namespace(linux, namespaces, launch.netns_fd) if "user" in namespaces else None
     if "mount" not in namespaces or namespaces["mount"]:
         raise unsupported("a container without a mount namespace of its own")
-    new = sum(NAMESPACES[kind] for kind, joined in namespaces.items() if not joined and kind != "cgroup")
+    new = sum(NAMESPACES[kind] for kind, joined in namespaces.items() if not joined and kind not in ("cgroup", "user"))
     if launch.netns_fd >= 0:
         new &= ~NAMESPACES["network"]
     mounts = [_with_cgroups(mount_entry(m), facts, path, "cgroup" in namespaces) for m in spec.get("mounts") or ()]
+    mounts = [entry if user is None else _shifted(entry, user) for entry in mounts]
     propagation = linux.get("rootfsPropagation") or ""
     return {
         "container_id": launch.container_id,
@@ -76,9 +77,12 @@ def container_plan(launch: Launch, facts: HostFacts, filter_bytes: bytes) -> dic
         "run": launch.run,
         "clone_flags": new,
         "joins": [
-            (joined, NAMESPACES[kind]) for kind, joined in namespaces.items() if joined and kind not in ("pid", "mount")
+            (joined, NAMESPACES[kind])
+            for kind, joined in namespaces.items()
+            if joined and kind not in ("pid", "mount", "user")
         ],
         "keyring": keyring(launch.container_id),
+        "user_namespace": user,
         "pid_namespace": namespaces.get("pid", ""),
         "own_pid_namespace": "pid" in namespaces and not namespaces["pid"],
         "cgroup_namespace": "cgroup" in namespaces,
@@ -110,6 +114,8 @@ def foreign_plan(launch: Launch, facts: HostFacts, exec_root: str) -> dict[str, 
     path = cgroup_path(text)
     bundle = f"{exec_root}/bundles/{launch.container_id}"
     namespaces = [dict(entry) for entry in linux.get("namespaces") or ()]
+    if any(entry["type"] == "user" for entry in namespaces):
+        raise unsupported(f"a user namespace with the runtime {launch.runtime}")
     for entry in namespaces:
         if entry["type"] == "network" and launch.netns_fd >= 0:
             entry["path"] = bundle + "/netns"
@@ -155,6 +161,44 @@ def exec_plan(launch: ExecLaunch) -> dict[str, Any]:
         "process": process_plan(launch.process, b"", 0),
         "stdio": stdio_plan(launch.stdio, LogSpec(driver="none")),
     }
+
+
+def user_namespace(
+    linux: Mapping[str, Any], namespaces: Mapping[str, str], netns_fd: int
+) -> dict[str, Any]:
+    """The user namespace of a container: the one its network namespace belongs to, or another container's."""
+    if not namespaces["user"] and netns_fd < 0:
+        raise unsupported("a user namespace without a network namespace that belongs to it")
+    ranges = {
+        kind: [(entry["containerID"], entry["hostID"], entry["size"]) for entry in linux.get(f"{kind}Mappings") or ()]
+        for kind in ("uid", "gid")
+    }
+    return {
+        "path": namespaces["user"],
+        "uids": ranges["uid"],
+        "gids": ranges["gid"],
+        "root": (_on_host(ranges["uid"], 0), _on_host(ranges["gid"], 0)),
+    }
+
+
+def _on_host(ranges: Iterable[tuple[int, int, int]], inside: int) -> int:
+    found = outside((IdRange(*each) for each in ranges), inside)
+    if found is None:
+        raise PortError("start", f"no mapping for the id {inside}", fault=Fault.INVALID)
+    return found
+
+
+def _shifted(entry: dict[str, Any], user: Mapping[str, Any]) -> dict[str, Any]:
+    """Owners in a file system's own options are the container's, and it is mounted by the host."""
+    if entry["type"] not in ("tmpfs", "devpts"):
+        return entry
+    words = []
+    for word in entry["data"].split(","):
+        name, _, value = word.partition("=")
+        if name in ("uid", "gid") and value.isdigit():
+            word = f"{name}={_on_host(user[name + 's'], int(value))}"
+        words.append(word)
+    return {**entry, "data": ",".join(words)}
 
 
 def keyring(container_id: str) -> bytes:

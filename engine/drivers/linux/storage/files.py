@@ -11,9 +11,10 @@ import subprocess
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from typing import Any
 
+from engine.aggregates.values.id_map import IdMap
 from engine.drivers.linux.storage.errors import as_port_error
 from engine.drivers.linux.storage.places import Places
-from engine.drivers.linux.storage.workers import Workers
+from engine.drivers.linux.storage.workers import Workers, id_map_fields
 from engine.drivers.ports.storage import FilesRoot, PathStat
 
 _CHUNK = 256 << 10
@@ -22,9 +23,10 @@ _CHUNK = 256 << 10
 class LinuxFiles:
     """See engine/drivers/ports/storage.py, Files."""
 
-    def __init__(self, places: Places, workers: Workers) -> None:
+    def __init__(self, places: Places, workers: Workers, id_map: IdMap | None = None) -> None:
         self._places = places
         self._workers = workers
+        self._id_map = id_map
 
     async def stat(self, root: FilesRoot, path: str) -> PathStat:
         with self._tree(root) as tree:
@@ -84,6 +86,7 @@ class LinuxFiles:
                 ],
                 "readonly": root.readonly,
                 "place": place,
+                "id_map": id_map_fields(self._id_map if root.remapped else None),
             }
         finally:
             if place:

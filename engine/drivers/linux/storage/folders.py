@@ -17,10 +17,11 @@ FILE_MODE = 0o644
 
 
 class LinuxContainerFolders:
-    """The ContainerFolders port."""
+    """The ContainerFolders port. owner: uid and gid of the containers' root."""
 
-    def __init__(self, places: Places) -> None:
+    def __init__(self, places: Places, owner: tuple[int, int] = (0, 0)) -> None:
         self._places = places
+        self._owner = owner
         self._root = f"{places.data_root}/containers"
 
     def path(self, container_id: ContainerID) -> str:
@@ -34,6 +35,8 @@ class LinuxContainerFolders:
             fd = os.open(f"{folder}/{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, FILE_MODE)
             try:
                 os.write(fd, content.encode())
+                if self._owner != (0, 0):
+                    os.fchown(fd, *self._owner)
             finally:
                 os.close(fd)
         return folder

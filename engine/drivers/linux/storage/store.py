@@ -10,6 +10,7 @@ import secrets
 
 import trio
 
+from engine.aggregates.values.id_map import IdMap
 from engine.drivers.linux.storage.archives import LinuxImageArchives
 from engine.drivers.linux.storage.blobs import LinuxBlobStore
 from engine.drivers.linux.storage.files import LinuxFiles
@@ -28,14 +29,14 @@ SWEEP_INTERVAL_S = 5.0
 class LinuxStorage:
     """One data root's stores. Attributes are the ports: blobs, layers, rootfs, files, archives."""
 
-    def __init__(self, data_root: str, *, parallel_unpacks: int = 2) -> None:
+    def __init__(self, data_root: str, *, parallel_unpacks: int = 2, id_map: IdMap | None = None) -> None:
         self.places = Places(data_root, secrets.token_hex(4))
         self.workers = Workers(parallel_unpacks)
         limiter = trio.CapacityLimiter(8)
         self.blobs = LinuxBlobStore(self.places, limiter)
         self.layers = LinuxLayerStore(self.places, self.workers, limiter)
         self.archives = LinuxImageArchives(self.places, self.blobs, self.workers, limiter)
-        self.files = LinuxFiles(self.places, self.workers)
+        self.files = LinuxFiles(self.places, self.workers, id_map)
         self.rootfs = LinuxRootFilesystems(self.places, self.layers, self.workers, limiter)
 
     async def sweep(self) -> None:

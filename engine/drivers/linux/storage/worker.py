@@ -77,3 +77,11 @@ def _words(error: OSError) -> str:
     place = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
     words = (error.strerror or str(error)).lower()
     return f"{place}: {words}" if place else words
+
+
+def shifted(ranges: list[tuple[int, int, int]], inside: int) -> int:
+    """The host's id for one of a container. Raises TaskError for one that has none."""
+    for first, outside, size in ranges:
+        if first <= inside < first + size:
+            return outside + inside - first
+    raise TaskError("invalid", f"Container ID {inside} cannot be mapped to a host ID")

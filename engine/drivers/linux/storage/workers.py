@@ -17,6 +17,7 @@ from typing import Any
 import trio
 
 import engine
+from engine.aggregates.values.id_map import IdMap
 from engine.errors import Fault, PortError
 
 _BOOT = (
@@ -136,3 +137,13 @@ def _import_path() -> str:
     """Where the worker finds the engine and the decompressors: the engine's own places."""
     home = os.path.dirname(os.path.dirname(os.path.abspath(engine.__file__)))
     return ":".join([home, *(entry for entry in sys.path if entry and os.path.isdir(entry))])
+
+
+def id_map_fields(id_map: IdMap | None) -> dict[str, list[tuple[int, int, int]]] | None:
+    """A map of ids as tasks take it."""
+    if id_map is None:
+        return None
+    return {
+        "uids": [(each.inside, each.outside, each.size) for each in id_map.uids],
+        "gids": [(each.inside, each.outside, each.size) for each in id_map.gids],
+    }

@@ -17,12 +17,13 @@ from functools import partial
 import msgspec
 import trio
 
+from engine.aggregates.values.id_map import IdMap
 from engine.aggregates.values.ids import RESTRICTED_NAME, VolumeName
 from engine.drivers.linux.storage import kernel
 from engine.drivers.linux.storage.errors import as_port_error
 from engine.drivers.linux.storage.places import Places
 from engine.drivers.linux.storage.rootfs import tree_size
-from engine.drivers.linux.storage.workers import Workers
+from engine.drivers.linux.storage.workers import Workers, id_map_fields
 from engine.drivers.linux.volume.options import BIND_CHANGES, PROPAGATION, MountRequest, mount_request, validate
 from engine.errors import Fault, PortError
 
@@ -34,8 +35,9 @@ _FILLING = "filling"
 class LocalVolumes:
     """See engine/drivers/ports/volume.py, Volumes."""
 
-    def __init__(self, places: Places, workers: Workers) -> None:
+    def __init__(self, places: Places, workers: Workers, id_map: IdMap | None = None) -> None:
         self._places = places
+        self._id_map = id_map
         self._workers = workers
         self._root = f"{places.data_root}/volumes"
         # A mount of nfs may hang on its server: it must not keep other volumes from being made.
@@ -45,7 +47,7 @@ class LocalVolumes:
     async def create(self, name: VolumeName, options: Mapping[str, str]) -> str:
         validate(options)
         with as_port_error("create volume"):
-            _make_directories(self._root, self._folder(name))
+            _make_directories(self._root, self._folder(name), (0, 0) if self._id_map is None else self._id_map.root)
         return self._data(name)
 
     async def remove(self, name: VolumeName) -> None:
@@ -98,7 +100,8 @@ class LocalVolumes:
                 os.mkdir(place, 0o700)
                 os.close(os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
             try:
-                fields = {"lowers": lowers, "path": path, "target": self._data(name), "place": place}
+                fields = {"lowers": lowers, "path": path, "target": self._data(name), "place": place,
+                          "id_map": id_map_fields(self._id_map)}  # fmt: skip
                 await self._workers.run("fill", fields)
                 os.unlink(mark)
             finally:
@@ -128,12 +131,14 @@ def is_mount_point(path: str) -> bool:
         return any(line.split(" ")[4].encode().decode("unicode_escape") == wanted for line in file)
 
 
-def _make_directories(root: str, folder: str) -> None:
+def _make_directories(root: str, folder: str, owner: tuple[int, int]) -> None:
+    """owner: of the data, the containers' root."""
     os.makedirs(root, _ROOT_MODE, exist_ok=True)
-    for path, mode in ((folder, _ROOT_MODE), (f"{folder}/_data", _DATA_MODE)):
+    for path, mode, (uid, gid) in ((folder, _ROOT_MODE, (0, 0)), (f"{folder}/_data", _DATA_MODE, owner)):
         with contextlib.suppress(FileExistsError):
             os.mkdir(path, mode)
             os.chmod(path, mode)  # whatever the umask took.
+            os.chown(path, uid, gid)
 
 
 def _mount_once(request: MountRequest, target: str) -> None:

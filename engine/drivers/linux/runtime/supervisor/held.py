@@ -28,8 +28,8 @@ class Process:
     pipes, by name. master: of its terminal, or -1. log_fd: the log's file or the connection to its server, until a
     copier has it. spool_fd: what its server has not taken yet (logs/spool.py)."""
 
-    __slots__ = ("answer", "bundle", "exec_id", "fds", "filter", "group", "id", "kills_group", "log_fd", "master",
-                 "pid", "ready", "report", "run", "shape", "spool_fd", "started")  # fmt: skip
+    __slots__ = ("answer", "builders", "bundle", "exec_id", "fds", "filter", "group", "id", "kills_group", "log_fd",
+                 "master", "pid", "ready", "report", "run", "shape", "spool_fd", "started", "user")  # fmt: skip
 
     def __init__(self, container_id: str, exec_id: str, run: int, shape: dict[str, Any]) -> None:
         self.id, self.exec_id, self.run, self.shape = container_id, exec_id, run, shape
@@ -44,6 +44,10 @@ class Process:
         self.group: dict[str, Any] = {}
         self.kills_group = False
         self.filter: tuple[bytes, int] = (b"", 0)
+        self.builders: tuple[int, ...] = ()
+        """Who makes its tree, until then."""
+        self.user: dict[str, Any] | None = None
+        """Its user namespace, as plans have it."""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -60,9 +64,9 @@ class Process:
             fds = fds[:-1]
         return fds[0] if fds else -1
 
-    def open_stdio(self, null: int, theirs: list[int]) -> launch.Stdio:
+    def open_stdio(self, null: int, theirs: list[int], uid: int = 0) -> launch.Stdio:
         """The log (so that one that cannot be opened fails the start) and the pipes; the child's ends also go to
-        `theirs`, to be closed after the fork."""
+        `theirs`, to be closed after the fork. uid: the user in the container, who may open /dev/stdout by its name."""
         if self.shape["log"]["driver"] in FILES:
             self.log_fd = open_log(self.shape["log"]["path"])
         if self.shape["tty"]:
@@ -75,7 +79,16 @@ class Process:
         if self.shape["open_stdin"]:
             stdin, self.fds["stdin"] = os.pipe2(os.O_CLOEXEC)
             theirs.append(stdin)
+        uid = self._on_host(uid)
+        for fd in theirs if uid else ():
+            os.fchown(fd, uid, -1)
         return launch.Stdio(stdin, ends["stdout"], ends["stderr"])
+
+    def _on_host(self, uid: int) -> int:
+        for inside, outside, size in self.user["uids"] if self.user else ():
+            if inside <= uid < inside + size:
+                return int(outside + uid - inside)
+        return uid
 
     def stream(self) -> tuple[dict[str, Any], tuple[int, ...]]:
         """What a copier needs: the shape, and duplicates of stdout, stderr, stdin and the log, as far as there are."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 import struct
 
@@ -33,7 +34,9 @@ OPEN_TREE_CLONE = 1
 OPEN_TREE_CLOEXEC = os.O_CLOEXEC
 MOVE_MOUNT_F_EMPTY_PATH = 4
 MOVE_MOUNT_T_EMPTY_PATH = 0x40
-MOUNT_ATTR_RDONLY = 1
+MOUNT_ATTR_RDONLY, MOUNT_ATTR_IDMAP = 1, 0x00100000
+NS_GET_USERNS = 0xB701
+CLONE_PARENT = 0x8000
 
 PR_SET_NAME, PR_SET_CHILD_SUBREAPER, PR_CAPBSET_DROP = 15, 36, 24
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 1, 4, 8, 38, 47
@@ -102,10 +105,11 @@ def pidfd_open(pid: int) -> int:
 
 def clone3(flags: int, cgroup_fd: int = -1) -> int:
     """Fork: 0 in the child. With `cgroup_fd` the child is born in that v2 cgroup, which spares the wait for an RCU
-    grace period that writing cgroup.procs costs."""
+    grace period that writing cgroup.procs costs. With CLONE_PARENT it is a sibling, and ends as its elder does."""
     if cgroup_fd >= 0:
         flags |= CLONE_INTO_CGROUP
-    arguments = struct.pack("11Q", flags, 0, 0, 0, SIGCHLD, 0, 0, 0, 0, 0, max(cgroup_fd, 0))
+    exit_signal = 0 if flags & CLONE_PARENT else SIGCHLD
+    arguments = struct.pack("11Q", flags, 0, 0, 0, exit_signal, 0, 0, 0, 0, 0, max(cgroup_fd, 0))
     return _call(_CLONE3, arguments, len(arguments))
 
 
@@ -153,6 +157,32 @@ def set_mount_attributes(fd: int, path: bytes, attributes: int, *, recursive: bo
     attribute = struct.pack("4Q", attributes, 0, 0, 0)
     flags = (AT_RECURSIVE if recursive else 0) | (0 if path else AT_EMPTY_PATH)
     _call(_MOUNT_SETATTR, fd, path, flags, attribute, len(attribute))
+
+
+def shift_owners(tree_fd: int, user_namespace: int, *, recursive: bool) -> None:
+    """Show the files of a detached mount with the owners that the namespace maps theirs to."""
+    attribute = struct.pack("4Q", MOUNT_ATTR_IDMAP, 0, 0, user_namespace)
+    flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
+    _call(_MOUNT_SETATTR, tree_fd, b"", flags, attribute, len(attribute))
+
+
+def owner_of(namespace: int) -> int:
+    """The user namespace that owns another namespace: its descriptor."""
+    return fcntl.ioctl(namespace, NS_GET_USERNS)
+
+
+def act_as(uid: int, gid: int) -> None:
+    """Make files as this user of the host from now on, with every capability kept."""
+    _libc.setfsgid(gid)
+    _libc.setfsuid(uid)
+    raise_capabilities()
+
+
+def raise_capabilities() -> None:
+    """What a change of user has taken away, as far as it may be taken back."""
+    with open("/proc/self/status") as status:
+        permitted = next(int(line[7:], 16) for line in status if line.startswith("CapPrm:"))
+    capset(permitted, permitted, 0)
 
 
 def open_tree(path: bytes, *, recursive: bool, dir_fd: int = -100) -> int:

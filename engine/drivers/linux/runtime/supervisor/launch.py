@@ -61,17 +61,29 @@ class Settings:
         self.supervisor = supervisor
 
 
-def fork_container(plan: dict[str, Any], stdio: Stdio, netns_fd: int, settings: Settings) -> tuple[int, socket.socket]:
-    """The first process of a container: (pid, the socket its report comes on). Raises OSError when a namespace to
-    join is gone or the clone is refused."""
+def fork_container(
+    plan: dict[str, Any], stdio: Stdio, netns_fd: int, settings: Settings
+) -> tuple[int, socket.socket, tuple[int, ...]]:
+    """The first process of a container: (pid, the socket its report comes on, pids of others to be reaped). Raises
+    OSError when a namespace to join is gone or the clone is refused."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    joins = []
+    opened: list[int] = []
+
+    def open_namespace(path: str) -> int:
+        opened.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        return opened[-1]
+
     try:
-        for path, flag in plan["joins"]:
-            joins.append((os.open(path, os.O_RDONLY | os.O_CLOEXEC), flag))
-        pid = _clone(plan["clone_flags"], plan["cgroup"]["into"], _open_or_none(plan["pid_namespace"]))
+        joins = [(open_namespace(path), flag) for path, flag in plan["joins"]]
+        pid_namespace = open_namespace(plan["pid_namespace"]) if plan["pid_namespace"] else -1
+        kept = {netns_fd, *(fd for fd, _ in joins)}
+        if plan["user_namespace"] is not None:
+            path = plan["user_namespace"]["path"]
+            owner = open_namespace(path) if path else k.owner_of(netns_fd)
+            opened += [] if path else [owner]
+            return _fork_remapped(plan, stdio, netns_fd, joins, settings, (ours, theirs), owner, pid_namespace)
+        pid = _clone(plan["clone_flags"], plan["cgroup"]["into"], pid_namespace)
         if pid == 0:
-            kept = {netns_fd, *(fd for fd, _ in joins)}
             _guard(
                 theirs, stdio, settings, kept, lambda: _container(plan, stdio, netns_fd, joins, settings, theirs)
             )
@@ -80,10 +92,10 @@ def fork_container(plan: dict[str, Any], stdio: Stdio, netns_fd: int, settings: 
         raise
     finally:
         theirs.close()
-        for fd, _ in joins:
+        for fd in opened:
             os.close(fd)
     ours.setblocking(False)
-    return pid, ours
+    return pid, ours, ()
 
 
 def fork_placeholder() -> int:
@@ -98,8 +110,53 @@ def fork_placeholder() -> int:
     return pid
 
 
-def fork_exec(plan: dict[str, Any], stdio: Stdio, target_pid: int, settings: Settings) -> tuple[int, socket.socket]:
-    """A further process in the namespaces and cgroup of the container whose first process is `target_pid`."""
+def _fork_remapped(
+    plan: dict[str, Any],
+    stdio: Stdio,
+    netns_fd: int,
+    joins: list[tuple[int, int]],
+    settings: Settings,
+    reports: tuple[socket.socket, socket.socket],
+    owner: int,
+    pid_namespace: int,
+) -> tuple[int, socket.socket, tuple[int, ...]]:
+    """With a user namespace (`owner`) the work is for two. The container's own process has no right to mount what the
+    tree is made of; so a builder, a child of the host in the other namespaces of the container, makes it and hands it
+    over as one detached mount."""
+    ours, theirs = reports
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        pid = _clone(plan["clone_flags"], plan["cgroup"]["into"], pid_namespace, owner)
+        if pid == 0:
+            kept = {netns_fd, near.fileno(), *(fd for fd, _ in joins)}
+            far.close()
+            _guard(
+                theirs, stdio, settings, kept, lambda: _remapped(plan, stdio, netns_fd, joins, settings, theirs, near)
+            )
+        target = k.pidfd_open(pid)
+        inside = os.open(f"/proc/{pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            builder = _clone(k.CLONE_NEWNS, "", inside)
+            if builder == 0:
+                near.close()
+                none = Stdio(-1, -1, -1)
+                kept = {target, owner, far.fileno()}
+                _guard(theirs, none, settings, kept, lambda: _build(plan, settings, pid, target, owner, far))
+        finally:
+            os.close(target)
+            os.close(inside)
+    finally:
+        near.close()
+        far.close()
+    ours.setblocking(False)
+    return pid, ours, (builder,)
+
+
+def fork_exec(
+    plan: dict[str, Any], stdio: Stdio, target_pid: int, settings: Settings
+) -> tuple[int, socket.socket, tuple[int, ...]]:
+    """A further process in the namespaces and cgroup of the container whose first process is `target_pid`. As
+    `fork_container`."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     target = k.pidfd_open(target_pid)
     try:
@@ -111,23 +168,22 @@ def fork_exec(plan: dict[str, Any], stdio: Stdio, target_pid: int, settings: Set
         raise
     finally:
         theirs.close()
+        os.close(target)
     ours.setblocking(False)
-    return pid, ours
+    return pid, ours, ()
 
 
-def _open_or_none(path: str) -> int:
-    return os.open(path, os.O_RDONLY | os.O_CLOEXEC) if path else -1
-
-
-def _clone(flags: int, cgroup: str, pid_namespace: int) -> int:
-    """`pid_namespace` is consumed. A pid namespace is joined by children only: the supervisor points its own children
-    there for the length of one clone."""
+def _clone(flags: int, cgroup: str, pid_namespace: int, user_namespace: int = -1) -> int:
+    """A child, born in the group and the namespaces given. A pid namespace is joined by children only: the supervisor
+    points its own children there for the length of one clone."""
     cgroup_fd = os.open(cgroup, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) if cgroup else -1
     try:
+        if user_namespace >= 0:
+            return _clone_by_elder(flags, cgroup_fd, pid_namespace, user_namespace)
         if pid_namespace >= 0:
             k.setns(pid_namespace, k.CLONE_NEWPID)
         try:
-            pid = k.clone3(flags, cgroup_fd)
+            return k.clone3(flags, cgroup_fd)
         finally:
             if pid_namespace >= 0:
                 own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
@@ -136,9 +192,33 @@ def _clone(flags: int, cgroup: str, pid_namespace: int) -> int:
     finally:
         if cgroup_fd >= 0:
             os.close(cgroup_fd)
-    if pid and pid_namespace >= 0:
-        os.close(pid_namespace)
-    return pid
+
+
+def _clone_by_elder(flags: int, cgroup_fd: int, pid_namespace: int, user_namespace: int) -> int:
+    """New namespaces belong to the user namespace they are made in, and there is no way back out of one: a first child
+    enters it, and makes the second, which is ours as well."""
+    readable, writable = os.pipe2(os.O_CLOEXEC)
+    elder = k.clone3(0)
+    if elder == 0:
+        try:
+            k.setns(user_namespace, k.CLONE_NEWUSER)
+            if pid_namespace >= 0:
+                k.setns(pid_namespace, k.CLONE_NEWPID)
+            pid = k.clone3(flags | k.CLONE_PARENT, cgroup_fd)
+        except BaseException as error:
+            os.write(writable, b"-%d" % (getattr(error, "errno", 0) or errno.EINVAL))
+            os._exit(1)
+        if pid == 0:
+            return 0
+        os.write(writable, b"%d" % pid)
+        os._exit(0)
+    os.close(writable)
+    answer = int(os.read(readable, 32) or b"-%d" % errno.ECHILD)
+    os.close(readable)
+    os.waitpid(elder, 0)
+    if answer < 0:
+        raise OSError(-answer, os.strerror(-answer))
+    return answer
 
 
 def _guard(report: socket.socket, stdio: Stdio, settings: Settings, kept: set[int], steps: Any) -> NoReturn:
@@ -197,12 +277,114 @@ def _container(
     for path, value in plan["sysctls"]:
         _write(path, value.encode(), magic=k.PROC_MAGIC)
     slave = _terminal(plan, report, console=True)
+    _restrict(plan)
+    p.confine(plan["process"], label)
+    _run(plan["process"], stdio, slave, settings, report)
+
+
+def _restrict(plan: dict[str, Any]) -> None:
     if plan["readonly"]:
         k.set_mount_attributes(-100, b"/", k.MOUNT_ATTR_RDONLY, recursive=False)
     rootfs.make_readonly(plan["readonly_paths"])
     rootfs.mask(plan["masked_paths"])
+
+
+def _remapped(
+    plan: dict[str, Any],
+    stdio: Stdio,
+    netns_fd: int,
+    joins: list[tuple[int, int]],
+    settings: Settings,
+    report: socket.socket,
+    builder: socket.socket,
+) -> None:
+    """The container's own process in its user namespace: until it becomes its root it is still the host's, without any
+    right but to files that the host's root owns (the cgroups')."""
+    _die_with_supervisor(settings)
+    p.restore_signals(settings.ignored_signals)
+    for fd, flag in joins:
+        k.setns(fd, flag)
+    if netns_fd >= 0:
+        k.setns(netns_fd, k.CLONE_NEWNET)
+    label = p.open_label(plan["process"])
+    _join_cgroup(plan["cgroup"])
+    if plan["cgroup_namespace"]:
+        k.unshare(k.CLONE_NEWCGROUP)
+    os.setsid()
+    k.join_session_keyring(plan["keyring"])
+    wire.send(builder, ("joined",))
+    message = wire.receive(builder)
+    if message is None:
+        os._exit(127)  # the builder has said why
+    tree = message[1][0]
+    k.mount(None, b"/", None, k.MS_SLAVE | k.MS_REC)
+    target = os.open(settings.mountpoint, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    k.move_mount(tree, target)
+    for fd in (tree, target):
+        os.close(fd)
+    rootfs.enter(settings.mountpoint, shared=False)
+    # Whatever a volume shares with the host goes one way only: the host's rights are not the container's.
+    k.mount(None, b"/", None, k.MS_SLAVE | k.MS_REC)
+    _become_root(settings)
+    slave = _terminal(plan, report, console=False)
+    if slave >= 0:
+        p.bind_console(slave)
     p.confine(plan["process"], label)
     _run(plan["process"], stdio, slave, settings, report)
+
+
+def _become_root(settings: Settings) -> None:
+    """From the host's root, which nobody is in a user namespace, to the namespace's own."""
+    os.setgroups(())
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+    _hide(settings)
+
+
+def _hide(settings: Settings) -> None:
+    """A change of credentials has taken both away."""
+    k.prctl(k.PR_SET_DUMPABLE, 0)
+    _die_with_supervisor(settings)
+
+
+def _build(
+    plan: dict[str, Any], settings: Settings, pid: int, target: int, owner: int, container: socket.socket
+) -> None:
+    """The builder: `target` and `pid` are the container's process, `owner` its user namespace. What it makes belongs to
+    the container's root."""
+    _die_with_supervisor(settings)
+    p.restore_signals(settings.ignored_signals)
+    if wire.receive(container) is None:
+        os._exit(127)  # the container's process has said why
+    if plan["oom_score_adj"] is not None:
+        _write(f"/proc/{pid}/oom_score_adj", str(plan["oom_score_adj"]).encode())
+    k.setns(target, k.CLONE_NEWIPC | k.CLONE_NEWUTS | k.CLONE_NEWNET | k.CLONE_NEWCGROUP)
+    k.act_as(*plan["user_namespace"]["root"])
+    _hide(settings)
+    if plan["loopback"]:
+        _raise_loopback()
+    _build_tree(plan, settings.mountpoint, owner)
+    _name(plan)
+    if plan["sysctls"]:
+        _write_sysctls_as_root(plan, settings)
+    _restrict(plan)
+    wire.send(container, ("tree",), (k.open_tree(b"/", recursive=True),))
+    os._exit(0)
+
+
+def _write_sysctls_as_root(plan: dict[str, Any], settings: Settings) -> None:
+    """Those of an IPC namespace ask who writes, those of a network what he may: the root that the first belong to, with
+    the rights over the second."""
+    uid, gid = plan["user_namespace"]["root"]
+    os.setegid(gid)
+    os.seteuid(uid)
+    k.raise_capabilities()
+    for path, value in plan["sysctls"]:
+        _write(path, value.encode(), magic=k.PROC_MAGIC)
+    os.seteuid(0)
+    os.setegid(0)
+    k.act_as(uid, gid)
+    _hide(settings)
 
 
 def _die_with_supervisor(settings: Settings) -> None:
@@ -222,7 +404,10 @@ def _further(plan: dict[str, Any], stdio: Stdio, target: int, settings: Settings
     _join_cgroup(plan["cgroup"])
     if plan["oom_score_adj"] is not None:
         _write("/proc/self/oom_score_adj", str(plan["oom_score_adj"]).encode())
-    k.setns(target, EXEC_NAMESPACES)
+    remapped = plan["user_namespace"] is not None
+    k.setns(target, EXEC_NAMESPACES | (k.CLONE_NEWUSER if remapped else 0))
+    if remapped:
+        _become_root(settings)
     os.setsid()
     k.join_session_keyring(plan["keyring"])
     slave = _terminal(plan, report, console=False)
@@ -230,13 +415,15 @@ def _further(plan: dict[str, Any], stdio: Stdio, target: int, settings: Settings
     _run(plan["process"], stdio, slave, settings, report)
 
 
-def _build_tree(plan: dict[str, Any], mountpoint: bytes) -> None:
+def _build_tree(plan: dict[str, Any], mountpoint: bytes, owner: int = -1) -> None:
+    """owner: the user namespace whose root the files of layers shall belong to."""
     propagation = plan["propagation"]
     shared = bool(propagation & k.MS_SHARED)
     k.mount(None, b"/", None, propagation)
     if shared:
         rootfs.make_parent_private(mountpoint)
-    rootfs.mount_overlay(plan["rootfs"], mountpoint)
+    layers = plan["rootfs"] if owner < 0 else rootfs.shift_layers(plan["rootfs"], mountpoint, owner)
+    rootfs.mount_overlay(layers, mountpoint)
     root_fd = os.open(mountpoint, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     for entry in plan["mounts"]:
         rootfs.mount_one(root_fd, entry)

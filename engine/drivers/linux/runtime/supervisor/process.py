@@ -51,11 +51,11 @@ def open_terminal(process: dict[str, Any], height: int, width: int, *, console: 
     if height or width:
         fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("4H", height, width, 0, 0))
     if console:
-        _bind_console(slave)
+        bind_console(slave)
     return master, slave
 
 
-def _bind_console(slave: int) -> None:
+def bind_console(slave: int) -> None:
     try:
         made = os.open("/dev/console", os.O_CREAT | os.O_EXCL | os.O_RDONLY | os.O_CLOEXEC, 0o666)
     except FileExistsError:

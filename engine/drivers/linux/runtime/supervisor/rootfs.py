@@ -81,6 +81,29 @@ def mount_overlay(layer: dict[str, Any], target: bytes) -> None:
     os.close(tree)
 
 
+def shift_layers(layer: dict[str, Any], place: bytes, user_namespace: int) -> dict[str, Any]:
+    """The same layers as `mount_overlay` takes them, with the owners that a user namespace gives them: the folder that
+    holds them all is mounted once more on `place`, where the overlay will hide it. On disk, owners stay the image's."""
+    folders = [*layer["lowers"], layer["upper"], layer["work"]]
+    common = os.path.commonpath(folders)
+    tree = k.open_tree(os.fsencode(common), recursive=False)
+    k.shift_owners(tree, user_namespace, recursive=False)
+    target = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    k.move_mount(tree, target)
+    os.close(target)
+    os.close(tree)
+
+    def moved(path: str) -> str:
+        return f"{os.fsdecode(place)}/{os.path.relpath(path, common)}"
+
+    return {
+        **layer,
+        "lowers": [moved(path) for path in layer["lowers"]],
+        "upper": moved(layer["upper"]),
+        "work": moved(layer["work"]),
+    }
+
+
 def _escaped(path: bytes) -> bytes:
     return path.replace(b"\\", b"\\\\").replace(b":", b"\\:").replace(b",", b"\\,")
 
@@ -294,7 +317,8 @@ def _cgroup(root_fd: int, entry: dict[str, Any], destination: bytes) -> None:
 
 
 def make_devices(root_fd: int, devices: list[tuple[str, int, int, int, int, int]]) -> None:
-    """Device nodes (path, mode with type, major, minor, uid, gid) and the usual links in /dev."""
+    """Device nodes (path, mode with type, major, minor, uid, gid; -1 for the container's root) and the usual links in
+    /dev."""
     previous = os.umask(0)
     for path, mode, major, minor, uid, gid in devices:
         head, _, name = path.rpartition("/")
@@ -304,7 +328,7 @@ def make_devices(root_fd: int, devices: list[tuple[str, int, int, int, int, int]
         except FileExistsError:
             os.unlink(name, dir_fd=parent)
             os.mknod(name, mode, os.makedev(major, minor), dir_fd=parent)
-        if uid or gid:
+        if uid >= 0:
             os.chown(name, uid, gid, dir_fd=parent, follow_symlinks=False)
         os.close(parent)
     parent = open_destination(root_fd, b"/dev", directory=True)

@@ -130,6 +130,7 @@ class Supervisor:
         process = Process(container, "", run, plan["stdio"])
         process.group, process.kills_group = plan["cgroup"], not plan["own_pid_namespace"]
         process.filter = plan["process"]["seccomp"], plan["process"]["seccomp_flags"]
+        process.user = plan["user_namespace"]
         netns = process.take_log(fds)
         try:
             self._fork(process, plan, lambda stdio: launch.fork_container(plan, stdio, netns, self._settings))
@@ -168,6 +169,7 @@ class Supervisor:
         plan["cgroup"] = target.group
         plan["process"]["seccomp"], plan["process"]["seccomp_flags"] = target.filter
         process = Process(container, exec_id, target.run, plan["stdio"])
+        plan["user_namespace"] = process.user = target.user
         self._fork(process, plan, lambda stdio: launch.fork_exec(plan, stdio, target.pid, self._settings))
         process.answer = caller
         return LATER
@@ -341,13 +343,16 @@ class Supervisor:
     # ---- starting
 
     def _fork(
-        self, process: Process, plan: dict[str, Any], fork: Callable[[launch.Stdio], tuple[int, socket.socket]]
+        self,
+        process: Process,
+        plan: dict[str, Any],
+        fork: Callable[[launch.Stdio], tuple[int, socket.socket, tuple[int, ...]]],
     ) -> None:
         for name in ("bounding", "permitted", "effective", "inheritable", "ambient"):
             plan["process"][name] &= self._capabilities  # what this host lacks, nobody gets (as runc)
         theirs: list[int] = []
         try:
-            process.pid, report = fork(process.open_stdio(self._null, theirs))
+            process.pid, report, process.builders = fork(process.open_stdio(self._null, theirs, plan["process"]["uid"]))
         except BaseException:
             process.close()
             raise
@@ -355,6 +360,7 @@ class Supervisor:
             for fd in theirs:
                 os.close(fd)
         process.report = report
+        self._helpers.update((pid, lambda status: None) for pid in process.builders)
         self._processes[process.pid] = self._by_key[process.key] = process
         self._loop.watch(report.fileno(), lambda events: self._on_report(process))
 
@@ -392,6 +398,11 @@ class Supervisor:
 
     def _fail(self, process: Process, message: str, exit_code: int, number: int, *, reaped: bool) -> None:
         """The child never became the program: undo everything, then say so."""
+        for pid in process.builders:
+            # Before its first process: that one ends only when nobody is left in its pid namespace.
+            if self._helpers.pop(pid, None) is not None:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
         if not reaped:
             os.waitpid(process.pid, 0)
         self._remove(process)

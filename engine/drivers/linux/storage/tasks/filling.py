@@ -12,12 +12,14 @@ import stat
 from typing import Any
 
 from engine.drivers.linux.storage import kernel
+from engine.drivers.linux.storage.worker import shifted
 
 _COPY_BYTES = 1 << 26
 
 
 def fill(fields: dict[str, Any]) -> dict[str, bool]:
-    """fields: lowers (topmost first), path, target (the volume's directory), place (an empty directory to mount on).
+    """fields: lowers (topmost first), path, target (the volume's directory), place (an empty directory to mount on),
+    id_map (of the containers whose volume it will be, or None: a volume's owners are the host's, an image's are not).
     Returns filled: False where the image has no such directory."""
     lowers = fields["lowers"]
     if len(lowers) > 1:
@@ -32,31 +34,44 @@ def fill(fields: dict[str, Any]) -> dict[str, bool]:
         source = kernel.openat2(root, path, os.O_RDONLY | os.O_DIRECTORY)
     except (FileNotFoundError, NotADirectoryError):
         return {"filled": False}
-    _copy_directory(source, target, {})
+    _copy_directory(source, target, _Copy(fields["id_map"]))
     return {"filled": True}
 
 
-def _copy_directory(source: int, target: int, links: dict[tuple[int, int], str]) -> None:
+class _Copy:
+    """links: places of files with several names, by inode."""
+
+    def __init__(self, id_map: dict[str, list[tuple[int, int, int]]] | None) -> None:
+        self.links: dict[tuple[int, int], str] = {}
+        self._id_map = id_map
+
+    def owner(self, found: os.stat_result) -> tuple[int, int]:
+        if self._id_map is None:
+            return found.st_uid, found.st_gid
+        return shifted(self._id_map["uids"], found.st_uid), shifted(self._id_map["gids"], found.st_gid)
+
+
+def _copy_directory(source: int, target: int, copy: _Copy) -> None:
     """Copy what is below one directory fd to another, then its own attributes."""
     for name in sorted(os.listdir(source)):
         found = os.stat(name, dir_fd=source, follow_symlinks=False)
         if stat.S_ISDIR(found.st_mode):
             os.mkdir(name, 0o700, dir_fd=target)
             flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-            below, copy = os.open(name, flags, dir_fd=source), os.open(name, flags, dir_fd=target)
+            below, there = os.open(name, flags, dir_fd=source), os.open(name, flags, dir_fd=target)
             try:
-                _copy_directory(below, copy, links)
+                _copy_directory(below, there, copy)
             finally:
                 os.close(below)
-                os.close(copy)
+                os.close(there)
         else:
-            _copy_one(source, target, name, found, links)
-    _copy_attributes(f"/proc/self/fd/{source}", f"/proc/self/fd/{target}", os.fstat(source), follow=True)
+            _copy_one(source, target, name, found, copy)
+    _copy_attributes(f"/proc/self/fd/{source}", f"/proc/self/fd/{target}", os.fstat(source), copy, follow=True)
 
 
-def _copy_one(source: int, target: int, name: str, found: os.stat_result, links: dict[tuple[int, int], str]) -> None:
+def _copy_one(source: int, target: int, name: str, found: os.stat_result, copy: _Copy) -> None:
     here, there = f"/proc/self/fd/{source}/{name}", f"/proc/self/fd/{target}/{name}"
-    first = links.get((found.st_dev, found.st_ino)) if found.st_nlink > 1 else None
+    first = copy.links.get((found.st_dev, found.st_ino)) if found.st_nlink > 1 else None
     if first is not None:
         os.link(first, there, follow_symlinks=False)
         return
@@ -68,10 +83,10 @@ def _copy_one(source: int, target: int, name: str, found: os.stat_result, links:
         return
     else:
         os.mknod(name, found.st_mode, found.st_rdev, dir_fd=target)
-    _copy_attributes(here, there, found, follow=False)
+    _copy_attributes(here, there, found, copy, follow=False)
     if found.st_nlink > 1:
         # A directory fd's number may be another directory's later: keep the place itself.
-        links[found.st_dev, found.st_ino] = os.path.realpath(f"/proc/self/fd/{target}") + "/" + name
+        copy.links[found.st_dev, found.st_ino] = os.path.realpath(f"/proc/self/fd/{target}") + "/" + name
 
 
 def _copy_content(source: int, target: int, name: str) -> None:
@@ -96,8 +111,8 @@ def _copy_some(reader: int, writer: int) -> int:
         return os.sendfile(writer, reader, None, _COPY_BYTES)
 
 
-def _copy_attributes(source: str, target: str, found: os.stat_result, *, follow: bool) -> None:
-    os.chown(target, found.st_uid, found.st_gid, follow_symlinks=follow)
+def _copy_attributes(source: str, target: str, found: os.stat_result, copy: _Copy, *, follow: bool) -> None:
+    os.chown(target, *copy.owner(found), follow_symlinks=follow)
     if not stat.S_ISLNK(found.st_mode):
         os.chmod(target, stat.S_IMODE(found.st_mode))
     for name in os.listxattr(source, follow_symlinks=follow):

@@ -19,6 +19,7 @@ import sys
 import time
 from typing import Any
 
+from engine.drivers.linux.runtime.supervisor import kernel as mounts
 from engine.drivers.linux.storage import kernel
 from engine.drivers.linux.storage.decompress import CompressionError, plain_source
 from engine.drivers.linux.storage.tar_reader import TarError, TarReader
@@ -106,7 +107,7 @@ def extract(fields: dict[str, Any]) -> None:
 
 def _enter(fields: dict[str, Any], *, write: bool) -> None:
     """fields: pid; or lowers, upper, work, mounts [[source, destination, rw, subpath, lowers]], place (an empty
-    directory)."""
+    directory), id_map."""
     if fields["pid"]:
         _enter_running(fields["pid"])
     else:
@@ -123,11 +124,21 @@ def _enter_running(pid: int) -> None:
         root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except (FileNotFoundError, ProcessLookupError):
         raise TaskError("conflict", "container is not running") from None
+    owner = -1
+    if os.stat(f"/proc/{pid}/ns/user").st_ino != os.stat("/proc/self/ns/user").st_ino:
+        owner = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     kernel.setns(namespace, kernel.CLONE_NEWNS)
     os.fchdir(root)
     os.chroot(".")
     os.close(namespace)
     os.close(root)
+    if owner >= 0:
+        # Owners are the container's from here on, in archives and on files alike.
+        kernel.setns(owner, kernel.CLONE_NEWUSER)
+        os.close(owner)
+        os.setgroups(())
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
 
 
 def _made_up(pid: int) -> frozenset[bytes]:
@@ -157,7 +168,10 @@ def _enter_stopped(fields: dict[str, Any], *, write: bool) -> None:
     for source, destination, _, subpath, lowers in sorted(fields["mounts"], key=lambda mount: mount[1].count("/")):
         found = _source(source, subpath, lowers)
         target = _mount_point(root, f"/proc/self/fd/{found}", destination)
-        kernel.mount(f"/proc/self/fd/{found}", f"/proc/self/fd/{target}", "", kernel.MS_BIND | kernel.MS_REC)
+        if fields["id_map"] is None or lowers:
+            kernel.mount(f"/proc/self/fd/{found}", f"/proc/self/fd/{target}", "", kernel.MS_BIND | kernel.MS_REC)
+        else:
+            _mount_shifted(f"/proc/self/fd/{found}", target, fields["id_map"])
         os.close(target)
         os.close(found)
     os.close(root)
@@ -178,6 +192,34 @@ def _source(source: str, subpath: str, lowers: list[str]) -> int:
         return kernel.openat2(base, os.fsencode(subpath), os.O_PATH, resolve=kernel.RESOLVE_BENEATH)
     finally:
         os.close(base)
+
+
+def _mount_shifted(source: str, target: int, id_map: dict[str, list[tuple[int, int, int]]]) -> None:
+    """A bind whose owners are shown as the container sees them. A file system that cannot do that shows the host's."""
+    tree = mounts.open_tree(os.fsencode(source), recursive=True)
+    with contextlib.suppress(OSError):
+        mounts.shift_owners(tree, _user_namespace(id_map), recursive=True)
+    mounts.move_mount(tree, target)
+    os.close(tree)
+
+
+def _user_namespace(id_map: dict[str, list[tuple[int, int, int]]]) -> int:
+    """One in which the host's ids of a container's are its own: a child is born in it, looked at, and ends."""
+    waiting, ending = os.pipe()
+    child = mounts.clone3(mounts.CLONE_NEWUSER)
+    if child == 0:
+        os.close(ending)
+        os.read(waiting, 1)
+        os._exit(0)
+    os.close(waiting)
+    try:
+        for name, ranges in (("uid_map", id_map["uids"]), ("gid_map", id_map["gids"])):
+            with open(f"/proc/{child}/{name}", "w") as file:
+                file.write("".join(f"{outside} {inside} {size}\n" for inside, outside, size in ranges))
+        return os.open(f"/proc/{child}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(ending)
+        os.waitpid(child, 0)
 
 
 def _mount_point(root: int, source: str, destination: str) -> int:
