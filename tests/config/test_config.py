@@ -81,7 +81,7 @@ def test_the_file_sets_the_same_fields_by_its_keys() -> None:
         (("--storage-driver", "btrfs"), "", "overlay2 is the only one"),
         (("--tlsverify",), "", "the option tlsverify is not implemented by this engine"),
         (("--metrics-addr", "127.0.0.1:9"), "", "the option metrics-addr is not implemented"),
-        ((), '{"userns-remap": "default"}', "the option userns-remap is not implemented"),
+        ((), '{"bip6": "fd00::1/64"}', "the option bip6 is not implemented"),
         (("--exec-opt", "native.cgroupdriver=none"), "", "native.cgroupdriver option none not supported"),
         (("--exec-opt", "isolation=x"), "", "unknown option: 'isolation'"),
         (("--bip", "172.17.0.0/16"), "", "invalid bip"),
