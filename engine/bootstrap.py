@@ -107,9 +107,10 @@ async def _engine(config: DaemonConfig, id_map: IdMap | None) -> AsyncIterator[E
 
 
 def with_cgroup_driver(config: DaemonConfig, facts: HostFacts) -> DaemonConfig:
-    """Who owns the groups: systemd only where it runs the host on cgroup v2 (RES-01). Raises ConfigError."""
-    driver = config.cgroup_driver or "cgroupfs"
-    if driver == "systemd" and not (facts.cgroup_version == "2" and facts.systemd):
+    """systemd owns the groups where it runs a host of cgroup v2, unless told otherwise (RES-01). Raises ConfigError."""
+    suits = "systemd" if facts.cgroup_version == "2" and facts.systemd else "cgroupfs"
+    driver = config.cgroup_driver or suits
+    if driver == "systemd" and suits != driver:
         raise ConfigError("exec-opt native.cgroupdriver=systemd requires cgroup v2 and a host that runs systemd")
     try:
         check_cgroup_parent(config.cgroup_parent, driver)

@@ -57,8 +57,8 @@ class DaemonConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     hosts: `unix://path`, `tcp://host:port`, `fd://`. group: of unix sockets, a name or a number. bip: the default
     bridge's address with prefix, "" for the first free pool. shutdown_timeout_s: -1 waits for ever. seccomp_profile:
-    `builtin`, `unconfined` or a path. cgroup_driver: `cgroupfs`, `systemd`, or "" for the first. userns_remap:
-    `default`, or `user[:group]`, whose subordinate ids containers get.
+    `builtin`, `unconfined` or a path. cgroup_driver: `cgroupfs`, `systemd`, or "" for what suits the host.
+    userns_remap: `default`, or `user[:group]`, whose subordinate ids containers get.
     default_shm_size_bytes: of a private /dev/shm."""
 
     hosts: tuple[str, ...] = (DEFAULT_HOST,)

@@ -24,7 +24,7 @@ MIB = 1 << 20
 
 @pytest.fixture(scope="module")
 def module_engine() -> Iterator[Engine]:
-    with running_engine("--exec-opt", "native.cgroupdriver=systemd") as engine:
+    with running_engine() as engine:
         yield engine
 
 
