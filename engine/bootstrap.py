@@ -30,7 +30,7 @@ from engine.aggregates.values.platform import Platform
 from engine.api.serving import serve_api
 from engine.clock import SystemClock
 from engine.composition import Drivers, Engine, Surroundings
-from engine.config import ConfigError, DaemonConfig
+from engine.config import BUILT_IN_RUNTIMES, ConfigError, DaemonConfig
 from engine.drivers.linux import apparmor, user_namespaces
 from engine.drivers.linux.devices import LinuxHostDevices
 from engine.drivers.linux.host import LinuxHost
@@ -174,7 +174,7 @@ def _surroundings(config: DaemonConfig, host: LinuxHost, id_map: IdMap | None) -
             mems=facts.mems,
             limits=facts.limits,
             ip_forwarding=facts.ip_forwarding or config.ip_forward,
-            runtimes=frozenset({"native", *config.runtimes}),
+            runtimes=frozenset({*BUILT_IN_RUNTIMES, *config.runtimes}),
             cgroup_v2=facts.cgroup_version == "2",
             cgroup_driver=config.cgroup_driver,
             remapped=id_map is not None,

@@ -21,6 +21,9 @@ from engine.aggregates.values.config import LogConfig, Ulimit
 
 DEFAULT_HOST = "unix:///var/run/docker.sock"
 DEFAULT_CONFIG_FILE = "/etc/ishmael/daemon.json"
+BUILT_IN_RUNTIMES = ("native", "runc", "io.containerd.runc.v2")
+"""The engine's own runtime, and what files written for dockerd call the one that it has of its own. A runtime added
+under the name `runc` is meant instead."""
 LOG_LEVELS = frozenset({"panic", "fatal", "error", "warn", "info", "debug", "trace"})
 
 
@@ -114,7 +117,7 @@ def validate(config: DaemonConfig) -> DaemonConfig:
             raise ConfigError(f"invalid {name.replace('_', ' ')}: {getattr(config, name)}")
     if config.storage_driver != "overlay2":
         raise ConfigError(f"storage-driver {config.storage_driver}: not implemented, overlay2 is the only one")
-    if config.default_runtime != "native" and config.default_runtime not in config.runtimes:
+    if config.default_runtime not in (*BUILT_IN_RUNTIMES, *config.runtimes):
         raise ConfigError(f"specified default runtime '{config.default_runtime}' does not exist")
     for path in (config.data_root, config.exec_root):
         if not path.startswith("/"):

@@ -114,6 +114,20 @@ def test_frames_are_by_the_wish_of_who_starts_an_exec(client: docker.DockerClien
     assert (b"executable file not found" in out, err) == (True, None), "told on standard output, as by dockerd"
 
 
+def test_the_runtime_that_dockerd_calls_its_own(client: docker.DockerClient) -> None:
+    """SYS-23: `runc` in a compose file or a flag means the engine's own, unless one of that name was added."""
+    container = client.containers.run("busybox", ["sleep", "1000"], detach=True, runtime="runc")
+    assert container.exec_run(["echo", "hi"]).output == b"hi\n"
+    container.reload()
+    assert container.attrs["HostConfig"]["Runtime"] == "native", "docker-py sends it where no engine looks"
+    answer = client.api.create_container_from_config(
+        {"Image": "busybox", "Cmd": ["true"], "HostConfig": {"Runtime": "runc"}}, None
+    )
+    client.api.start(answer["Id"])
+    assert client.api.wait(answer["Id"])["StatusCode"] == 0
+    assert client.api.inspect_container(answer["Id"])["HostConfig"]["Runtime"] == "runc"
+
+
 def test_put_and_get_archive(client: docker.DockerClient) -> None:
     """CTR-30, CTR-31."""
     container = client.containers.create("busybox")

@@ -100,6 +100,12 @@ def test_what_cannot_be_meant_is_refused_in_words_people_search_for(
     assert words in str(refused.value)
 
 
+def test_the_name_that_dockerd_has_for_its_own_runtime_is_one_for_ours() -> None:
+    """SYS-23."""
+    assert load("--default-runtime", "runc").default_runtime == "runc"
+    assert load("--add-runtime", "runc=/x", "--default-runtime", "runc").runtimes["runc"].path == "/x"
+
+
 def test_runtimes_of_flag_and_file_are_put_together() -> None:
     config = load("--add-runtime", "a=/a", text='{"runtimes": {"b": {"path": "/b", "runtimeArgs": ["--x"]}}}')
     assert set(config.runtimes) == {"a", "b"}

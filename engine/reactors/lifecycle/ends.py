@@ -22,6 +22,7 @@ from engine.aggregates.exec import ReportExecExited
 from engine.aggregates.values.ids import ContainerID, ExecID
 from engine.drivers.ports.network import Resolver, Sandboxes
 from engine.drivers.ports.runtime import Exit, Runtime, Streams
+from engine.errors import Fault, PortError
 from engine.reactors.base import Hands, Works
 from engine.reactors.lifecycle import plan as effects
 from engine.reactors.lifecycle.sandbox import joins_of
@@ -82,10 +83,18 @@ class Ends:
         while True:
             await self._runtime.signal(container_id, signal)
             if signal == SIGKILL and self._hands.container(container_id).status in (Status.PAUSED, Status.REMOVING):
-                await self._runtime.thaw(container_id)  # A frozen process can not die either (cgroup v1).
+                await self._thaw(container_id)  # A frozen process can not die either (cgroup v1).
             with trio.move_on_after(KILL_AGAIN_S if signal == SIGKILL else math.inf):
                 await self._ended(container_id, run)
                 return
+
+    async def _thaw(self, container_id: ContainerID) -> None:
+        """Who has ended between the signal and this needs no thaw: its exit is on the way."""
+        try:
+            await self._runtime.thaw(container_id)
+        except PortError as error:
+            if error.fault is not Fault.CONFLICT:
+                raise
 
     async def _ended(self, container_id: ContainerID, run: int) -> None:
         def over(state: ContainerState) -> bool:
