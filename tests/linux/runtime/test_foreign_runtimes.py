@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from engine.drivers.linux import apparmor
 from engine.drivers.ports.runtime import Stdio
 from engine.errors import PortError
 from tests.support.containers import Harbour, harbour, logged, make_busybox
@@ -69,3 +70,21 @@ async def test_a_terminal(port: Harbour, binary: str) -> None:
     launch = port.launch("sh", "-c", "tty", stdio=Stdio(tty=True), runtime=binary)
     await port.run(launch)
     assert logged(launch) == "/dev/pts/0\r\n"
+
+
+async def test_a_user_namespace_is_refused(port: Harbour, binary: str) -> None:
+    """SEC-10: said before anything happens, not left out."""
+    launch = port.launch("true", runtime=binary)
+    launch.spec["linux"]["namespaces"].append({"type": "user"})
+    with pytest.raises(PortError, match="a user namespace with the runtime .* is not implemented"):
+        await port.runtime.start(launch)
+
+
+async def test_an_apparmor_profile_reaches_it(port: Harbour, binary: str) -> None:
+    """SEC-04: by the specification; without AppArmor the runtime itself refuses it."""
+    if apparmor.parser_of():
+        pytest.skip("this host has AppArmor: tests/compat/test_security_options.py")
+    launch = port.launch("true", runtime=binary)
+    launch.spec["process"]["apparmorProfile"] = "docker-default"
+    with pytest.raises(PortError, match="(?i)apparmor"):
+        await port.runtime.start(launch)

@@ -368,6 +368,10 @@ def _build(
     if plan["sysctls"]:
         _write_sysctls_as_root(plan, settings)
     _restrict(plan)
+    # What is copied to another user's mount namespace is locked there: no read-only bind can be made writable, and no
+    # mask taken off, whatever capabilities the container has.
+    k.setns(owner, k.CLONE_NEWUSER)
+    k.unshare(k.CLONE_NEWNS)
     wire.send(container, ("tree",), (k.open_tree(b"/", recursive=True),))
     os._exit(0)
 

@@ -398,11 +398,7 @@ class Supervisor:
 
     def _fail(self, process: Process, message: str, exit_code: int, number: int, *, reaped: bool) -> None:
         """The child never became the program: undo everything, then say so."""
-        for pid in process.builders:
-            # Before its first process: that one ends only when nobody is left in its pid namespace.
-            if self._helpers.pop(pid, None) is not None:
-                os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
+        self._end_builders(process)
         if not reaped:
             os.waitpid(process.pid, 0)
         self._remove(process)
@@ -413,6 +409,13 @@ class Supervisor:
         if not process.exec_id:
             self._groups.discard(process.id)
         self._reply(process, False, {"message": message, "errno": number, "exit_code": exit_code})
+
+    def _end_builders(self, process: Process) -> None:
+        """Before its first process: that one ends only when nobody is left in its pid namespace."""
+        for pid in process.builders:
+            if self._helpers.pop(pid, None) is not None:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
 
     def _reply(self, process: Process, ok: bool, value: Any) -> None:
         if process.answer is not None:
@@ -454,6 +457,7 @@ class Supervisor:
     def _on_exit(self, process: Process, status: int) -> None:
         now = time.time_ns()
         if not process.started:
+            self._end_builders(process)  # whoever holds the other end of the report could still speak
             self._on_report(process, reaped=True)
             if not process.started:
                 return
