@@ -1,26 +1,35 @@
-"""Containers run by runc or crun, when the host has them (or ISHMAEL_TEST_RUNTIMES names them, separated by colons)."""
+"""Containers run by runc or crun: the host's, those of .tools, or those that ISHMAEL_TEST_RUNTIMES names."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import trio
+from msgspec.structs import replace
 
 from engine.drivers.linux import apparmor
 from engine.drivers.ports.runtime import Stdio
 from engine.errors import PortError
 from tests.support.containers import Harbour, harbour, logged, make_busybox
+from tests.support.registry import TOOLS
 
 pytestmark = pytest.mark.root
 
 
 def runtimes() -> list[str]:
     named = [path for path in os.environ.get("ISHMAEL_TEST_RUNTIMES", "").split(":") if path]
-    return named or [path for name in ("runc", "crun") if (path := shutil.which(name))]
+    found = (shutil.which(name) or shutil.which(name, path=str(TOOLS)) for name in ("runc", "crun"))
+    return named or [path for path in found if path and runs(path)]
+
+
+def runs(path: str) -> bool:
+    """A program of .tools may lack a library that its package would have brought."""
+    return subprocess.run([path, "--version"], capture_output=True, check=False).returncode == 0
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +59,15 @@ async def test_a_missing_program_is_127(port: Harbour, binary: str) -> None:
     with pytest.raises(PortError, match="executable file .*not found in") as caught:
         await port.runtime.start(launch)
     assert caught.value.exit_code == 127
+
+
+async def test_a_mount_that_only_the_native_runtime_can_make_is_refused(port: Harbour, binary: str) -> None:
+    """Not mounted as a whole instead."""
+    launch = port.launch("true", runtime=binary)
+    mount = {"destination": "/m", "type": "bind", "source": "/", "options": ["rbind"], "subpath": "etc"}
+    launch = replace(launch, spec={**launch.spec, "mounts": [*launch.spec["mounts"], mount]})
+    with pytest.raises(PortError, match="a subpath or of an image .* is not implemented"):
+        await port.runtime.start(launch)
 
 
 async def test_exec_signals_and_the_bundles_end(port: Harbour, binary: str) -> None:

@@ -116,6 +116,8 @@ def foreign_plan(launch: Launch, facts: HostFacts, exec_root: str) -> dict[str, 
     namespaces = [dict(entry) for entry in linux.get("namespaces") or ()]
     if any(entry["type"] == "user" for entry in namespaces):
         raise unsupported(f"a user namespace with the runtime {launch.runtime}")
+    if any("subpath" in mount or "lowers" in mount for mount in spec.get("mounts") or ()):
+        raise unsupported(f"a mount of a subpath or of an image with the runtime {launch.runtime}")
     for entry in namespaces:
         if entry["type"] == "network" and launch.netns_fd >= 0:
             entry["path"] = bundle + "/netns"
