@@ -17,6 +17,7 @@ import trio
 from engine.aggregates.catalog import ALL_DECIDERS
 from engine.aggregates.container.rules import RuleFacts
 from engine.aggregates.values.etc_files import parse_resolv_conf
+from engine.aggregates.values.ids import NetworkID
 from engine.aggregates.values.platform import Platform
 from engine.api.app import EngineApp, create_app
 from engine.api.context import ApiContext
@@ -218,7 +219,7 @@ class Engine:
         await reconcile.run()
         await image_service.recover()
         subnets = await drivers.networks.host_subnets()
-        await ensure_default_networks(hands, host_routes=subnets, config=config)
+        defaults = await ensure_default_networks(hands, host_routes=subnets, config=config)
         after = hands.application.position
         await nursery.start(image_service.run, after)
         starts = Starts(
@@ -247,8 +248,8 @@ class Engine:
         )
         await nursery.start(NetworkReactor(hands, drivers.networks).run, after)
         await nursery.start(VolumeReactor(hands, drivers.volumes).run, after)
-        for network in ("none", "host", "bridge"):
-            await self._network_ready(network)
+        for name, network_id in defaults.items():
+            await self._network_ready(name, network_id)
         nursery.start_soon(names.follow, after, name="names")
         await nursery.start(ExecReactor(hands, drivers.runtime, processes).run, after)
         await nursery.start(lifecycle.run, after)
@@ -256,11 +257,9 @@ class Engine:
         await nursery.start(KeyReactor(hands).run, after)
         self.app = self._app(nursery, image_service, health, subnets)
 
-    async def _network_ready(self, name: str) -> None:
+    async def _network_ready(self, name: str, network_id: NetworkID) -> None:
         """The first containers want the default networks; a kernel that refuses one is a reason not to start."""
-        network = self.hands.views.networks.named(name)
-        assert network is not None, "the default networks are in the log"
-        settled = await self.hands.pump.until(f"network:{network.network_id}", lambda state: state.settled)
+        settled = await self.hands.pump.until(f"network:{network_id}", lambda state: state.settled)
         if settled.error:
             raise ConfigError(f"failed to create the default network {name}: {settled.error}")
 

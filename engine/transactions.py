@@ -102,16 +102,20 @@ def allocate(
     )
 
 
-def release(state: ContainerState) -> tuple[Command, ...]:
+def release(state: ContainerState, find_network: FindNetwork) -> tuple[Command, ...]:
     """Give back every address and port of a container that does not run."""
-    networks = [ReleaseEndpoint(network_id=network_id, container_id=state.container_id) for network_id in held(state)]
+    found = held(state, find_network)
+    networks = [ReleaseEndpoint(network_id=network_id, container_id=state.container_id) for network_id in found]
     return (*networks, ReleasePorts(container_id=state.container_id))
 
 
-def held(state: ContainerState) -> tuple[NetworkID, ...]:
-    """The networks a container may have an endpoint on: joined, wished for, or on the way."""
+def held(state: ContainerState, find_network: FindNetwork) -> tuple[NetworkID, ...]:
+    """The networks a container may have an endpoint on: joined, wished for, or on the way. A wish for a network that
+    was made later than the container knows it by its name only."""
     ids = [endpoint.network_id for endpoint in state.endpoints]
-    ids += [attachment.network_id for attachment in (*state.networks, *state.connecting)]
+    for attachment in (*state.networks, *state.connecting):
+        network = find_network(attachment.network_id or attachment.name)
+        ids.append(network.network_id if network is not None else attachment.network_id)
     return tuple(NetworkID(network_id) for network_id in dict.fromkeys(ids) if network_id)
 
 
@@ -125,14 +129,14 @@ def create(command: c.CreateContainer) -> tuple[Command, ...]:
     return (*(RequireImage(image_id=image_id) for image_id in images), reserve, *volumes, command)
 
 
-def removed(state: ContainerState, at: int) -> tuple[Command, ...]:
+def removed(state: ContainerState, at: int, find_network: FindNetwork) -> tuple[Command, ...]:
     """The end of a container: its name and its references go with it."""
     volumes = [ReleaseVolume(name=name, container_id=state.container_id) for name in volume_names(state.mounts)]
     return (
         c.ReportRemoved(container_id=state.container_id, at=at),
         ReleaseName(kind=NameKind.CONTAINER, name=state.name, owner=state.container_id),
         *volumes,
-        *release(state),
+        *release(state, find_network),
     )
 
 

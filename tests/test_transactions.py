@@ -138,7 +138,7 @@ def test_an_end_gives_every_address_and_port_back(end: str) -> None:
 def test_an_exit_gives_back_what_a_connect_was_about_to_use() -> None:
     attachment = NetworkAttachment(name="late", network_id="d3" * 32)
     state = replace(world().container(WEB), connecting=(attachment,))
-    assert "d3" * 32 in transactions.held(state)
+    assert "d3" * 32 in transactions.held(state, lambda reference: None)
 
 
 def test_a_removal_gives_name_and_volume_back() -> None:

@@ -39,6 +39,7 @@ from engine.aggregates.values.ports import port_wishes
 from engine.aggregates.volume import CreateVolume
 from engine.api import creation_versions, naming
 from engine.api.context import ApiContext
+from engine.errors import PortError
 
 PLATFORM_SINCE = (1, 41)
 ANONYMOUS_LABEL = "com.docker.volume.anonymous"
@@ -106,7 +107,12 @@ class Creation:
             platform=image.platform.os if image.platform is not None else "linux",
             runtime=runtime,
         )
-        await self._append(command, cause)
+        try:
+            await self._append(command, cause)
+        except (Rejected, PortError):
+            if env is not None:
+                await context.vault.erase(env.owner)  # The key of a container that never was.
+            raise
         return Created(id=container_id, warnings=tuple(self._warnings))
 
     def _split(self) -> tuple[ContainerConfig, HostConfig]:

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Hashable, Iterable
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import msgspec
 import trio
 
+from engine.aggregates.container.lifecycle import Status
 from engine.aggregates.container.state import ContainerState
 from engine.aggregates.decider import Cause, Command
+from engine.aggregates.exec import RemoveExec, ReportExecExited
 from engine.application import Application, Committed
 from engine.clock import Clock
 from engine.entropy import Entropy
@@ -26,6 +29,7 @@ from engine.pump import Pump
 from engine.vault import Vault
 
 logger = logging.getLogger("ishmael.reactors")
+T = TypeVar("T")
 RETRY_S_MIN, RETRY_S_MAX = 0.1, 30.0
 
 
@@ -48,6 +52,12 @@ class Hands(msgspec.Struct, frozen=True, kw_only=True):
         assert isinstance(state, ContainerState)
         return state
 
+    def end_of_exec(self, report: ReportExecExited, container_id: str) -> tuple[Command, ...]:
+        """An exec's end; behind the end of its container nobody can ask for it any more, so it goes too."""
+        if self.container(container_id).status is not Status.REMOVED:
+            return (report,)
+        return (report, RemoveExec(exec_id=report.exec_id))
+
     async def report(self, reactor: str, correlation: str, *commands: Command, causation: str = "") -> Committed:
         """Append what the world did, as the reactor."""
         cause = Cause(actor=f"reactor:{reactor}", correlation=correlation, causation=causation)
@@ -56,14 +66,19 @@ class Hands(msgspec.Struct, frozen=True, kw_only=True):
     async def report_surely(self, reactor: str, correlation: str, *commands: Command) -> Committed:
         """As `report`, for a fact whose effect must not be repeated: while the log can not be written (a full disk) it
         waits. No deadline: the fact stays true, and an engine that ends meanwhile finds it at its next start."""
-        delay_s = RETRY_S_MIN
-        while True:
-            try:
-                return await self.report(reactor, correlation, *commands)
-            except PortError as error:
-                logger.warning("what happened can not be written down: %s; again in %.1f s", error.message, delay_s)
-            await trio.sleep(delay_s)
-            delay_s = min(2 * delay_s, RETRY_S_MAX)
+        return await surely(partial(self.report, reactor, correlation, *commands), "what happened is not written down")
+
+
+async def surely(attempt: Callable[[], Awaitable[T]], trouble: str) -> T:
+    """Try until the world does not refuse, after 0.1 s, and then ever later up to 30 s: for what may be repeated."""
+    delay_s = RETRY_S_MIN
+    while True:
+        try:
+            return await attempt()
+        except PortError as error:
+            logger.warning("%s: %s; again in %.1f s", trouble, error.message, delay_s)
+        await trio.sleep(delay_s)
+        delay_s = min(2 * delay_s, RETRY_S_MAX)
 
 
 class Works:

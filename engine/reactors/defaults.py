@@ -25,25 +25,30 @@ async def ensure_default_networks(
     *,
     host_routes: Sequence[str],
     config: DaemonConfig = DaemonConfig(),  # noqa: B008 - a frozen value
-) -> None:
-    """Append what is missing. Idempotent. To be called before the networks reactor runs: it does not wait for it.
+) -> dict[str, NetworkID]:
+    """Append what is missing; their ids by name. Idempotent. To be called before the networks reactor runs: it does not
+    wait for it.
 
     host_routes: destinations the host reaches already; an own `docker0` of an earlier engine may be among them, and
     then the next pool is taken. Raises Rejected when no pool is free."""
     cause = Cause(actor="reactor:defaults", correlation="start-up")
+    ids: dict[str, NetworkID] = {}
     for settings in (
         NetworkSettings(name="none", driver="null"),
         NetworkSettings(name="host", driver="host"),
         _bridge(hands, host_routes, config),
     ):
-        if hands.views.networks.named(settings.name) is not None:
+        existing = hands.views.networks.named(settings.name)
+        if existing is not None:
+            ids[settings.name] = existing.network_id
             continue
-        network_id = NetworkID(hands.entropy.hex_id())
+        network_id = ids[settings.name] = NetworkID(hands.entropy.hex_id())
         await hands.application.execute(
             ReserveName(kind=NameKind.NETWORK, name=settings.name, owner=network_id),
             CreateNetwork(network_id=network_id, at=hands.clock.now_ns(), settings=settings, predefined=True),
             cause=cause,
         )
+    return ids
 
 
 def _bridge(hands: Hands, host_routes: Sequence[str], config: DaemonConfig) -> NetworkSettings:

@@ -61,18 +61,19 @@ class ExecReactor:
             launch = await self._launch(state, container)
             pid = await self._runtime.execute(launch)
         except PortError as error:
-            outcome = self._failed(state, error.message, error.exit_code)
+            outcome: tuple[Command, ...] = self._failed(state, error.message, error.exit_code)
         except Exception as error:
             # A client waits for the outcome, and a second try might run the command twice: a bug is a failure too.
             logger.exception("exec %s met a bug", state.exec_id)
             outcome = self._failed(state, f"internal error: {error!r}", 0)
         else:
-            outcome = ReportExecStarted(exec_id=state.exec_id, at=self._hands.clock.now_ns(), pid=pid)
-        await self._hands.report_surely(NAME, correlation, outcome)
+            outcome = (ReportExecStarted(exec_id=state.exec_id, at=self._hands.clock.now_ns(), pid=pid),)
+        await self._hands.report_surely(NAME, correlation, *outcome)
 
-    def _failed(self, state: ExecState, error: str, exit_code: int) -> Command:
-        now = self._hands.clock.now_ns()
-        return ReportExecExited(exec_id=state.exec_id, at=now, exit_code=exit_code or NOT_EXECUTABLE, error=error)
+    def _failed(self, state: ExecState, error: str, exit_code: int) -> tuple[Command, ...]:
+        now, code = self._hands.clock.now_ns(), exit_code or NOT_EXECUTABLE
+        report = ReportExecExited(exec_id=state.exec_id, at=now, exit_code=code, error=error)
+        return self._hands.end_of_exec(report, state.container_id)
 
     async def _launch(self, state: ExecState, container: ContainerState) -> ExecLaunch:
         if container.status is not Status.RUNNING:

@@ -27,7 +27,7 @@ from engine.drivers.ports.volume import Volumes
 from engine.errors import PortError
 from engine.reactors.base import Hands
 from engine.reactors.lifecycle.names import Names
-from engine.reactors.lifecycle.sandbox import joins_of, spec_of
+from engine.reactors.lifecycle.sandbox import carrier_of, joins, joins_of, spec_of
 
 logger = logging.getLogger("ishmael.reconcile")
 NAME = "reconcile"
@@ -140,6 +140,7 @@ class Reconcile:
             pid=pid,
             endpoints=tuple(endpoints),
             ports=ports,
+            carrier=carrier_of(joins(endpoints, state.networks, ports, self._hands.views.networks)),
         )
         await self._hands.report(NAME, f"recovery:{state.container_id}", report)
 
@@ -163,9 +164,8 @@ class Reconcile:
             oom_killed=False,
             lost=True,
         )
-        await self._hands.report(
-            NAME, f"recovery:{state.container_id}", report, *transactions.release(state)
-        )
+        given_back = transactions.release(state, self._hands.views.networks.lookup)
+        await self._hands.report(NAME, f"recovery:{state.container_id}", report, *given_back)
 
     async def _settle_execs(self, inventory: Inventory) -> None:
         """An exec whose process is gone has ended; one whose start was cut off never ran, unless the supervisor has it:

@@ -36,12 +36,14 @@ class VolumeReactor:
             case VolumeStatus.READY if not state.references:
                 works.begin(("make", state.name, state.created_at), partial(self._make, state), wanted)
             case VolumeStatus.REMOVING:
-                works.begin(("remove", state.name), partial(self._remove, state, correlation), wanted)
+                works.begin(("remove", state.name), partial(self._remove, works, state, correlation), wanted)
 
     async def _make(self, state: VolumeState) -> None:
         await self._volumes.create(state.name, state.options)
 
-    async def _remove(self, state: VolumeState, correlation: str) -> None:
+    async def _remove(self, works: Works, state: VolumeState, correlation: str) -> None:
+        # One that is still being made would be there again behind the removal.
+        await works.settled(("make", state.name, state.created_at))
         name = VolumeName(state.name)
         try:
             await self._volumes.unmount(name, state.options)

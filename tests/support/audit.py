@@ -91,7 +91,7 @@ def leaks(engine: Engine, world: World | None = None) -> list[str]:
         *_processes(engine, world),
         *_cgroups(world),
         *_mounts(engine),
-        *_ledgers(world),
+        *ledgers(world),
         *_links(engine, world, pool=POOL_MAX if running else 0),
         *_firewall(engine, world),
         *_disk(engine, world),
@@ -241,7 +241,7 @@ def _disconnected(engine: Engine) -> set[str]:
 # -- the log against itself --------------------------------------------------------------------------------------------
 
 
-def _ledgers(world: World) -> Iterator[str]:
+def ledgers(world: World) -> Iterator[str]:
     alive = _alive(world)
     existing = {state.container_id for state in containers_of(world)}
     for network in world.living("network"):

@@ -167,12 +167,12 @@ class World:
     def start_failed(self, container_id: str) -> bool:
         state = self.container(container_id)
         report = c.ReportStartFailed(container_id=container_id, run=state.run, at=9, error="no", exit_code=127)
-        return state.starting and self.tell(report, *transactions.release(state))
+        return state.starting and self.tell(report, *transactions.release(state, self.find_network))
 
     def exited(self, container_id: str) -> bool:
         state = self.container(container_id)
         report = c.ReportExited(container_id=container_id, run=state.run, at=9, exit_code=0, oom_killed=False)
-        return state.alive and self.tell(report, *transactions.release(state))
+        return state.alive and self.tell(report, *transactions.release(state, self.find_network))
 
     def stop(self, container_id: str) -> bool:
         return self.tell(c.StopContainer(container_id=container_id, at=9, signal=15, deadline=19))
@@ -186,7 +186,7 @@ class World:
     def removed(self, container_id: str) -> bool:
         state = self.container(container_id)
         removing = state.status is Status.REMOVING and not state.alive
-        return removing and self.tell(*transactions.removed(state, 9))
+        return removing and self.tell(*transactions.removed(state, 9, self.find_network))
 
     def exec(self, container_id: str) -> bool:
         exec_id = self.random_hex()

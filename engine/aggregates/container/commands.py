@@ -51,6 +51,7 @@ class ReportStarted(ContainerCommand, frozen=True, kw_only=True):
     pid: int
     endpoints: tuple[Endpoint, ...]
     ports: tuple[PublishedPort, ...]
+    carrier: str = ""
 
 
 class ReportStartFailed(ContainerCommand, frozen=True, kw_only=True):
@@ -156,6 +157,13 @@ class NoteContainer(ContainerCommand, frozen=True, kw_only=True):
 
     action: str
     attributes: Mapping[str, str] = {}
+
+
+class RequireRunning(ContainerCommand, frozen=True, kw_only=True):
+    """No event; refused unless the container runs. For the transaction of something that belongs to a running one.
+    called: the name by which the client asked, for the words."""
+
+    called: str
 
 
 class RenameContainer(ContainerCommand, frozen=True, kw_only=True):

@@ -46,6 +46,7 @@ ContainerCommand = (
     | c.ReportCommitted
     | c.ReportCommitFailed
     | c.NoteContainer
+    | c.RequireRunning
     | c.RenameContainer
     | c.UpdateContainer
     | c.ReportUpdated
@@ -89,6 +90,8 @@ def decide(state: ContainerState, command: ContainerCommand) -> Events:
             if command.action == "resize" and command.attributes == state.terminal:
                 return ()
             return (e.ContainerNoted(action=command.action, attributes=command.attributes),)
+        case c.RequireRunning():
+            return _require_running(state, command)
         case c.RenameContainer():
             return _rename(state, command)
         case c.UpdateContainer():
@@ -222,7 +225,22 @@ def _commit(state: ContainerState, command: c.CommitContainer) -> Events:
     return (request, e.ContainerPauseRequested(at=command.at)) if pauses else (request,)
 
 
+def _require_running(state: ContainerState, command: c.RequireRunning) -> Events:
+    match state.status:
+        case Status.RUNNING:
+            return ()
+        case Status.PAUSED | Status.PAUSING:
+            _conflict(f"Container {command.called} is paused, unpause the container before exec")
+        case Status.RESTARTING:
+            _conflict(f"Container {state.container_id} is restarting, wait until the container is running")
+        case _:
+            _conflict(f"container {state.container_id} is not running")
+
+
 def _rename(state: ContainerState, command: c.RenameContainer) -> Events:
+    if state.status is Status.REMOVING:
+        # The removal is giving the name back that it began with.
+        _conflict(f"container {state.container_id} is marked for removal and cannot be renamed")
     if command.name == state.name:
         raise Rejected(Reason.INVALID, "Renaming a container with the same name as its current name")
     return (e.ContainerRenamed(name=command.name, old_name=state.name),)
@@ -251,8 +269,7 @@ def _update(state: ContainerState, command: c.UpdateContainer) -> Events:
 
 def _connect(state: ContainerState, command: c.ConnectContainer) -> Events:
     attachment = command.attachment
-    if state.status is Status.REMOVING:
-        _conflict(f"container {state.container_id} is marked for removal and cannot be connected or disconnected")
+    _check_links_may_change(state)
     if state.host.network_mode == "host":
         raise Rejected(Reason.INVALID, HOST_NETWORK_IS_FIXED)
     if state.host.network_mode.startswith("container:"):
@@ -268,7 +285,16 @@ def _connect(state: ContainerState, command: c.ConnectContainer) -> Events:
     return (e.ContainerConnected(attachment=attachment),)
 
 
+def _check_links_may_change(state: ContainerState) -> None:
+    """A start has its addresses already and will join what it was asked to: whoever changes that waits for it."""
+    if state.starting:
+        _conflict(f"container {state.container_id} is starting: try again")
+    if state.status is Status.REMOVING:
+        _conflict(f"container {state.container_id} is marked for removal and cannot be connected or disconnected")
+
+
 def _disconnect(state: ContainerState, command: c.DisconnectContainer) -> Events:
+    _check_links_may_change(state)
     attached = {a.network_id: a for a in state.networks}
     if command.network_id not in attached:
         raise Rejected(
@@ -334,7 +360,12 @@ def _report(state: ContainerState, command: ReportCommand) -> Events:
                 return ()
             return (
                 e.ContainerStarted(
-                    run=command.run, at=command.at, pid=command.pid, endpoints=command.endpoints, ports=command.ports
+                    run=command.run,
+                    at=command.at,
+                    pid=command.pid,
+                    endpoints=command.endpoints,
+                    ports=command.ports,
+                    carrier=command.carrier,
                 ),
             )
         case c.ReportStartFailed():

@@ -41,12 +41,15 @@ class ContainerStartRequested(Event, frozen=True, kw_only=True):
 
 
 class ContainerStarted(Event, frozen=True, kw_only=True):
+    """carrier: the endpoint that the ports lead to; "" in older logs, where it is the one with the default route."""
+
     NAME: ClassVar[str] = "container.started"
     run: int
     at: int
     pid: int
     endpoints: tuple[Endpoint, ...] = ()
     ports: tuple[PublishedPort, ...] = ()
+    carrier: str = ""
 
 
 class ContainerStartFailed(Event, frozen=True, kw_only=True):

@@ -60,6 +60,9 @@ class ContainerState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     failed_run: int = 0
     """The last run whose start failed; `error` and `exit_code` tell why until the next start."""
     exits: int = 0
+    unended: bool = False
+    """A process was started whose end is not reported. It may have no pid: an engine that comes back finds the exit of
+    a process that it never saw."""
     pid: int = 0
     started_at: int = 0
     finished_at: int = 0
@@ -68,6 +71,8 @@ class ContainerState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     error: str = ""
     endpoints: tuple[Endpoint, ...] = ()
     ports: tuple[PublishedPort, ...] = ()
+    carrier: str = ""
+    """The endpoint that carries the ports since the start: networks that come later do not move them."""
     health: Health = Health()
 
     stop: StopIntent | None = None
@@ -98,7 +103,7 @@ class ContainerState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     @property
     def alive(self) -> bool:
         """A process runs (paused counts)."""
-        return self.status in ALIVE or (self.status is Status.REMOVING and self.pid > 0)
+        return self.status in ALIVE or (self.status is Status.REMOVING and self.unended)
 
     @property
     def starting(self) -> bool:
@@ -217,12 +222,7 @@ def evolve(state: ContainerState, event: e.ContainerEvent) -> ContainerState:
         case e.ContainerDisconnectRequested():
             return replace(state, disconnecting=(*state.disconnecting, event.network_id))
         case e.ContainerDisconnected():
-            return replace(
-                state,
-                networks=tuple(a for a in state.networks if a.network_id != event.network_id),
-                endpoints=tuple(x for x in state.endpoints if x.network_id != event.network_id),
-                disconnecting=tuple(n for n in state.disconnecting if n != event.network_id),
-            )
+            return _disconnected(state, event)
         case e.ContainerRemoveRequested():
             return replace(state, status=status, remove_volumes=event.volumes, restart_due_at=0)
         case e.ContainerRemoved():
@@ -243,6 +243,7 @@ def _started(state: ContainerState, event: e.ContainerStarted) -> ContainerState
     return replace(
         state,
         settled_runs=event.run,
+        unended=True,
         pid=event.pid,
         started_at=event.at,
         exit_code=0,
@@ -251,6 +252,7 @@ def _started(state: ContainerState, event: e.ContainerStarted) -> ContainerState
         kill_signal=0,
         endpoints=event.endpoints,
         ports=event.ports,
+        carrier=event.carrier,
         connect_errors=tuple(pair for pair in state.connect_errors if pair[0] not in joined),
         health=Health(status=HealthStatus.STARTING if probed else HealthStatus.NONE),
     )
@@ -260,6 +262,7 @@ def _exited(state: ContainerState, event: e.ContainerExited) -> ContainerState:
     return replace(
         state,
         pid=0,
+        unended=False,
         exits=state.exits + 1,
         exit_code=event.exit_code,
         oom_killed=event.oom_killed,
@@ -285,6 +288,17 @@ def with_resources(host: HostConfig, given: Resources) -> HostConfig:
     blank = Resources()
     names = Resources.__struct_fields__
     return replace(host, **{n: getattr(given, n) for n in names if getattr(given, n) != getattr(blank, n)})
+
+
+def _disconnected(state: ContainerState, event: e.ContainerDisconnected) -> ContainerState:
+    left = {endpoint.endpoint_id for endpoint in state.endpoints if endpoint.network_id == event.network_id}
+    return replace(
+        state,
+        networks=tuple(a for a in state.networks if a.network_id != event.network_id),
+        endpoints=tuple(x for x in state.endpoints if x.network_id != event.network_id),
+        ports=() if state.carrier in left else state.ports,
+        disconnecting=tuple(n for n in state.disconnecting if n != event.network_id),
+    )
 
 
 def _connected(state: ContainerState, event: e.ContainerConnected) -> ContainerState:

@@ -34,6 +34,7 @@ from engine.api.context import ApiContext
 from engine.api.creation import CreateBody, Creation, checked_name, env_of
 from engine.api.params import Query, cause_of
 from engine.api.pruning import PRUNE_FILTERS, alone, prune_label_match, prune_until, tell_pruned
+from engine.api.rest import at_rest
 from engine.api.shapes import containers as shapes
 from engine.api.shapes.container_filters import ContainerFilter
 from engine.api.shapes.container_rows import ContainerRows
@@ -258,21 +259,18 @@ class Verbs:
         assert isinstance(state, ContainerState)
         return state
 
-    async def _at_rest(self, state: ContainerState) -> ContainerState:
-        """The container once no start is under way: what ends one waits for it, as behind moby's lock. Otherwise a stop
-        that meets a policy's restart would be answered "not running", and the container would run."""
-        settled: ContainerState = await self._context.pump.until(
-            f"container:{state.container_id}", lambda now: not now.starting
-        )
-        return settled
-
     async def _execute_at_rest(
-        self, state: ContainerState, wish: Callable[[ContainerState], c.ContainerCommand], cause: Cause
+        self,
+        state: ContainerState,
+        wish: Callable[[ContainerState], c.ContainerCommand],
+        cause: Cause,
+        *,
+        freezing: bool = False,
     ) -> ContainerState:
         """Ask once no start is under way, and again when a policy's start was decided a moment before: in a crash loop
         that is often. The state that was asked."""
         while True:
-            state = await self._at_rest(state)
+            state = await at_rest(self._context, state.container_id, freezing=freezing)
             try:
                 await self._execute((wish(state),), cause)
             except Rejected:
@@ -292,7 +290,7 @@ class Verbs:
         await self._ended(state)
 
     async def restart(self, state: ContainerState, query: Query, cause: Cause) -> None:
-        state = await self._at_rest(state)
+        state = await at_rest(self._context, state.container_id, freezing=True)
         now_ns = self._context.clock.now_ns()
         signal, deadline = self._ending(state, query, now_ns)
         command = c.RestartContainer(container_id=state.container_id, at=now_ns, signal=signal, deadline=deadline)
@@ -332,7 +330,7 @@ class Verbs:
     async def freeze(
         self, state: ContainerState, verb: type[c.PauseContainer | c.UnpauseContainer], cause: Cause
     ) -> None:
-        state = await self._at_rest(state)
+        state = await at_rest(self._context, state.container_id, freezing=True)
         failures = state.freeze_failures
         await self._execute((verb(container_id=state.container_id, at=self._context.clock.now_ns()),), cause)
 
@@ -404,7 +402,7 @@ class Verbs:
             now_ns = self._context.clock.now_ns()
             return c.RemoveContainer(container_id=now.container_id, at=now_ns, force=force, volumes=volumes)
 
-        await self._execute_at_rest(state, wish, cause)
+        await self._execute_at_rest(state, wish, cause, freezing=True)
         await self.removed(state.container_id)
 
     async def removed(self, container_id: ContainerID) -> None:

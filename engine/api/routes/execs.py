@@ -8,6 +8,7 @@ import msgspec
 import trio
 from quart import Response
 
+from engine.aggregates.container.commands import RequireRunning
 from engine.aggregates.container.lifecycle import Status
 from engine.aggregates.decider import Reason, Rejected
 from engine.aggregates.exec import CreateExec, ExecSpec, ExecState, ExecStatus, StartExec
@@ -98,22 +99,14 @@ async def create_exec(context: ApiContext, name: str, body: ExecBody, request: E
     state = context.views.containers.find(name)
     if not body.cmd:
         raise Rejected(Reason.INVALID, "No exec command specified")
-    match state.status:
-        case Status.PAUSED | Status.PAUSING:
-            raise Rejected(Reason.CONFLICT, f"Container {name} is paused, unpause the container before exec")
-        case Status.RESTARTING:
-            raise Rejected(
-                Reason.CONFLICT, f"Container {state.container_id} is restarting, wait until the container is running"
-            )
-        case Status.RUNNING:
-            pass
-        case _:
-            raise Rejected(Reason.CONFLICT, f"container {state.container_id} is not running")
     detach_keys(body.detach_keys, "escape")
     if body.user:
         nowhere = RootFilesystem(lowers=(), upper="", work="")
         await context.ports.identities.resolve(body.user, (), nowhere, pid=state.pid)
     exec_id = ExecID(context.entropy.hex_id())
+    running = RequireRunning(container_id=state.container_id, called=name)
+    # Asked first, because sealing for a container that is gone would give it a key again; and with the exec itself.
+    await context.application.execute(running, cause=cause_of(request))
     secret = msgspec.json.encode({"cmd": body.cmd, "env": body.env or ()})
     height, width = console_size(body, request, tty=body.tty)
     command = CreateExec(
@@ -135,7 +128,7 @@ async def create_exec(context: ApiContext, name: str, body: ExecBody, request: E
         secret=await context.vault.seal(f"container:{state.container_id}", secret),
         entrypoint=body.cmd[0],
     )
-    await context.application.execute(command, cause=cause_of(request))
+    await context.application.execute(running, command, cause=cause_of(request))
     return exec_id
 
 

@@ -36,6 +36,7 @@ from engine.api.filters import Filters
 from engine.api.params import Query, cause_of
 from engine.api.pruning import PRUNE_FILTERS, alone, prune_label_match, prune_until, tell_pruned
 from engine.api.responses import empty, json_response
+from engine.api.rest import at_rest
 from engine.api.shapes import networks as shapes
 from engine.api.streams import current_request, request, unaborted
 from engine.errors import PortError
@@ -256,6 +257,7 @@ class NetworkRoutes:
         attachment = NetworkAttachment(
             name=network.settings.name, network_id=network.network_id, config=config or EndpointConfig()
         )
+        await at_rest(self._context, container.container_id)
         await self._context.application.execute(
             ConnectContainer(
                 container_id=container.container_id, at=self._context.clock.now_ns(), attachment=attachment
@@ -298,6 +300,7 @@ class NetworkRoutes:
                 await self._force_release(network, body.container, cause)
                 return
             raise
+        await at_rest(self._context, container.container_id)
         await self._context.application.execute(
             DisconnectContainer(
                 container_id=container.container_id, at=self._context.clock.now_ns(), network_id=network.network_id

@@ -116,6 +116,8 @@ class VolumeRoutes:
         await self._context.application.execute(command, cause=cause)
         state = self.find(name)
         await self._context.ports.volumes.create(VolumeName(name), state.options)
+        if self._context.views.volumes.get(VolumeName(name)) is None:
+            await self._context.ports.volumes.remove(VolumeName(name))  # Somebody removed it before it was made.
         return state
 
     async def remove(self, state: VolumeState, cause: Cause) -> None:

@@ -150,7 +150,8 @@ class Ends:
             lost=exited.lost,
         )
         correlation = f"exit:{state.container_id}:{exited.run}"
-        await self._hands.report(NAME, correlation, report, *transactions.release(state))
+        given_back = transactions.release(state, self._hands.views.networks.lookup)
+        await self._hands.report(NAME, correlation, report, *given_back)
 
     async def _exec_exited(self, exited: Exit) -> None:
         exec_id = ExecID(exited.exec_id)
@@ -158,5 +159,6 @@ class Ends:
         if self._hands.views.execs.get(exec_id) is not None:
             await self._hands.pump.until(f"exec:{exec_id}", lambda state: state.settled)
             report = ReportExecExited(exec_id=exec_id, at=exited.finished_at_ns, exit_code=exited.exit_code)
-            await self._hands.report(NAME, f"exit:{exec_id}", report)
+            ending = self._hands.end_of_exec(report, exited.container_id)
+            await self._hands.report(NAME, f"exit:{exec_id}", *ending)
         await self._runtime.forget(exited.container_id, exited.run, exec_id=exec_id)

@@ -7,11 +7,12 @@ from collections.abc import Awaitable, Callable
 from engine.aggregates.container import commands as c
 from engine.aggregates.decider import Command
 from engine.drivers.ports.runtime import Runtime
-from engine.errors import PortError
+from engine.errors import Fault, PortError
 from engine.reactors.base import Hands
 from engine.reactors.lifecycle import plan as effects
 
 NAME = "lifecycle"
+Verb = Callable[[str], Awaitable[None]]
 
 
 class Freezes:
@@ -21,18 +22,19 @@ class Freezes:
 
     async def freeze(self, effect: effects.Freeze, correlation: str) -> None:
         done = c.ReportPaused(container_id=effect.container_id, at=self._hands.clock.now_ns())
-        await self._turn(self._runtime.freeze, effect, correlation, done)
+        await self._turn(self._runtime.freeze, self._runtime.thaw, effect, correlation, done)
 
     async def thaw(self, effect: effects.Thaw, correlation: str) -> None:
         done = c.ReportUnpaused(container_id=effect.container_id, at=self._hands.clock.now_ns())
-        await self._turn(self._runtime.thaw, effect, correlation, done)
+        await self._turn(self._runtime.thaw, self._runtime.freeze, effect, correlation, done)
 
-    async def _turn(
-        self, verb: Callable[[str], Awaitable[None]], effect: effects.Effect, correlation: str, done: Command
-    ) -> None:
+    async def _turn(self, verb: Verb, back: Verb, effect: effects.Effect, correlation: str, done: Command) -> None:
+        """back: undoes what a verb that was refused may have done to some of the processes, or to all."""
         report = done
         try:
             await verb(effect.container_id)
         except PortError as error:
+            if error.fault is not Fault.CONFLICT:  # Conflict: it has ended, and its exit is on the way.
+                await back(effect.container_id)
             report = c.ReportFreezeFailed(container_id=effect.container_id, error=error.message)
         await self._hands.report(NAME, correlation, report)

@@ -27,7 +27,7 @@ class Removes:
         await self._folders.discard(effect.container_id)
         now = self._hands.clock.now_ns()
         execs = [RemoveExec(exec_id=exec_.exec_id) for exec_ in self._hands.views.execs.of(effect.container_id)]
-        outcome = (*transactions.removed(state, now), *execs)
+        outcome = (*transactions.removed(state, now, self._hands.views.networks.lookup), *execs)
         try:
             # One transaction: a crash behind the container's end would leave its volumes to nobody.
             await self._hands.report(NAME, correlation, *outcome, *self._anonymous(state, now))

@@ -27,7 +27,7 @@ def spec_of(state: NetworkState) -> NetworkSpec:
 
 def joins_of(state: ContainerState, networks: Networks) -> tuple[Join, ...]:
     """The joins that a running container has."""
-    return joins(state.endpoints, state.networks, state.ports, networks, name=state.name)
+    return joins(state.endpoints, state.networks, state.ports, networks, name=state.name, carrier=state.carrier)
 
 
 def joins(
@@ -37,9 +37,11 @@ def joins(
     networks: Networks,
     *,
     name: str = "",
+    carrier: str = "",
 ) -> tuple[Join, ...]:
     """One join per endpoint on a bridge, in the order of the endpoints; the default route goes by priority, then name
-    (NET-22), never through an internal network. The endpoint with the default route carries the published ports."""
+    (NET-22), never through an internal network. carrier: the endpoint id that carries the published ports since the
+    start; at a start it is the one with the default route."""
     wishes = {attachment.network_id or attachment.name: attachment for attachment in attachments}
     found: list[tuple[Endpoint, NetworkState]] = []
     for endpoint in endpoints:
@@ -54,10 +56,15 @@ def joins(
             endpoint_name=name,
             interface=f"eth{index}",
             default_route=endpoint.endpoint_id == gateway,
-            ports=ports if endpoint.endpoint_id == gateway else (),
+            ports=ports if endpoint.endpoint_id == (carrier or gateway) else (),
         )
         for index, (endpoint, network) in enumerate(found)
     )
+
+
+def carrier_of(planned: Iterable[Join]) -> str:
+    """The endpoint id that the published ports lead to; "" without any."""
+    return next((join.endpoint.endpoint_id for join in planned if join.ports), "")
 
 
 def _gateway(found: list[tuple[Endpoint, NetworkState]], wishes: Mapping[str, NetworkAttachment]) -> str:

@@ -13,6 +13,7 @@ import logging
 import os
 import socket
 from collections.abc import Mapping
+from functools import partial
 
 import trio
 from msgspec.structs import replace
@@ -32,12 +33,12 @@ from engine.drivers.ports.runtime import Launch, RootFilesystem, Runtime, Stdio
 from engine.drivers.ports.storage import RootFilesystems
 from engine.drivers.ports.volume import HostPaths, Volumes
 from engine.errors import PortError
-from engine.reactors.base import Hands
+from engine.reactors.base import Hands, surely
 from engine.reactors.lifecycle import plan as effects
 from engine.reactors.lifecycle.etc import EtcFiles
 from engine.reactors.lifecycle.logs import log_spec
 from engine.reactors.lifecycle.names import Names
-from engine.reactors.lifecycle.sandbox import joins
+from engine.reactors.lifecycle.sandbox import carrier_of, joins
 from engine.reactors.processes import Processes, Sandboxing
 
 logger = logging.getLogger("ishmael.lifecycle")
@@ -97,6 +98,7 @@ class Starts:
                 pid=pid,
                 endpoints=endpoints,
                 ports=ports,
+                carrier=carrier_of(joins(endpoints, state.networks, ports, self._hands.views.networks)),
             )
             outcome = (started,)
         await self._hands.report_surely(NAME, correlation, *outcome)
@@ -110,7 +112,7 @@ class Starts:
             error=error,
             exit_code=exit_code or UNEXECUTABLE,
         )
-        return (report, *transactions.release(state))
+        return (report, *transactions.release(state, self._hands.views.networks.lookup))
 
     async def _clear_away(self, state: ContainerState, error: PortError | Rejected) -> None:
         """A supervisor that was lost during a start may have begun it: nobody would know of the process."""
@@ -210,16 +212,24 @@ class Starts:
                 netns_fd=sandboxing.netns_fd,
             )
             pid = await self._runtime.start(launch)
+        except Exception:
+            # Before the failure is told: it gives the addresses and ports to others.
+            await surely(partial(self._undo, state, planned), f"the network of {state.name} is not given back")
+            raise
         except BaseException:
-            with trio.CancelScope(shield=True):
-                await self._resolver.stop_serving(state.container_id)
-                await self._sandboxes.leave(state.container_id, planned, sandbox_gone=True)
+            with trio.CancelScope(shield=True), contextlib.suppress(PortError):
+                await self._undo(state, planned)
             raise
         finally:
             # From here on the process holds the namespace, or nobody does.
             if sandboxing.netns_fd >= 0:
                 os.close(sandboxing.netns_fd)
         return pid, endpoints, ports
+
+    async def _undo(self, state: ContainerState, planned: tuple[Join, ...]) -> None:
+        """The namespace itself goes with its last descriptor."""
+        await self._resolver.stop_serving(state.container_id)
+        await self._sandboxes.leave(state.container_id, planned, sandbox_gone=True)
 
     def _held(self, state: ContainerState) -> tuple[tuple[Endpoint, ...], tuple[PublishedPort, ...]]:
         """What the intent's transaction allocated, in the order of the container's wishes."""

@@ -48,8 +48,8 @@ def exited(run: int = 1, code: int = 0, at: int = NOW) -> c.ReportExited:
     return c.ReportExited(container_id=ID, run=run, at=at, exit_code=code, oom_killed=False)
 
 
-def started(run: int = 1, at: int = NOW) -> c.ReportStarted:
-    return c.ReportStarted(container_id=ID, run=run, at=at, pid=4711, endpoints=(HELD,), ports=())
+def started(run: int = 1, at: int = NOW, pid: int = 4711) -> c.ReportStarted:
+    return c.ReportStarted(container_id=ID, run=run, at=at, pid=pid, endpoints=(HELD,), ports=())
 
 
 def failed(run: int = 1, exit_code: int = 127) -> c.ReportStartFailed:

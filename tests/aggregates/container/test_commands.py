@@ -102,8 +102,6 @@ TABLE: dict[Status, dict[str, str]] = {
         "unpause": "no: system",
         "rename": "renamed",
         "update": "updated",
-        "connect": "connected",
-        "disconnect": "disconnected",
     },
     S.RUNNING: {
         "start": SAME,
@@ -146,7 +144,7 @@ TABLE: dict[Status, dict[str, str]] = {
         "disconnect": "disconnected",
         "remove -f": "remove_requested",
     },
-    S.REMOVING: {"stop": SAME, "unpause": "no: system", "rename": "renamed", "disconnect": "disconnected"},
+    S.REMOVING: {"stop": SAME, "unpause": "no: system"},
     S.REMOVED: dict.fromkeys(COMMANDS, UNKNOWN),
 }
 TABLE[S.STARTING_AGAIN] = TABLE[S.STARTING]
@@ -627,3 +625,18 @@ def test_a_forced_removal_asks_for_the_kill_and_waits_for_the_exit() -> None:
     assert state.alive
     assert not live(*LIVES[S.REMOVING], exited()).alive
     assert live(*LIVES[S.REMOVING], exited(), REPORT_REMOVED).status is S.REMOVED
+
+
+def test_what_belongs_to_a_running_container_is_refused_by_any_other() -> None:
+    """EXE-04: an exec that is asked for while its container goes is not made."""
+    require = c.RequireRunning(container_id=ID, called="web")
+    assert DECIDER.decide(live(*LIVES[S.RUNNING]), require) == ()
+    for status in set(Status) - {S.RUNNING, S.ABSENT, S.REMOVED}:
+        assert outcome(DECIDER, live(*LIVES[status]), require) == NO
+
+
+def test_a_forced_removal_waits_for_a_process_that_has_no_pid() -> None:
+    """CTR-18: an engine that comes back finds the exit of a process it never saw; a removal does not lose the exit."""
+    removing = live(create(), START, started(pid=0), remove(force=True))
+    assert removing.alive
+    assert not live(create(), START, started(pid=0), remove(force=True), exited()).alive

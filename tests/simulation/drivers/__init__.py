@@ -1,0 +1,1 @@
+"""The ports over a simulated machine: fakes with behaviour, not mocks."""

@@ -1,0 +1,165 @@
+"""Networks, Sandboxes and Resolver over the simulated machine. What survives an engine in the kernel survives here:
+bridges, published ports, interfaces in living namespaces."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import trio
+
+from engine.aggregates.values.ids import ContainerID, NetworkID
+from engine.drivers.ports.network import Join, NameRecord, NetworkInventory, NetworkSpec
+from engine.errors import Fault, PortError
+from tests.simulation.drivers.runtime import namespace_of
+from tests.simulation.faults import Faults, Gate
+from tests.simulation.machine import Machine
+
+
+class SimulatedNetworks:
+    def __init__(self, machine: Machine, gate: Gate, faults: Faults) -> None:
+        self._machine = machine
+        self._gate = gate
+        self._faults = faults
+
+    async def create(self, spec: NetworkSpec) -> None:
+        def make() -> None:
+            if spec.driver == "bridge":
+                self._machine.bridges[spec.network_id[:12]] = spec
+
+        # A failed create may have left the bridge: it is found as an orphan, or used by the next try.
+        await self._faults.perform(self._gate, "create network", make, may_lie=False)
+
+    async def remove(self, spec: NetworkSpec) -> None:
+        def drop() -> None:
+            self._machine.bridges.pop(spec.network_id[:12], None)
+
+        await self._faults.perform(self._gate, "remove network", drop)
+
+    async def inventory(self) -> NetworkInventory:
+        def look() -> NetworkInventory:
+            machine = self._machine
+            return NetworkInventory(
+                bridges=tuple(machine.bridges),
+                veths=tuple(endpoint[:7] for endpoint in machine.veths()),
+                ports=tuple(machine.published),
+            )
+
+        return await self._faults.perform(self._gate, "network inventory", look)
+
+    async def host_subnets(self) -> tuple[str, ...]:
+        await trio.lowlevel.checkpoint()
+        return ("10.0.2.0/24",)
+
+    async def remove_orphans(self, inventory: NetworkInventory) -> None:
+        def drop() -> None:
+            machine = self._machine
+            for bridge in inventory.bridges:
+                machine.bridges.pop(bridge, None)
+            for port in inventory.ports:
+                machine.published.pop(port, None)
+            for endpoint in list(machine.veths()):
+                if endpoint[:7] in inventory.veths:
+                    machine.disconnect(endpoint)
+
+        await self._faults.perform(self._gate, "remove network orphans", drop)
+
+
+class SimulatedSandboxes:
+    def __init__(self, machine: Machine, gate: Gate, faults: Faults) -> None:
+        self._machine = machine
+        self._gate = gate
+        self._faults = faults
+
+    async def open(self, container_id: ContainerID, sysctls: Mapping[str, str], *, joined: bool = True) -> int:
+        def make() -> int:
+            namespace = self._machine.unshare()
+            given = namespace.descriptor()
+            namespace.opened()
+            return given
+
+        return await self._faults.perform(self._gate, "open sandbox", make, prompt=True)
+
+    async def enter(self, container_id: ContainerID, pid: int) -> int:
+        def find() -> int:
+            process = self._machine.processes.get(pid)
+            if process is None or process.namespace is None:
+                raise PortError("network", "the container is not running", errno=3)
+            return process.namespace.enter()
+
+        return await self._faults.perform(self._gate, "enter sandbox", find, prompt=True)
+
+    async def free_interface(self, container_id: ContainerID, pid: int) -> str:
+        def find() -> str:
+            process = self._machine.processes.get(pid)
+            if process is None or process.namespace is None:
+                raise PortError("network", "the container is not running", errno=3)
+            taken = process.namespace.interfaces
+            return next(name for number in range(len(taken) + 1) if (name := f"eth{number}") not in taken)
+
+        return await self._faults.perform(self._gate, "free interface", find)
+
+    async def join(self, container_id: ContainerID, netns_fd: int, joins: Sequence[Join]) -> None:
+        def connect() -> None:
+            machine = self._machine
+            namespace = namespace_of(machine, netns_fd)
+            for join in joins:
+                if join.network.network_id[:12] not in machine.bridges:
+                    words = f"network {join.network.network_id} has no bridge"
+                    raise PortError("join", words, fault=Fault.NOT_FOUND)
+                if join.interface in namespace.interfaces:
+                    raise PortError("join", "failed to set up container networking: file exists", errno=17)
+            for join in joins:
+                endpoint = join.endpoint
+                bridge = join.network.network_id[:12]
+                machine.connect(namespace, join.interface, endpoint.endpoint_id, bridge, endpoint.ipv4_address)
+                for port in () if join.network.internal else join.ports:
+                    machine.publish(port, endpoint.endpoint_id)
+
+        await self._faults.perform(self._gate, "join", connect, may_lie=False)
+
+    async def leave(self, container_id: ContainerID, joins: Sequence[Join], *, sandbox_gone: bool) -> None:
+        def disconnect() -> None:
+            for join in joins:
+                for port in join.ports:
+                    self._machine.published.pop(port, None)
+                if not sandbox_gone:
+                    self._machine.disconnect(join.endpoint.endpoint_id)
+
+        await self._faults.perform(self._gate, "leave", disconnect)
+
+    async def route(self, container_id: ContainerID, netns_fd: int, join: Join) -> None:
+        await self._faults.perform(self._gate, "route", lambda: None)
+
+    async def adopt(self, container_id: ContainerID, pid: int, joins: Sequence[Join]) -> None:
+        def publish() -> None:
+            for join in joins:
+                for port in () if join.network.internal else join.ports:
+                    self._machine.publish(port, join.endpoint.endpoint_id)
+
+        await self._faults.perform(self._gate, "adopt", publish)
+
+
+class SimulatedResolver:
+    """What is served to whom is the engine's own and goes with it."""
+
+    def __init__(self, gate: Gate, faults: Faults) -> None:
+        self._gate = gate
+        self._faults = faults
+        self.zones: dict[str, tuple[NameRecord, ...]] = {}
+        self.served: dict[str, tuple[str, ...]] = {}
+
+    async def serve(
+        self, container_id: ContainerID, netns_fd: int, networks: Sequence[NetworkID], upstreams: Sequence[str]
+    ) -> None:
+        def begin() -> None:
+            self.served[container_id] = tuple(networks)
+
+        await self._faults.perform(self._gate, "serve names", begin)
+
+    async def stop_serving(self, container_id: ContainerID) -> None:
+        await self._faults.perform(
+            self._gate, "stop serving names", lambda: self.served.pop(container_id, None), may_fail=False
+        )
+
+    def publish(self, network_id: NetworkID, records: Sequence[NameRecord]) -> None:
+        self.zones[network_id] = tuple(records)

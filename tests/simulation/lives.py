@@ -1,0 +1,263 @@
+"""The lives of one engine over one machine: started, killed at any step, started again on what the disk has.
+
+Owns: the engine under test (the real composition, with its log on a memory file system), requests to its application,
+and death. A death is one step between two steps of anybody: the gate of the drivers is shut, the files are copied as
+they are, and only then are the tasks taken down: whatever they still do is done by nobody, in nobody's files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import shutil
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import trio
+
+from engine import transactions
+from engine.aggregates.decider import Cause
+from engine.aggregates.image import AddImage
+from engine.aggregates.values.descriptor import OCI_CONFIG, Descriptor
+from engine.aggregates.values.ids import Digest, ImageID
+from engine.aggregates.values.platform import Platform
+from engine.api.server import Peer
+from engine.composition import Engine
+from engine.config import ConfigError, DaemonConfig
+from engine.errors import PortError
+from tests.simulation.drivers.together import SURROUNDINGS, simulated_drivers
+from tests.simulation.faults import Faults, Gate, SeededEntropy, SimulatedClock
+from tests.simulation.machine import Machine
+from tests.support.images import digest
+
+IMAGE = "busybox:latest"
+CANONICAL = "docker.io/library/busybox:latest"
+CONFIG = json.dumps(
+    {
+        "architecture": "amd64",
+        "os": "linux",
+        "config": {"Cmd": ["act", "", "0", "143", "0"], "Env": ["PATH=/bin"]},
+        "rootfs": {"type": "layers", "diff_ids": []},
+    }
+).encode()
+LOG_FILES = ("events.db", "keys.db")
+VIEW_FILES = ("views.db", "views-events.db")
+START_AGAIN_S = 1.0
+
+
+class Cut(Exception):
+    """The engine went away before it answered."""
+
+
+@dataclass
+class Answer:
+    status: int
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body) if self.body else None
+
+
+@dataclass
+class _Request:
+    scope: dict[str, Any]
+    body: bytes
+    done: trio.Event = field(default_factory=trio.Event)
+    answer: Answer | None = None
+
+
+class Complaints(logging.Handler):
+    """Bugs that the engine itself noticed: exceptions that are no refusal of the world."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.found: list[str] = []
+        self.alive = lambda: True
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None and not isinstance(error, PortError) and self.alive():
+            trace = "".join(traceback.format_exception(error))
+            self.found.append(f"{record.getMessage()}: {error!r}\n{trace}")
+
+
+class Lives:
+    """`run` keeps an engine alive until cancelled. `disk` is the directory of the present one."""
+
+    def __init__(self, root: Path, random: Random, machine: Machine, faults: Faults) -> None:
+        self._root = root
+        self._random = random
+        self._machine = machine
+        self._faults = faults
+        self._entropy = SeededEntropy(random)
+        self._scope: trio.CancelScope | None = None
+        self._requests: trio.Nursery | None = None
+        self._gate = Gate()
+        self._app: Any = None
+        self.engine: Engine | None = None
+        self.up = trio.Event()
+        self.number = 0
+        self.disk = root / "0"
+        self.disk.mkdir()
+        self.refused_starts = 0
+        self.stopping = False
+        self.log: list[str] = []
+        self.names: set[str] = set()
+        """Of containers that clients have made and not seen removed."""
+
+    # -- lives and deaths ----------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        while not self.stopping:
+            await self._life()
+            if not self.stopping:
+                await trio.sleep(self._random.choice((0.0, START_AGAIN_S, 20.0)) * self._random.random())
+
+    async def _life(self) -> None:
+        self.number += 1
+        self._gate = Gate()
+        mine = self.disk
+        clock = SimulatedClock()
+        drivers = simulated_drivers(self._machine, self._gate, self._faults)
+        engine = Engine(DaemonConfig(data_root=str(mine)), drivers, SURROUNDINGS, clock, self._entropy)
+        began = trio.current_time()
+        try:
+            with trio.CancelScope() as self._scope:
+                async with engine.running():
+                    await self._add_image(engine)
+                    async with trio.open_nursery() as requests:
+                        await trio.lowlevel.checkpoint()  # for one that died or was stopped before it was up
+                        self._requests, self.engine, self._app = requests, engine, engine.app
+                        self.log.append(f"{trio.current_time():.3f} engine {self.number} is up, begun at {began:.3f}")
+                        self.up.set()
+                        await trio.sleep_forever()
+        except* (PortError, ConfigError) as group:
+            # At a start the world may refuse; whoever looks after the engine starts it again.
+            if not self._faults.on or self.engine is not None:
+                raise
+            self.refused_starts += 1
+            self.log.append(f"{trio.current_time():.3f} engine {self.number} did not start: {group.exceptions}")
+        finally:
+            self.engine = self._app = self._requests = self._scope = None
+        if self.disk != mine:
+            shutil.rmtree(mine)
+
+    def die(self, *, views_lost: bool = False) -> None:
+        """kill -9, in one step. views_lost: derived state had not reached the disk."""
+        if self._scope is None or self._gate.shut:
+            return
+        self.log.append(f"{trio.current_time():.3f} engine {self.number} dies")
+        self._gate.shut = True
+        copied = self._root / str(self.number)
+        copied.mkdir()
+        for name in (*LOG_FILES, *(() if views_lost else VIEW_FILES)):
+            for suffix in ("", "-wal"):
+                with contextlib.suppress(FileNotFoundError):
+                    shutil.copy(self.disk / (name + suffix), copied / (name + suffix))
+        with contextlib.suppress(FileNotFoundError):
+            shutil.copy(self.disk / "engine-id", copied / "engine-id")
+        self.disk = copied
+        self._take_down()
+
+    def stop(self) -> None:
+        """SIGTERM."""
+        if self._scope is not None and not self._gate.shut:
+            self.log.append(f"{trio.current_time():.3f} engine {self.number} is stopped")
+            self._take_down()
+
+    def _take_down(self) -> None:
+        """Nobody is let in any more, and everybody inside has to go."""
+        assert self._scope is not None
+        self._requests = None
+        if self.up.is_set():
+            self.up = trio.Event()
+        self._scope.cancel()
+
+    @property
+    def dying(self) -> bool:
+        return self._gate.shut
+
+    async def _add_image(self, engine: Engine) -> None:
+        image_id = ImageID(digest(CONFIG))
+        hands = engine.hands
+        if hands.views.images.get(image_id) is not None:
+            return
+        self._machine.blobs[image_id] = CONFIG
+        config = Descriptor(media_type=OCI_CONFIG, digest=Digest(image_id), size=len(CONFIG))
+        add = AddImage(
+            image_id=image_id,
+            at=hands.clock.now_ns(),
+            platform=Platform(os="linux", architecture="amd64"),
+            created_at=0,
+            layers=(),
+            config=config,
+            manifest=None,
+            labels={},
+        )
+        tag = transactions.tag(image_id, CANONICAL, "", hands.clock.now_ns())
+        await hands.application.execute(add, *tag, cause=Cause(actor="simulation", correlation="image"))
+
+    # -- requests ------------------------------------------------------------------------------------------------------
+
+    async def ask(self, method: str, path: str, body: Any = None) -> Answer:
+        """One request to whatever engine lives, once one does. Raises Cut when it dies before it has answered."""
+        while self._requests is None:
+            await self.up.wait()
+        path, _, query = path.partition("?")
+        headers = [(b"host", b"localhost"), (b"x-request-id", self._entropy.token(4).hex().encode())]
+        payload = b"" if body is None else json.dumps(body).encode()
+        if payload:
+            headers += [(b"content-type", b"application/json"), (b"content-length", str(len(payload)).encode())]
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": method,
+            "scheme": "http",
+            "path": f"/v1.53{path}",
+            "raw_path": f"/v1.53{path}".encode(),
+            "query_string": query.encode(),
+            "root_path": "",
+            "headers": headers,
+            "client": None,
+            "server": ("localhost", 80),
+            "extensions": {},
+            "state": {"peer": Peer(uid=0, gid=0, pid=1)},
+        }
+        request = _Request(scope, payload)
+        assert self._requests is not None
+        self._requests.start_soon(self._handle, request, self._app, name=f"{method} {path}")
+        await request.done.wait()
+        if request.answer is None:
+            raise Cut(f"{method} {path}")
+        return request.answer
+
+    async def _handle(self, request: _Request, app: Any) -> None:
+        sent, pieces, status = False, [], 0
+
+        async def receive() -> dict[str, Any]:
+            nonlocal sent
+            if sent:
+                await trio.sleep_forever()
+            sent = True
+            return {"type": "http.request", "body": request.body, "more_body": False}
+
+        async def send(message: dict[str, Any]) -> None:
+            nonlocal status
+            await trio.lowlevel.checkpoint()
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            else:
+                pieces.append(message.get("body", b""))
+                if not message.get("more_body", False) and not self._gate.shut:
+                    request.answer = Answer(status, b"".join(pieces))
+
+        try:
+            await app(request.scope, receive, send)
+        finally:
+            request.done.set()
