@@ -141,6 +141,13 @@ def test_an_exit_gives_back_what_a_connect_was_about_to_use() -> None:
     assert "d3" * 32 in transactions.held(state, lambda reference: None)
 
 
+def test_an_end_gives_back_an_address_on_a_network_that_is_younger_than_the_container() -> None:
+    """NET-04: such a wish knows its network by name only."""
+    host = world()
+    state = replace(host.container(WEB), networks=(NetworkAttachment(name="front"),))
+    assert transactions.held(state, host.find_network) == (NETWORKS["front"],)
+
+
 def test_a_removal_gives_name_and_volume_back() -> None:
     host = world()
     assert host.remove(WEB, force=False)

@@ -1,0 +1,171 @@
+"""What simulations found, told again one by one: small, and true whatever the seeds become."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import trio
+import trio.testing
+
+from engine.aggregates.container.lifecycle import Status
+from engine.errors import PortError
+from tests.simulation.checkers import settled
+from tests.simulation.faults import Faults, SimulatedClock
+from tests.simulation.lives import IMAGE, Answer, Lives
+from tests.simulation.machine import Behaviour, Machine
+from tests.simulation.simulation import MEMORY, determined
+
+
+class World:
+    """One engine over one machine, with no faults but those a test makes."""
+
+    def __init__(self, lives: Lives, machine: Machine) -> None:
+        self.lives, self.machine = lives, machine
+        self.clock = SimulatedClock()
+
+    async def ask(self, method: str, path: str, body: Any = None, *, status: int = 0) -> Answer:
+        answer = await self.lives.ask(method, path, body)
+        assert not status or answer.status == status, answer
+        return answer
+
+    async def create(self, name: str, behaviour: Behaviour = Behaviour(), **host: Any) -> None:  # noqa: B008 - frozen
+        body = {"Image": IMAGE, "Cmd": behaviour.words, "ExposedPorts": {"80/tcp": {}}, "HostConfig": host}
+        await self.ask("POST", f"/containers/create?name={name}", body, status=201)
+
+    def state(self, name: str) -> Any:
+        assert self.lives.engine is not None
+        return self.lives.engine.hands.views.containers.find(name)
+
+    async def at_rest(self) -> None:
+        """Everything has its outcome, and machine and log agree."""
+        wrong: list[str] = ["nobody looked"]
+        for _ in range(200):
+            await trio.sleep(0.5)
+            wrong = settled(self.lives.disk / "events.db", self.machine, self.clock.now_ns())
+            if not wrong:
+                return
+        raise AssertionError(wrong)
+
+    def refuse(self, verb: str, times: int = 1, *, after: bool = False) -> None:
+        """The next calls of a driver's verb fail, before or after their effect."""
+        faults = self.lives._faults
+        perform = faults.perform
+        left = times
+
+        async def refusing(gate: Any, asked: str, effect: Callable[[], Any], **options: Any) -> Any:
+            nonlocal left
+            if asked != verb or not left:
+                return await perform(gate, asked, effect, **options)
+            left -= 1
+            if after:
+                await perform(gate, asked, effect, **options)
+            raise PortError(verb, f"simulated fault of {verb}", errno=5)
+
+        faults.perform = refusing  # type: ignore[method-assign, assignment]
+
+
+def play(tmp_path: Path, story: Callable[[World], Awaitable[None]]) -> None:
+    async def main() -> None:
+        from random import Random
+
+        clock = SimulatedClock()
+        async with trio.open_nursery() as nursery:
+            machine = Machine(Random(1), nursery, clock.now_ns)
+            lives = Lives(tmp_path, Random(1), machine, Faults(Random(1)))
+            async with trio.open_nursery() as engines:
+                engines.start_soon(lives.run)
+                await story(World(lives, machine))
+                lives.stopping = True
+                lives.stop()
+            assert machine.violations == []
+            machine.close()
+            nursery.cancel_scope.cancel()
+
+    assert MEMORY
+    with determined(1):
+        trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def test_an_undo_that_is_refused_is_done_before_the_failure_is_told(tmp_path: Path) -> None:
+    """CTR-08, NET-14: else the port would be given to another container while the kernel still leads it to this one."""
+
+    async def story(world: World) -> None:
+        await world.create("web", PortBindings={"80/tcp": [{"HostPort": "8080"}]})
+        world.refuse("write folder")
+        world.refuse("leave", times=3)
+        await world.ask("POST", "/containers/web/start", status=500)
+        assert world.machine.published == {}
+        await world.ask("POST", "/containers/web/start", status=204)
+        await world.at_rest()
+
+    play(tmp_path, story)
+
+
+def test_a_pause_that_fails_leaves_nothing_frozen(tmp_path: Path) -> None:
+    """CTR-13: the freezer may have caught some of the processes, or all of them, before it gave up."""
+
+    async def story(world: World) -> None:
+        await world.create("web")
+        await world.ask("POST", "/containers/web/start", status=204)
+        world.refuse("freeze", after=True)
+        await world.ask("POST", "/containers/web/pause", status=500)
+        assert world.state("web").status is Status.RUNNING
+        await world.at_rest()
+
+    play(tmp_path, story)
+
+
+def test_a_refused_creation_leaves_no_key(tmp_path: Path) -> None:
+    """CTR-03: `docker run --name` of a name that is taken, again and again, must not fill the key store."""
+
+    async def story(world: World) -> None:
+        await world.create("web")
+        assert world.lives.engine is not None
+        keys = set(world.lives.engine.hands.vault.owners())
+        body = {"Image": IMAGE, "Env": ["A=b"]}
+        await world.ask("POST", "/containers/create?name=web", body, status=409)
+        assert set(world.lives.engine.hands.vault.owners()) == keys
+
+    play(tmp_path, story)
+
+
+def test_a_container_leaves_a_network_only_when_its_start_is_over(tmp_path: Path) -> None:
+    """NET-05: a disconnect in the middle of a start kept the address for nobody."""
+
+    async def story(world: World) -> None:
+        await world.ask("POST", "/networks/create", {"Name": "front"}, status=201)
+        await world.create("web", NetworkMode="front")
+        faults = world.lives._faults
+        faults.on, faults.slow, faults.refuse, faults.lie = True, 1.0, 0.0, 0.0
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(world.ask, "POST", "/containers/web/start")
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(world.ask, "POST", "/networks/front/disconnect", {"Container": "web"})
+        faults.on = False
+        assert world.state("web").endpoints == ()
+        await world.ask("DELETE", "/networks/front", status=204)
+        await world.at_rest()
+
+    play(tmp_path, story)
+
+
+def test_published_ports_lead_where_the_start_put_them_after_a_restart_of_the_engine(tmp_path: Path) -> None:
+    """NET-14, NET-22: a network that comes later, and before the others by its name, does not take them."""
+
+    async def story(world: World) -> None:
+        for name in ("front", "back"):
+            await world.ask("POST", "/networks/create", {"Name": name}, status=201)
+        await world.create("web", NetworkMode="front", PortBindings={"80/tcp": [{"HostPort": "8080"}]})
+        await world.ask("POST", "/containers/web/start", status=204)
+        await world.ask("POST", "/networks/back/connect", {"Container": "web"}, status=200)
+        published = dict(world.machine.published)
+        world.lives.die()
+        await world.ask("GET", "/containers/json", status=200)
+        assert world.machine.published == published
+        await world.ask("POST", "/networks/front/disconnect", {"Container": "web"}, status=200)
+        assert world.machine.published == {}
+        await world.at_rest()
+
+    play(tmp_path, story)
