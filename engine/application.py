@@ -279,6 +279,11 @@ class Application:
         """The committed fold of a stream; the initial state for an unknown key."""
         return self._folds.get(self._deciders[kind].stream(key)).state
 
+    def newest(self, kind: str, key: str) -> Any:
+        """The fold that the next command is decided on, with what waits for the disk. For composing a transaction out
+        of it: what is handed to `execute` without awaiting in between is decided on the same state."""
+        return self._newest(self._deciders[kind].stream(key)).state
+
     def live(self, kind: str) -> tuple[str, ...]:
         """The keys of all streams of an aggregate that have begun and not ended, sorted."""
         return self._checkpoints.live(kind)

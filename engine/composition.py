@@ -246,7 +246,7 @@ class Engine:
             Links(hands, drivers.sandboxes, names),
             Removes(hands, drivers.rootfs, drivers.folders),
         )
-        await nursery.start(NetworkReactor(hands, drivers.networks).run, after)
+        await nursery.start(NetworkReactor(hands, drivers.networks, reconcile.unrestored).run, after)
         await nursery.start(VolumeReactor(hands, drivers.volumes).run, after)
         for name, network_id in defaults.items():
             await self._network_ready(name, network_id)

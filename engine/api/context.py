@@ -38,6 +38,8 @@ class Application(Protocol):
 
     def state(self, kind: str, key: str) -> Any: ...
 
+    def newest(self, kind: str, key: str) -> Any: ...
+
 
 class Pump(Protocol):
     """The log as it grows (engine/pump.py)."""

@@ -21,7 +21,7 @@ async def at_rest(context: ApiContext, container_id: ContainerID, *, freezing: b
 
     while True:
         await context.pump.until(f"container:{container_id}", resting)
-        state = context.application.state("container", container_id)
+        state = context.application.newest("container", container_id)
         assert isinstance(state, ContainerState)
         if resting(state) or state.status is Status.REMOVED:
             return state

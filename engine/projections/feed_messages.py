@@ -151,6 +151,10 @@ class Narrator:
                 if status not in (was.health, "starting", "none"):
                     told.append(("container", f"health_status: {status}", key, was.attributes()))
                 return replace(was, health=status), told
+            case container.ContainerStartRequested(restart=True):
+                return replace(was, restarting=True), []
+            case container.ContainerStartFailed():
+                return replace(was, restarting=False), []
             case container.ContainerStopped() as event:
                 return replace(was, restarting=event.restart), [("container", "stop", key, was.attributes())]
             case container.ContainerStopRequested(signal=signal) | container.ContainerKillRequested(signal=signal):

@@ -58,6 +58,12 @@ class Hands(msgspec.Struct, frozen=True, kw_only=True):
             return (report,)
         return (report, RemoveExec(exec_id=report.exec_id))
 
+    def newest(self, container_id: str) -> ContainerState:
+        """As `container`, with what waits for the disk: what transactions are made of (`Application.newest`)."""
+        state = self.application.newest("container", container_id)
+        assert isinstance(state, ContainerState)
+        return state
+
     async def report(self, reactor: str, correlation: str, *commands: Command, causation: str = "") -> Committed:
         """Append what the world did, as the reactor."""
         cause = Cause(actor=f"reactor:{reactor}", correlation=correlation, causation=causation)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import partial
 
 import trio
@@ -14,6 +15,7 @@ from engine.aggregates.network import (
     ReportNetworkReady,
     ReportNetworkRemoved,
 )
+from engine.aggregates.values.ids import NetworkID
 from engine.drivers.ports.network import Networks
 from engine.errors import PortError
 from engine.reactors.base import Hands, Works, follow_states
@@ -25,9 +27,11 @@ NAME = "networks"
 class NetworkReactor:
     """Run inside the root nursery, after reconciliation."""
 
-    def __init__(self, hands: Hands, networks: Networks) -> None:
+    def __init__(self, hands: Hands, networks: Networks, unrestored: Collection[NetworkID] = ()) -> None:
+        """unrestored: networks that are ready by the log, and that recovery could not make again."""
         self._hands = hands
         self._networks = networks
+        self._unrestored = frozenset(unrestored)
 
     async def run(self, after: int, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Perform what every network asks for now, then follow the log from `after`."""
@@ -42,8 +46,14 @@ class NetworkReactor:
         match state.status:
             case NetworkStatus.CREATING:
                 works.begin(("create", state.network_id), partial(self._create, state, correlation), wanted)
+            case NetworkStatus.READY if state.network_id in self._unrestored:
+                works.begin(("restore", state.network_id), partial(self._restore, state), wanted)
             case NetworkStatus.REMOVING:
                 works.begin(("remove", state.network_id), partial(self._remove, state, correlation), wanted)
+
+    async def _restore(self, state: NetworkState) -> None:
+        await self._networks.create(spec_of(state))
+        self._unrestored -= {state.network_id}
 
     async def _create(self, state: NetworkState, correlation: str) -> None:
         try:

@@ -19,7 +19,7 @@ from engine.aggregates.container.state import ContainerState
 from engine.aggregates.exec import ExecStatus, RemoveExec, ReportExecExited, ReportExecStarted
 from engine.aggregates.network import NetworkStatus, ReleaseEndpoint
 from engine.aggregates.ports import ReleasePorts
-from engine.aggregates.values.ids import ContainerID
+from engine.aggregates.values.ids import ContainerID, NetworkID
 from engine.drivers.ports.network import NetworkInventory, Networks, Sandboxes
 from engine.drivers.ports.runtime import Inventory, Runtime
 from engine.drivers.ports.storage import ContainerFolders, LayerStore, RootFilesystems
@@ -90,6 +90,8 @@ class Reconcile:
         self._folders = folders
         self._volumes = volumes
         self._names = names
+        self.unrestored: set[NetworkID] = set()
+        """Networks that the kernel refused to make again: the networks reactor goes on trying."""
 
     async def run(self) -> None:
         inventory = await self._runtime.list()
@@ -111,6 +113,7 @@ class Reconcile:
                     await self._networks.create(spec_of(state))
                 except PortError as error:
                     logger.warning("network %s could not be restored: %s", state.settings.name, error.message)
+                    self.unrestored.add(state.network_id)
                 self._names.publish(state)
 
     async def _settle(self, finding: Finding) -> None:

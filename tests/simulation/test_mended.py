@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,49 @@ def test_published_ports_lead_where_the_start_put_them_after_a_restart_of_the_en
         assert world.machine.published == published
         await world.ask("POST", "/networks/front/disconnect", {"Container": "web"}, status=200)
         assert world.machine.published == {}
+        await world.at_rest()
+
+    play(tmp_path, story)
+
+
+def test_a_restart_that_meets_a_stop_is_answered_and_leaves_the_container_running(tmp_path: Path) -> None:
+    """CTR-12: the later stop took the restart's place, and the client of the restart waited for ever."""
+
+    async def story(world: World) -> None:
+        await world.create("web", Behaviour(on_term=None))
+        await world.ask("POST", "/containers/web/start", status=204)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(world.ask, "POST", "/containers/web/restart?t=9", status=204))
+            await trio.sleep(0.1)
+            nursery.start_soon(partial(world.ask, "POST", "/containers/web/stop?t=1", status=204))
+        assert world.state("web").status is Status.RUNNING
+        await world.at_rest()
+
+    play(tmp_path, story)
+
+
+def test_a_start_holds_nothing_on_a_network_that_was_left_in_the_same_breath(tmp_path: Path) -> None:
+    """NET-05: a start composed of a state that did not know the disconnect yet kept an address for nobody."""
+
+    async def story(world: World) -> None:
+        await world.create("web")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(world.ask, "POST", "/networks/bridge/disconnect", {"Container": "web"})
+            nursery.start_soon(world.ask, "POST", "/containers/web/start")
+        await world.at_rest()
+
+    play(tmp_path, story)
+
+
+def test_a_network_that_a_start_of_the_engine_could_not_make_again_is_made_later(tmp_path: Path) -> None:
+    """NET-07: after a reboot; one refusal at the wrong moment left it without its bridge until the next restart."""
+
+    async def story(world: World) -> None:
+        await world.ask("POST", "/networks/create", {"Name": "front"}, status=201)
+        world.lives.die()
+        world.machine.reboot()
+        world.refuse("create network", times=3)
+        await world.ask("GET", "/containers/json", status=200)
         await world.at_rest()
 
     play(tmp_path, story)

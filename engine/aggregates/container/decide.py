@@ -160,7 +160,7 @@ def _stop(state: ContainerState, command: c.StopContainer) -> Events:
 
 def _restart(state: ContainerState, command: c.RestartContainer) -> Events:
     if state.status in STARTABLE:
-        return (e.ContainerStartRequested(run=state.run + 1, at=command.at),)
+        return (e.ContainerStartRequested(run=state.run + 1, at=command.at, restart=True),)
     if state.status not in ALIVE:
         _conflict(f"container {state.container_id} cannot be restarted while it is {state.status.value}")
     request = e.ContainerStopRequested(at=command.at, signal=command.signal, deadline=command.deadline, restart=True)
@@ -275,6 +275,8 @@ def _connect(state: ContainerState, command: c.ConnectContainer) -> Events:
     if state.host.network_mode.startswith("container:"):
         raise Rejected(Reason.INVALID, SHARED_NETWORK_IS_FIXED)
     known = {a.network_id for a in (*state.networks, *state.connecting)}
+    if attachment.network_id in known and state.status not in ALIVE:
+        return ()  # The wish is there already: moby keeps it as it is (updateNetworkSettings).
     if attachment.network_id in known:
         raise Rejected(
             Reason.FORBIDDEN,
@@ -297,8 +299,9 @@ def _disconnect(state: ContainerState, command: c.DisconnectContainer) -> Events
     _check_links_may_change(state)
     attached = {a.network_id: a for a in state.networks}
     if command.network_id not in attached:
+        # moby has no better word for it than 500 (daemon/container_operations.go).
         raise Rejected(
-            Reason.FORBIDDEN,
+            Reason.SYSTEM,
             f"container {state.container_id} is not connected to network {command.network_id}",
         )
     if state.host.network_mode == "host":

@@ -38,6 +38,8 @@ class ContainerStartRequested(Event, frozen=True, kw_only=True):
     NAME: ClassVar[str] = "container.start_requested"
     run: int
     at: int
+    restart: bool = False
+    """Asked for as a restart of a container that did not run."""
 
 
 class ContainerStarted(Event, frozen=True, kw_only=True):

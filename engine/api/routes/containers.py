@@ -207,21 +207,34 @@ class Verbs:
         """Returns once the start has its outcome. Raises what it failed with: 400 for a bad command, else 500."""
         context = self._context
         intent = c.StartContainer(container_id=state.container_id, at=context.clock.now_ns())
+        state = self._newest(state.container_id)
         if state.status in STARTABLE:
-            try:
-                self._check_donors(state)
-                await self._execute(self._start_commands(state, intent), cause)
-            except Rejected as refused:
-                await self._record_refusal(state.container_id, refused, cause)
-                raise
+            await self._start_or_record(state, intent, cause)
         else:
             await self._execute((intent,), cause)
         await self._started(state.container_id)
 
+    async def _start_or_record(
+        self, state: ContainerState, intent: c.StartContainer | c.RestartContainer, cause: Cause
+    ) -> None:
+        """state: the newest, one that may be started. What a start is refused for is recorded as its failure."""
+        try:
+            self._check_donors(state)
+            await self._execute(self._start_commands(state, intent), cause)
+        except Rejected as refused:
+            await self._record_refusal(state.container_id, refused, cause)
+            raise
+
     def _check_donors(self, state: ContainerState) -> None:
         """Whose namespaces are shared must run (CTR-38). Looked at again by the start itself, which knows no status."""
         for kind, reference in donors(state.host).items():
-            check_donor(state, self._context.views.containers.find(reference), kind)
+            try:
+                donor = self._context.views.containers.find(reference)
+            except Rejected as gone:
+                # Not 404: it is not the container that was asked for (moby daemon/container_operations.go).
+                words = f"joining {kind.value} namespace of container: {gone.message}"
+                raise Rejected(Reason.SYSTEM, words) from gone
+            check_donor(state, donor, kind)
 
     async def _record_refusal(self, container_id: ContainerID, refused: Rejected, cause: Cause) -> None:
         """A start that cannot have its address or port is a start that failed: its error is kept, and a container of
@@ -255,7 +268,8 @@ class Verbs:
             raise Rejected(reason, after.error)
 
     def _newest(self, container_id: ContainerID) -> ContainerState:
-        state = self._context.application.state("container", container_id)
+        """With what waits for the disk: transactions are composed of it."""
+        state = self._context.application.newest("container", container_id)
         assert isinstance(state, ContainerState)
         return state
 
@@ -290,17 +304,39 @@ class Verbs:
         await self._ended(state)
 
     async def restart(self, state: ContainerState, query: Query, cause: Cause) -> None:
-        state = await at_rest(self._context, state.container_id, freezing=True)
+        """Whatever a restart is refused for is a failure of the server to moby (daemon/restart.go)."""
+        try:
+            await self._restart(state, query, cause)
+        except Rejected as refused:
+            raise Rejected(Reason.SYSTEM, f"Cannot restart container {state.name}: {refused.message}") from refused
+
+    async def _restart(self, state: ContainerState, query: Query, cause: Cause) -> None:
+        state = await at_rest(self._context, state.container_id)
         now_ns = self._context.clock.now_ns()
         signal, deadline = self._ending(state, query, now_ns)
         command = c.RestartContainer(container_id=state.container_id, at=now_ns, signal=signal, deadline=deadline)
         before = state.run
         if state.status in STARTABLE:
-            await self._execute(self._start_commands(state, command), cause)
+            await self._start_or_record(state, command, cause)
         else:
             await self._execute((command,), cause)
-        await self._context.pump.until(f"container:{state.container_id}", lambda now: now.run > before)
+            await self._begun_again(command, before, cause)
         await self._started(state.container_id)
+
+    async def _begun_again(self, command: c.RestartContainer, before: int, cause: Cause) -> None:
+        """Wait for the start of a restart. One that a later stop turned into a stop begins here: a restart is a stop
+        and a start, and whoever asks last does not undo the other's half (moby daemon/restart.go)."""
+        stream = f"container:{command.container_id}"
+        while True:
+            await self._context.pump.until(stream, lambda now: now.run > before or not now.alive)
+            now = self._newest(command.container_id)
+            if now.run > before:
+                return
+            if now.status is Status.RESTARTING:
+                await self._context.pump.until(stream, lambda now: now.status is not Status.RESTARTING)
+            elif not now.alive:
+                await self._start_or_record(now, command, cause)
+                return
 
     def _ending(self, state: ContainerState, query: Query, now_ns: int) -> tuple[int, int]:
         """(signal, deadline): the request's, else the container's, else SIGTERM, 10 s. A negative timeout is none."""
@@ -345,7 +381,8 @@ class Verbs:
     async def rename(self, state: ContainerState, name: str, cause: Cause) -> None:
         if not name:
             raise Rejected(Reason.INVALID, "Neither old nor new names may be empty")
-        await self._execute(transactions.rename(state, checked_name(name)), cause)
+        name = checked_name(name)
+        await self._execute(transactions.rename(self._newest(state.container_id), name), cause)
 
     async def update(
         self, state: ContainerState, body: UpdateBody, api_version: tuple[int, int], cause: Cause

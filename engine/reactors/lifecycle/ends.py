@@ -127,7 +127,7 @@ class Ends:
         if self._runs(exited):
             await self._leave(self._hands.container(container_id))
         if self._runs(exited):
-            await self._report(exited, self._hands.container(container_id))
+            await self._report(exited, self._hands.newest(container_id))
         await self._runtime.forget(container_id, exited.run)
 
     def _runs(self, exited: Exit) -> bool:

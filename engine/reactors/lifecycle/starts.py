@@ -142,6 +142,7 @@ class Starts:
             await self._wish(state)
 
     async def _wish(self, state: ContainerState) -> None:
+        state = self._hands.newest(state.container_id)
         intent = c.StartContainer(container_id=state.container_id, at=self._hands.clock.now_ns())
         try:
             commands = transactions.start(

@@ -282,7 +282,7 @@ def test_a_report_about_a_container_that_never_was_is_refused() -> None:
             "Renaming a container with the same name as its current name",
         ),
         (
-            S.CREATED,
+            S.RUNNING,
             c.ConnectContainer(container_id=ID, at=NOW, attachment=ATTACHED),
             FORBIDDEN,
             "endpoint with name web already exists in network front",
@@ -290,7 +290,7 @@ def test_a_report_about_a_container_that_never_was_is_refused() -> None:
         (
             S.CREATED,
             c.DisconnectContainer(container_id=ID, at=NOW, network_id=OTHER),
-            FORBIDDEN,
+            Reason.SYSTEM,
             f"container {ID} is not connected to network {OTHER}",
         ),
         (S.REMOVED, START, Reason.NOT_FOUND, f"No such container: {ID}"),
@@ -625,6 +625,13 @@ def test_a_forced_removal_asks_for_the_kill_and_waits_for_the_exit() -> None:
     assert state.alive
     assert not live(*LIVES[S.REMOVING], exited()).alive
     assert live(*LIVES[S.REMOVING], exited(), REPORT_REMOVED).status is S.REMOVED
+
+
+def test_a_network_that_a_stopped_container_is_on_already_is_kept_as_it_is() -> None:
+    """NET-05: as moby, where only a running one has an endpoint to be in the way."""
+    again = c.ConnectContainer(container_id=ID, at=NOW, attachment=ATTACHED)
+    for status in (S.CREATED, S.EXITED, S.RESTARTING):
+        assert DECIDER.decide(live(*LIVES[status]), again) == ()
 
 
 def test_what_belongs_to_a_running_container_is_refused_by_any_other() -> None:

@@ -206,8 +206,10 @@ class SimulatedRuntime:
         multiplexed: bool,
         detach_keys: bytes = b"",
         early_input: bytes = b"",
+        registered: Callable[[], object] = lambda: None,
     ) -> StreamEnd:
         """A process says one word when it ends."""
+        registered()
         mine = os.dup(client_fd)
         try:
             while (process := self._machine.find(container_id, exec_id)) is None:
