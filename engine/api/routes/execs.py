@@ -99,14 +99,14 @@ async def create_exec(context: ApiContext, name: str, body: ExecBody, request: E
     state = context.views.containers.find(name)
     if not body.cmd:
         raise Rejected(Reason.INVALID, "No exec command specified")
+    running = RequireRunning(container_id=state.container_id, called=name)
+    # Asked first, because sealing for a container that is gone would give it a key again; and with the exec itself.
+    await context.application.execute(running, cause=cause_of(request))
     detach_keys(body.detach_keys, "escape")
     if body.user:
         nowhere = RootFilesystem(lowers=(), upper="", work="")
         await context.ports.identities.resolve(body.user, (), nowhere, pid=state.pid)
     exec_id = ExecID(context.entropy.hex_id())
-    running = RequireRunning(container_id=state.container_id, called=name)
-    # Asked first, because sealing for a container that is gone would give it a key again; and with the exec itself.
-    await context.application.execute(running, cause=cause_of(request))
     secret = msgspec.json.encode({"cmd": body.cmd, "env": body.env or ()})
     height, width = console_size(body, request, tty=body.tty)
     command = CreateExec(
