@@ -31,8 +31,8 @@ class SimulatedHost:
             open_files=10,
         )
 
-    def cpu_time_ns(self) -> int:
-        return 0
+    def cpu_usage(self) -> tuple[int, int]:
+        return 0, 2
 
 
 class SimulatedIdentities:
@@ -45,6 +45,10 @@ class NoDevices:
     async def find(self, path_on_host: str, path_in_container: str, access: str) -> tuple[DeviceNode, ...]:
         await trio.lowlevel.checkpoint()
         return ()
+
+    async def numbers(self, path: str) -> tuple[int, int]:
+        await trio.lowlevel.checkpoint()
+        return 8, 0
 
     async def all(self) -> tuple[DeviceNode, ...]:
         await trio.lowlevel.checkpoint()

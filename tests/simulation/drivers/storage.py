@@ -75,6 +75,9 @@ class SimulatedRootFilesystems(Part):
 
         await self.perform("discard rootfs", drop)
 
+    def lowers(self, chain: Sequence[ChainID]) -> tuple[str, ...]:
+        return ()
+
     def describe(self, container_id: ContainerID, chain: Sequence[ChainID]) -> Mapping[str, str]:
         return {}
 
