@@ -7,6 +7,7 @@ command a second time is worse than not running it.
 from __future__ import annotations
 
 import logging
+from collections.abc import Container, Iterable
 from functools import partial
 
 import msgspec
@@ -16,6 +17,7 @@ from engine.aggregates.container.lifecycle import Status
 from engine.aggregates.container.state import ContainerState
 from engine.aggregates.decider import Command
 from engine.aggregates.exec import ExecState, ExecStatus, RemoveExec, ReportExecExited, ReportExecStarted
+from engine.aggregates.values.ids import ContainerID, ExecID
 from engine.drivers.ports.runtime import ExecLaunch, Runtime, Stdio
 from engine.errors import PortError
 from engine.reactors.base import Hands, Works
@@ -33,6 +35,17 @@ class ExecSecret(msgspec.Struct, frozen=True, kw_only=True):
 
     cmd: tuple[str, ...]
     env: tuple[str, ...] = ()
+
+
+def overdue(execs: Iterable[ExecState], containers: Container[ContainerID], now_ns: int) -> list[ExecID]:
+    """What a sweep removes: what ended long enough ago, and what is not running of containers that are gone."""
+    horizon = now_ns - int(SWEEP_INTERVAL_S * 1e9)
+    return [
+        state.exec_id
+        for state in execs
+        if (state.status is ExecStatus.EXITED and state.finished_at <= horizon)
+        or (state.status in (ExecStatus.CREATED, ExecStatus.EXITED) and state.container_id not in containers)
+    ]
 
 
 class ExecReactor:
@@ -101,7 +114,6 @@ class ExecReactor:
             await self._sweep()
 
     async def _sweep(self) -> None:
-        horizon = self._hands.clock.now_ns() - int(SWEEP_INTERVAL_S * 1e9)
-        for state in self._hands.views.execs:
-            if state.status is ExecStatus.EXITED and state.finished_at < horizon:
-                await self._hands.report(NAME, "sweep", RemoveExec(exec_id=state.exec_id))
+        living = {container.container_id for container in self._hands.views.containers}
+        for exec_id in overdue(list(self._hands.views.execs), living, self._hands.clock.now_ns()):
+            await self._hands.report(NAME, "sweep", RemoveExec(exec_id=exec_id))

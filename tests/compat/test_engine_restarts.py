@@ -9,6 +9,8 @@ import time
 
 import pytest
 
+from engine.aggregates.container.events import ContainerRestartScheduled
+from tests.support.audit import events_of
 from tests.support.engine import Engine
 from tests.support.outside import fetch_locally, neighbour
 
@@ -76,6 +78,42 @@ def test_what_ends_meanwhile_is_told(engine: Engine, how: str) -> None:
     engine.wait_for(lambda: engine.request("GET", "/containers/goes/json")[0] == 404)
     engine.wait_for(lambda: engine.out("logs", "again").split() == ["run", "run"])
     engine.wait_for(lambda: engine.json("/containers/again/json")["State"]["Running"])
+
+
+@BOTH_WAYS
+def test_a_restart_policy_goes_on_where_it_was(engine: Engine, how: str) -> None:
+    """CTR-17: the wait that was under way keeps its deadline, the next one is twice as long, and the count goes on."""
+    loop = engine.out("run", "-d", "--name", "loop", "--restart", "always", "busybox", "false")
+    engine.wait_for(lambda: engine.json("/containers/loop/json")["RestartCount"] >= 3)
+    away(engine, how)
+    engine.start()
+    engine.wait_for(lambda: engine.json("/containers/loop/json")["RestartCount"] >= 5)
+    engine.cli("rm", "-f", "loop")
+    events = [recorded.event for recorded in events_of(engine) if recorded.key == loop]
+    told = [event for event in events if isinstance(event, ContainerRestartScheduled)]
+    assert [event.restart_count for event in told] == list(range(1, len(told) + 1))
+    assert [event.delay_ms for event in told] == [min(100 * 2**n, 60_000) for n in range(len(told))]
+
+
+@BOTH_WAYS
+def test_a_failing_streak_goes_on_where_it_was(engine: Engine, how: str) -> None:
+    """CTR-24: what failed before the engine went counts after it."""
+    probe = ("--health-cmd", "test -e /well", "--health-interval", "100ms", "--health-retries", "1000")
+    engine.cli("run", "-d", "--name", "ill", *probe, "busybox", "sleep", "1000")
+
+    def streak() -> int:
+        found: int = engine.json("/containers/ill/json")["State"]["Health"]["FailingStreak"]
+        return found
+
+    engine.wait_for(lambda: streak() >= 3)
+    before = streak()
+    away(engine, how)
+    engine.start()
+    assert streak() >= before
+    engine.wait_for(lambda: streak() > before + 1)
+    engine.cli("exec", "ill", "touch", "/well")
+    engine.wait_for(lambda: engine.json("/containers/ill/json")["State"]["Health"]["Status"] == "healthy")
+    assert streak() == 0
 
 
 def lives(pid: int) -> bool:

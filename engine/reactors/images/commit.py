@@ -136,9 +136,9 @@ class Commits:
         body = msgspec.json.encode(child_config(inherited, state, config, wish, written.diff_id, at))
         stored = await self._blobs.ingest(_once(body))
         async with self._arrivals.kept((written.blob.digest, stored.digest), hold):
-            layers = await self._stacked(parent, written, hold)
             parsed = parse_image_config(body)
-            check_config(parsed, len(layers))
+            check_config(parsed, len(parent.layers) + (written.diff_id != EMPTY_TAR))
+            layers = await self._stacked(parent, written, hold)
             descriptor = msgspec.structs.replace(stored, media_type=DOCKER_CONFIG)
             add: AddImage = add_image(
                 parsed, descriptor, layers, at=at, origin="commit", manifest=None, parent=parent.image_id
