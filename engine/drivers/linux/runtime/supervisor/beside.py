@@ -6,11 +6,10 @@ The child has nothing but standard streams and a socket back: a copy of somebody
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import socket
 
-from . import wire
+from . import kernel, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,12 +17,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .loop import Loop
-
-
-def close_all_but(keep: int) -> None:
-    """Every descriptor above the standard ones but this."""
-    os.closerange(3, keep)
-    os.closerange(keep + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
 def beside(loop: Loop, work: Callable[[], tuple[Any, tuple[int, ...]]], done: Callable[[Any, list[int]], None]) -> None:
@@ -44,7 +37,7 @@ def beside(loop: Loop, work: Callable[[], tuple[Any, tuple[int, ...]]], done: Ca
     if pid == 0:
         try:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            close_all_but(theirs.fileno())
+            kernel.close_all_but({0, 1, 2, theirs.fileno()})
             wire.send(theirs, *work())
         finally:
             os._exit(0)

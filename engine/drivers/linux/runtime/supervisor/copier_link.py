@@ -10,8 +10,7 @@ import os
 import signal
 import socket
 
-from . import copier, wire
-from .beside import close_all_but
+from . import copier, kernel, wire
 from .loop import WRITE, Loop
 
 TYPE_CHECKING = False
@@ -173,7 +172,7 @@ def _become_copier(control: socket.socket) -> NoReturn:
     try:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        close_all_but(control.fileno())
+        kernel.close_all_but({0, 1, 2, control.fileno()})
         copier.Copier(control).run()
     finally:
         os._exit(1)
