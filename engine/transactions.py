@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
+from msgspec.structs import replace
 
 from engine.aggregates.container import commands as c
 from engine.aggregates.container.state import ContainerState
@@ -38,7 +39,7 @@ class EphemeralRange(msgspec.Struct, frozen=True, kw_only=True):
 
 def start(
     state: ContainerState,
-    intent: Command,
+    intent: c.StartContainer | c.RestartContainer,
     *,
     find_network: FindNetwork,
     endpoint_ids: Callable[[], str],
@@ -46,17 +47,22 @@ def start(
     ephemeral: EphemeralRange,
 ) -> tuple[Command, ...]:
     """A start (or restart) with everything it needs to hold. Raises Rejected(NOT_FOUND) for a network that is gone."""
-    commands: list[Command] = [intent]
+    commands: list[Command] = []
+    attachments: list[NetworkAttachment] = []
     publishes = False
     for attachment in state.networks:
         network = find_network(attachment.network_id or attachment.name)
         if network is None:
             raise Rejected(Reason.NOT_FOUND, f"network {attachment.name} not found")
+        attachment = replace(attachment, network_id=network.network_id)
+        attachments.append(attachment)
         publishes = publishes or network.settings.driver == "bridge"
         commands.append(allocate(state, attachment, network.network_id, EndpointID(endpoint_ids()), seed(6)))
     if publishes:
         commands.append(_reserve_ports(state, ephemeral))
-    return tuple(commands)
+    if tuple(attachments) != state.networks:
+        intent = replace(intent, networks=tuple(attachments))
+    return (intent, *commands)
 
 
 def _reserve_ports(state: ContainerState, ephemeral: EphemeralRange) -> ReservePorts:

@@ -42,7 +42,10 @@ class CreateContainer(ContainerCommand, frozen=True, kw_only=True):
 
 
 class StartContainer(ContainerCommand, frozen=True, kw_only=True):
+    """networks: the container's own, when some of them were known by name only until now."""
+
     at: int
+    networks: tuple[NetworkAttachment, ...] | None = None
 
 
 class ReportStarted(ContainerCommand, frozen=True, kw_only=True):
@@ -79,9 +82,12 @@ class ReportStopOverdue(ContainerCommand, frozen=True, kw_only=True):
 
 
 class RestartContainer(ContainerCommand, frozen=True, kw_only=True):
+    """networks: as of StartContainer."""
+
     at: int
     signal: int
     deadline: int
+    networks: tuple[NetworkAttachment, ...] | None = None
 
 
 class KillContainer(ContainerCommand, frozen=True, kw_only=True):
@@ -205,8 +211,11 @@ class ReportConnectFailed(ContainerCommand, frozen=True, kw_only=True):
 
 
 class DisconnectContainer(ContainerCommand, frozen=True, kw_only=True):
+    """name: of the network, for a wish that is older than it."""
+
     at: int
     network_id: str
+    name: str = ""
 
 
 class ReportDisconnected(ContainerCommand, frozen=True, kw_only=True):

@@ -15,10 +15,14 @@ from engine.aggregates.container.resource_rules import update_conflict
 from engine.aggregates.container.state import ContainerState, evolve, initial, terminal
 from engine.aggregates.decider import Decider, Reason, Rejected
 from engine.aggregates.values.config import RestartPolicy
+from engine.aggregates.values.endpoints import NetworkAttachment
 from engine.aggregates.values.signals import SIGTERM, parse_signal
 
 UPDATE_UNDER_WAY = "another update is under way"
 HOST_NETWORK_IS_FIXED = "container cannot be disconnected from host network or connected to host network"
+NONE_IS_ALONE = (
+    "container cannot be connected to multiple networks with one of the networks in private (none) mode"
+)
 SHARED_NETWORK_IS_FIXED = (
     "container sharing network namespace with another container or host cannot be connected to any other network"
 )
@@ -121,7 +125,7 @@ def _start(state: ContainerState, command: c.StartContainer) -> Events:
         case Status.RUNNING | Status.STARTING | Status.STARTING_AGAIN:
             raise Rejected(Reason.NOT_MODIFIED, "")
     assert state.status in STARTABLE
-    return (e.ContainerStartRequested(run=state.run + 1, at=command.at),)
+    return (e.ContainerStartRequested(run=state.run + 1, at=command.at, networks=command.networks),)
 
 
 def _stop(state: ContainerState, command: c.StopContainer) -> Events:
@@ -138,7 +142,8 @@ def _stop(state: ContainerState, command: c.StopContainer) -> Events:
 
 def _restart(state: ContainerState, command: c.RestartContainer) -> Events:
     if state.status in STARTABLE:
-        return (e.ContainerStartRequested(run=state.run + 1, at=command.at, restart=True),)
+        again = e.ContainerStartRequested(run=state.run + 1, at=command.at, restart=True, networks=command.networks)
+        return (again,)
     if state.status not in ALIVE:
         _conflict(f"container {state.container_id} cannot be restarted while it is {state.status.value}")
     request = e.ContainerStopRequested(at=command.at, signal=command.signal, deadline=command.deadline, restart=True)
@@ -247,14 +252,18 @@ def _connect(state: ContainerState, command: c.ConnectContainer) -> Events:
         raise Rejected(Reason.INVALID, HOST_NETWORK_IS_FIXED)
     if state.host.network_mode.startswith("container:"):
         raise Rejected(Reason.INVALID, SHARED_NETWORK_IS_FIXED)
-    known = {a.network_id for a in (*state.networks, *state.connecting)}
-    if attachment.network_id in known and state.status not in ALIVE:
+    wishes = (*state.networks, *state.connecting)
+    known = any(_is_of(a, attachment.network_id, attachment.name) for a in wishes)
+    if known and state.status not in ALIVE:
         return ()  # The wish is there already: moby keeps it as it is (updateNetworkSettings).
-    if attachment.network_id in known:
+    if known:
         raise Rejected(
             Reason.FORBIDDEN,
             f"endpoint with name {state.name} already exists in network {attachment.name}",
         )
+    names = {a.name for a in state.networks}
+    if names and "none" in {*names, attachment.name}:
+        raise Rejected(Reason.INVALID, NONE_IS_ALONE)
     if state.status in ALIVE:
         return (e.ContainerConnectRequested(at=command.at, attachment=attachment),)
     return (e.ContainerConnected(attachment=attachment),)
@@ -270,8 +279,8 @@ def _check_links_may_change(state: ContainerState) -> None:
 
 def _disconnect(state: ContainerState, command: c.DisconnectContainer) -> Events:
     _check_links_may_change(state)
-    attached = {a.network_id: a for a in state.networks}
-    if command.network_id not in attached:
+    wish = next((a for a in state.networks if _is_of(a, command.network_id, command.name)), None)
+    if wish is None:
         # moby has no better word for it than 500 (daemon/container_operations.go).
         raise Rejected(
             Reason.SYSTEM,
@@ -282,7 +291,12 @@ def _disconnect(state: ContainerState, command: c.DisconnectContainer) -> Events
     joined = any(endpoint.network_id == command.network_id for endpoint in state.endpoints)
     if state.status in ALIVE and joined:
         return (e.ContainerDisconnectRequested(at=command.at, network_id=command.network_id),)
-    return (e.ContainerDisconnected(network_id=command.network_id),)
+    return (e.ContainerDisconnected(network_id=command.network_id, name="" if wish.network_id else wish.name),)
+
+
+def _is_of(attachment: NetworkAttachment, network_id: str, name: str) -> bool:
+    """A wish that is older than its network knows it by name only."""
+    return attachment.network_id == network_id if attachment.network_id else attachment.name == name
 
 
 def _remove(state: ContainerState, command: c.RemoveContainer) -> Events:

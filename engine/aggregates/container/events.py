@@ -40,6 +40,8 @@ class ContainerStartRequested(Event, frozen=True, kw_only=True):
     at: int
     restart: bool = False
     """Asked for as a restart of a container that did not run."""
+    networks: tuple[NetworkAttachment, ...] | None = None
+    """The container's own, when some of them were known by name only until now."""
 
 
 class ContainerStarted(Event, frozen=True, kw_only=True):
@@ -238,6 +240,8 @@ class ContainerDisconnectRequested(Event, frozen=True, kw_only=True):
 class ContainerDisconnected(Event, frozen=True, kw_only=True):
     NAME: ClassVar[str] = "container.disconnected"
     network_id: str
+    name: str = ""
+    """Of a network that the container knew by its name only."""
 
 
 class ContainerRemoveRequested(Event, frozen=True, kw_only=True):

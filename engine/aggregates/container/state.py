@@ -233,7 +233,10 @@ def evolve(state: ContainerState, event: e.ContainerEvent) -> ContainerState:
 
 def _start_requested(state: ContainerState, event: e.ContainerStartRequested, *, by_policy: bool) -> ContainerState:
     """A start by anybody but the policy gives the policy its patience back, as moby's ResetRestartManager does."""
-    state = replace(state, run=event.run, restart_due_at=0, stop=None, manually_stopped=False)
+    networks = event.networks if event.networks is not None else state.networks
+    state = replace(
+        state, run=event.run, restart_due_at=0, stop=None, manually_stopped=False, networks=networks
+    )
     return state if by_policy else replace(state, restart_count=0, restart_delay_ms=0)
 
 
@@ -294,11 +297,15 @@ def _disconnected(state: ContainerState, event: e.ContainerDisconnected) -> Cont
     left = {endpoint.endpoint_id for endpoint in state.endpoints if endpoint.network_id == event.network_id}
     return replace(
         state,
-        networks=tuple(a for a in state.networks if a.network_id != event.network_id),
+        networks=tuple(a for a in state.networks if a.network_id != event.network_id and _other_name(a, event)),
         endpoints=tuple(x for x in state.endpoints if x.network_id != event.network_id),
         ports=() if state.carrier in left else state.ports,
         disconnecting=tuple(n for n in state.disconnecting if n != event.network_id),
     )
+
+
+def _other_name(attachment: NetworkAttachment, event: e.ContainerDisconnected) -> bool:
+    return bool(attachment.network_id) or attachment.name != event.name
 
 
 def _connected(state: ContainerState, event: e.ContainerConnected) -> ContainerState:

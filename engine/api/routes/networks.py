@@ -303,7 +303,10 @@ class NetworkRoutes:
         await at_rest(self._context, container.container_id)
         await self._context.application.execute(
             DisconnectContainer(
-                container_id=container.container_id, at=self._context.clock.now_ns(), network_id=network.network_id
+                container_id=container.container_id,
+                at=self._context.clock.now_ns(),
+                network_id=network.network_id,
+                name=network.settings.name,
             ),
             cause=cause,
         )

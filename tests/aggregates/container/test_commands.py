@@ -9,8 +9,9 @@ from engine.aggregates.container import commands as c
 from engine.aggregates.container import events as e
 from engine.aggregates.container.decide import DECIDER, restarts_at_boot
 from engine.aggregates.container.lifecycle import Status
-from engine.aggregates.decider import Command, Reason
+from engine.aggregates.decider import Command, Reason, Rejected
 from engine.aggregates.values.config import ContainerConfig, HealthConfig, HostConfig, Resources, RestartPolicy
+from engine.aggregates.values.endpoints import NetworkAttachment
 from engine.aggregates.values.health import HealthStatus
 from tests.aggregates.container.lives import (
     ALWAYS,
@@ -632,6 +633,23 @@ def test_a_network_that_a_stopped_container_is_on_already_is_kept_as_it_is() -> 
     again = c.ConnectContainer(container_id=ID, at=NOW, attachment=ATTACHED)
     for status in (S.CREATED, S.EXITED, S.RESTARTING):
         assert DECIDER.decide(live(*LIVES[status]), again) == ()
+
+
+def test_a_network_that_is_younger_than_its_container_is_left_by_name() -> None:
+    """NET-05: a container may wish for a network that is made later."""
+    state = replace(live(*LIVES[S.CREATED]), networks=(NetworkAttachment(name="late"),))
+    leave = c.DisconnectContainer(container_id=ID, at=NOW, network_id=OTHER, name="late")
+    for event in DECIDER.decide(state, leave):
+        state = DECIDER.evolve(state, event)
+    assert state.networks == ()
+
+
+def test_the_network_none_is_alone() -> None:
+    """NET-05: as moby, 400."""
+    state = replace(live(*LIVES[S.CREATED]), networks=(NetworkAttachment(name="none", network_id="e5" * 32),))
+    with pytest.raises(Rejected) as refused:
+        DECIDER.decide(state, CONNECT)
+    assert refused.value.reason is INVALID
 
 
 def test_what_belongs_to_a_running_container_is_refused_by_any_other() -> None:
