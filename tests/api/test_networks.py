@@ -130,6 +130,8 @@ async def test_delete_waits_for_the_kernel_and_frees_the_name(tmp_path: Path) ->
 
 async def test_the_default_networks_exist_once_and_can_not_be_removed(tmp_path: Path) -> None:
     async with running_engine(tmp_path, prepare=defaults) as engine:
+        await engine.until(lambda: len(engine.networks.made) == 3)  # Made by the reactor, a moment after the start.
+        await engine.until(lambda: all(state.settled for state in engine.hands.views.networks))
         await ensure_default_networks(engine.hands, host_routes=())
         status, networks = await engine.ask("GET", "/v1.51/networks")
         by_name = {network["Name"]: network for network in networks}

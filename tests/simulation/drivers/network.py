@@ -70,7 +70,15 @@ class SimulatedSandboxes:
         self._gate = gate
         self._faults = faults
 
-    async def open(self, container_id: ContainerID, sysctls: Mapping[str, str], *, joined: bool = True) -> int:
+    async def open(
+        self,
+        container_id: ContainerID,
+        sysctls: Mapping[str, str],
+        *,
+        joined: bool = True,
+        remapped: bool = False,
+        beside: int = 0,
+    ) -> int:
         def make() -> int:
             namespace = self._machine.unshare()
             given = namespace.descriptor()
