@@ -38,10 +38,13 @@ class SideBySide(RuleBasedStateMachine):
 
     engine: ClassVar[Engine]
     keys: ClassVar[Iterator[int]] = itertools.count()
+    runs: ClassVar[int] = 0
+    calls: ClassVar[int] = 0
 
     def __init__(self) -> None:
         super().__init__()
         clear(self.engine)
+        type(self).runs += 1
         self.model = Model()
         self.ids: dict[str, str] = {}
         self.since = self.moment()
@@ -54,6 +57,7 @@ class SideBySide(RuleBasedStateMachine):
 
     def ask(self, expected: int, method: str, path: str, body: Any = None) -> Any:
         status, answer = self.engine.request(method, path, body)
+        type(self).calls += 1
         assert status == expected, f"{method} {path} {body or ''}: {status}, not {expected}: {answer.decode()}"
         return json.loads(answer) if answer and answer[:1] in b"[{" else None
 
@@ -324,6 +328,8 @@ class SideBySide(RuleBasedStateMachine):
             assert engine == model, f"{container}: events {engine}"
 
     def teardown(self) -> None:
+        if RUNS:
+            print(f"run {self.runs}: {self.calls} calls so far", flush=True)
         assert "Traceback" not in self.engine.log.read_text(), self.engine.log.read_text()[-6000:]
 
 
@@ -370,3 +376,4 @@ def test_the_engine_does_what_the_model_does() -> None:
                 database=None,
             ),
         )
+        print(f"\n{SideBySide.runs} runs, {SideBySide.calls} calls, 0 differences")

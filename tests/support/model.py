@@ -47,7 +47,7 @@ class Container:
     networks: set[str] = field(default_factory=set)
     events: list[str] = field(default_factory=list)
     thawed: bool = False
-    """A signal thawed it in this step: whether an `unpause` is told before its end is nobody's promise."""
+    """A signal thawed it once: whether an `unpause` is told before its end is nobody's promise."""
 
     @property
     def running(self) -> bool:
@@ -173,7 +173,7 @@ class Model:
         return DONE
 
     def _stops(self, container: Container) -> None:
-        container.thawed = container.status == "paused"
+        container.thawed |= container.status == "paused"
         container.told("kill 15")
         if container.ignores_term:
             container.told("kill 9")
@@ -201,7 +201,7 @@ class Model:
             return MISSING
         if not container.running:
             return CONFLICT
-        container.thawed = container.status == "paused"
+        container.thawed |= container.status == "paused"
         container.told(f"kill {signal}")
         if container.status == "paused":
             container.status = "running"
