@@ -15,7 +15,7 @@ import socket
 from . import kernel as k
 from . import process as p
 from . import rootfs
-from .launch import Settings, Stdio, place
+from .child import Settings, Stdio, place
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import socket
 import struct
 import termios
 
-from . import launch
+from . import child
 from .logs import FILES, SERVERS
 from .logs.files import open_log
 
@@ -64,13 +64,13 @@ class Process:
             fds = fds[:-1]
         return fds[0] if fds else -1
 
-    def open_stdio(self, null: int, theirs: list[int], uid: int = 0) -> launch.Stdio:
+    def open_stdio(self, null: int, theirs: list[int], uid: int = 0) -> child.Stdio:
         """The log (so that one that cannot be opened fails the start) and the pipes; the child's ends also go to
         `theirs`, to be closed after the fork. uid: the user in the container, who may open /dev/stdout by its name."""
         if self.shape["log"]["driver"] in FILES:
             self.log_fd = open_log(self.shape["log"]["path"])
         if self.shape["tty"]:
-            return launch.Stdio(null, null, null)
+            return child.Stdio(null, null, null)
         ends = {}
         for name in ("stdout", "stderr"):
             self.fds[name], ends[name] = os.pipe2(os.O_CLOEXEC)
@@ -82,7 +82,7 @@ class Process:
         uid = self._on_host(uid)
         for fd in theirs if uid else ():
             os.fchown(fd, uid, -1)
-        return launch.Stdio(stdin, ends["stdout"], ends["stderr"])
+        return child.Stdio(stdin, ends["stdout"], ends["stderr"])
 
     def _on_host(self, uid: int) -> int:
         for inside, outside, size in self.user["uids"] if self.user else ():

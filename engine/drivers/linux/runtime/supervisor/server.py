@@ -18,6 +18,7 @@ import time
 from . import cgroups, foreign, launch, wire
 from . import kernel as k
 from . import process as p
+from .child import Settings, Stdio
 from .copier_link import CopierLink
 from .engines import LATER, Connection, Engines
 from .groups import Groups
@@ -40,7 +41,7 @@ class Supervisor:
     def __init__(self, listener: socket.socket, exec_root: str, data_root: str) -> None:
         self._listener = listener
         self._exec_root = exec_root
-        self._settings = launch.Settings(os.fsencode(exec_root + "/rootfs"), [], (), k.pidfd_open(os.getpid()))
+        self._settings = Settings(os.fsencode(exec_root + "/rootfs"), [], (), k.pidfd_open(os.getpid()))
         self._journal = Journal(data_root + "/supervisor/exits")
         self._groups = Groups(exec_root + "/groups")
         self._loop = Loop()
@@ -246,7 +247,7 @@ class Supervisor:
             self._on_exit(process, self._strays.pop(process.pid))
 
     def _clean_foreign(self, bundle: foreign.Bundle) -> None:
-        stdio = launch.Stdio(self._null, self._null, self._null)
+        stdio = Stdio(self._null, self._null, self._null)
         pid = foreign.fork_runtime(bundle.delete_command(), stdio, self._settings, bundle, None, -1)
         self._helpers[pid] = lambda status: bundle.remove() if bundle.container_id not in self._live_ids() else None
 
@@ -346,7 +347,7 @@ class Supervisor:
         self,
         process: Process,
         plan: dict[str, Any],
-        fork: Callable[[launch.Stdio], tuple[int, socket.socket, tuple[int, ...]]],
+        fork: Callable[[Stdio], tuple[int, socket.socket, tuple[int, ...]]],
     ) -> None:
         for name in ("bounding", "permitted", "effective", "inheritable", "ambient"):
             plan["process"][name] &= self._capabilities  # what this host lacks, nobody gets (as runc)
