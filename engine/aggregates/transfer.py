@@ -1,4 +1,4 @@
-"""A transfer: one attempt to bring an image here (pull, load, import), so that an attempt is told even when it fails.
+"""A transfer: one attempt to bring an image here (pull, load, import) or away (push), told even when it fails.
 
 The bytes are the drivers' business; the intent keeps half-fetched content from being swept, and a start-up finds every
 transfer that a crash cut off. Small aggregate in one module.
@@ -25,7 +25,7 @@ class TransferCommand(Command, frozen=True, kw_only=True):
 
 
 class BeginTransfer(TransferCommand, frozen=True, kw_only=True):
-    """kind: `pull`, `load`, `import`. reference: what was asked for, "" for a load."""
+    """kind: `pull`, `load`, `import`, `push`. reference: what was asked for, "" for a load."""
 
     at: int
     kind: str

@@ -72,6 +72,12 @@ class ImageService(Protocol):
         all_tags: bool = False,
     ) -> ImageID: ...
 
+    async def push(
+        self, reference: Reference, credentials: Credentials | None, emit: EmitMessage, cause: Cause
+    ) -> None:
+        """Push a tag, or all of a repository's. The first message comes before the registry is asked."""
+        ...
+
     async def load(
         self, archive: AsyncIterator[bytes], emit: EmitMessage, cause: Cause, *, quiet: bool = True
     ) -> tuple[ImageID, ...]: ...

@@ -246,9 +246,9 @@ class Narrator:
         kind, name, _ = self.subjects.transfers.pop(key, ("", "", ""))
         if not isinstance(event, transfer.TransferDone):
             return []
-        if kind == "pull":
+        if kind in ("pull", "push"):
             labels = self.subjects.images.get(event.images[0], {}) if event.images else {}
-            return [("image", "pull", _familiar(name), {**labels, "name": _familiar_name(name)})]
+            return [("image", kind, _familiar(name), {**labels, "name": _familiar_name(name)})]
         return [
             ("image", kind, image_id, {**self.subjects.images.get(image_id, {}), "name": _familiar(name) or image_id})
             for image_id in event.images

@@ -145,6 +145,8 @@ async def test_execs_images_and_volumes_are_told() -> None:
         exec_.ExecStarted(at=1, pid=9),
         exec_.ExecExited(at=1, exit_code=3),
     )
+    story.happen("transfer:p", transfer.TransferBegun(at=1, kind="push", reference="docker.io/me/x:2"))
+    story.happen("transfer:p", transfer.TransferDone(images=(ImageID(image_id),)))
     told = await everything(feed)
     assert words(told) == [
         "image pull",
@@ -154,10 +156,12 @@ async def test_execs_images_and_volumes_are_told() -> None:
         "container exec_create: sh",
         "container exec_start: sh",
         "container exec_die",
+        "image push",
     ]
     assert (told[0].actor_id, told[0].attributes["name"]) == ("nginx:1", "nginx")
     assert told[1].attributes["name"] == "me/x:2"
-    assert told[-1].attributes | {"execID": "e1", "exitCode": "3", "name": "web"} == told[-1].attributes
+    assert told[-2].attributes | {"execID": "e1", "exitCode": "3", "name": "web"} == told[-2].attributes
+    assert (told[-1].actor_id, told[-1].attributes["name"]) == ("me/x:2", "me/x")
 
 
 async def test_a_reader_that_lags_reads_from_the_file_and_misses_nothing(tmp_path: Path) -> None:

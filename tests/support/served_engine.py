@@ -49,7 +49,8 @@ CAUSE = Cause(actor="test", correlation="test")
 
 class MemoryRegistry:
     """The Registry port over dictionaries. `breaks`: blob digest -> offsets at which the connection breaks once;
-    `gates`: blobs that wait before their first byte."""
+    `gates`: blobs that wait before their first byte; `holdings`: repository -> blobs that came by a push or mount;
+    `refuse`: words of the next refusal of a manifest."""
 
     def __init__(self) -> None:
         self.manifests: dict[str, tuple[str, bytes]] = {}
@@ -58,6 +59,8 @@ class MemoryRegistry:
         self.gates: dict[str, trio.Event] = {}
         self.begun: list[tuple[str, int]] = []
         self.ended: list[str] = []
+        self.holdings: dict[str, set[str]] = {}
+        self.refuse = ""
 
     def push(self, name: str, tag: str, image: TestImage) -> str:
         self.blobs |= image.blobs
@@ -117,6 +120,46 @@ class MemoryRegistry:
         prefix = f"{reference.repository}:"
         found = (key.removeprefix(prefix) for key in self.manifests if key.startswith(prefix))
         return tuple(sorted(tag for tag in found if not tag.startswith("sha256:")))
+
+    async def has_blob(self, reference: Reference, descriptor: Descriptor, credentials: Credentials | None) -> bool:
+        await trio.lowlevel.checkpoint()
+        return descriptor.digest in self.holdings.get(reference.repository, ())
+
+    async def mount_blob(
+        self, reference: Reference, descriptor: Descriptor, source_path: str, credentials: Credentials | None
+    ) -> bool:
+        await trio.lowlevel.checkpoint()
+        if descriptor.digest not in self.holdings.get(f"{reference.domain}/{source_path}", ()):
+            return False
+        self.holdings.setdefault(reference.repository, set()).add(descriptor.digest)
+        return True
+
+    async def push_blob(
+        self,
+        reference: Reference,
+        descriptor: Descriptor,
+        source: Callable[[], AsyncIterator[bytes]],
+        credentials: Credentials | None,
+    ) -> None:
+        self.begun.append((descriptor.digest, 0))
+        body = b""
+        async for chunk in source():
+            body += chunk
+            if descriptor.digest in self.gates:
+                await self.gates[descriptor.digest].wait()
+        assert (digest(body), len(body)) == (descriptor.digest, descriptor.size)
+        self.blobs[descriptor.digest] = body
+        self.holdings.setdefault(reference.repository, set()).add(descriptor.digest)
+
+    async def push_manifest(
+        self, reference: Reference, descriptor: Descriptor, body: bytes, credentials: Credentials | None
+    ) -> None:
+        await trio.lowlevel.checkpoint()
+        if self.refuse:
+            words, self.refuse = self.refuse, ""
+            raise PortError("push", words, fault=Fault.FORBIDDEN)
+        for key in (reference.tag, digest(body)):
+            self.manifests[f"{reference.repository}:{key}"] = (descriptor.media_type, body)
 
     async def login(self, server: str, credentials: Credentials) -> str:
         if credentials.password != "right":

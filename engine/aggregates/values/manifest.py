@@ -14,15 +14,23 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from engine.aggregates.decider import Reason, Rejected
 from engine.aggregates.values.config import ContainerConfig
 from engine.aggregates.values.descriptor import (
     DOCKER_CONFIG,
+    DOCKER_LAYER,
+    DOCKER_LAYER_GZIP,
+    DOCKER_LAYER_ZSTD,
     DOCKER_MANIFEST,
     INDEXES,
     MANIFESTS,
+    OCI_CONFIG,
     OCI_INDEX,
+    OCI_LAYER,
+    OCI_LAYER_GZIP,
+    OCI_LAYER_ZSTD,
     OCI_MANIFEST,
     SCHEMA1,
     Descriptor,
@@ -36,6 +44,12 @@ MANIFEST_BYTES_MAX = 4 << 20
 ATTESTATION = "vnd.docker.reference.type"
 """An index entry with this annotation describes another one (provenance, SBOM) and is never run."""
 
+_OCI_NAMES = {
+    DOCKER_LAYER: OCI_LAYER,
+    DOCKER_LAYER_GZIP: OCI_LAYER_GZIP,
+    DOCKER_LAYER_ZSTD: OCI_LAYER_ZSTD,
+}
+_OCI_ONLY = frozenset({*_OCI_NAMES.values(), DOCKER_LAYER_ZSTD})
 
 _RFC3339 = re.compile(
     r"(?P<seconds>\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2})(?:\.(?P<fraction>\d{1,9}))?(?P<zone>[Zz]|[+-]\d{2}:\d{2})"
@@ -133,15 +147,28 @@ def choose(index: ImageIndex, wanted: Platform) -> IndexEntry:
 def render_manifest(config: Descriptor, layers: Sequence[Descriptor]) -> bytes:
     """A Docker schema 2 manifest for an image that came without one; the same parts give the same bytes."""
 
-    def document(descriptor: Descriptor, media_type: str) -> dict[str, Any]:
-        return {"mediaType": media_type, "size": descriptor.size, "digest": descriptor.digest}
+    return _render(DOCKER_MANIFEST, replace(config, media_type=DOCKER_CONFIG), layers)
+
+
+def render_for_registry(config: Descriptor, layers: Sequence[Descriptor]) -> tuple[str, bytes]:
+    """(media type, body) of a manifest all of whose parts are named in one vocabulary: OCI's when a layer's name is
+    OCI's or zstd, which Docker's has not, else Docker's."""
+    if not any(layer.media_type in _OCI_ONLY for layer in layers):
+        return DOCKER_MANIFEST, render_manifest(config, layers)
+    renamed = [replace(layer, media_type=_OCI_NAMES.get(layer.media_type, layer.media_type)) for layer in layers]
+    return OCI_MANIFEST, _render(OCI_MANIFEST, replace(config, media_type=OCI_CONFIG), renamed)
+
+
+def _render(media_type: str, config: Descriptor, layers: Sequence[Descriptor]) -> bytes:
+    def document(descriptor: Descriptor) -> dict[str, Any]:
+        return {"mediaType": descriptor.media_type, "size": descriptor.size, "digest": descriptor.digest}
 
     return msgspec.json.encode(
         {
             "schemaVersion": 2,
-            "mediaType": DOCKER_MANIFEST,
-            "config": document(config, DOCKER_CONFIG),
-            "layers": [document(layer, layer.media_type) for layer in layers],
+            "mediaType": media_type,
+            "config": document(config),
+            "layers": [document(layer) for layer in layers],
         }
     )
 

@@ -1,4 +1,4 @@
-"""`/images/...`: list, inspect, history, pull, import, load, save, tag, delete, prune (IMG-01 to IMG-18)."""
+"""`/images/...`: list, inspect, history, pull, push, import, load, save, tag, delete, prune (IMG-01 to IMG-18)."""
 
 from __future__ import annotations
 
@@ -111,7 +111,17 @@ def register(app: EngineApp, context: ApiContext) -> None:
 
     @app.route("/images/<path:name>/push", methods=["POST"])
     async def push(name: str) -> Response:
-        raise not_implemented("pushing images")
+        query = Query.of(request)
+        reference = push_reference(name, query.text("tag"))
+        asked = query.text("platform")
+        if asked and current_request().api_version >= (1, 46):
+            check_platform(find(context, reference.familiar), reference.familiar, decode_platform(asked))
+        credentials, cause = _forgiven_credentials(), cause_of(request)
+
+        async def produce(emit: Emit) -> None:
+            await context.images.push(reference, credentials, emit, cause)
+
+        return await progress_stream(produce)
 
     @app.route("/images/prune", methods=["POST"])
     async def prune() -> Response:
@@ -187,6 +197,16 @@ def pull_reference(image: str, tag: str) -> tuple[Reference, bool]:
     return reference, not reference.tag
 
 
+def push_reference(image: str, tag: str) -> Reference:
+    """Without any tag, all of the repository's are meant. Raises Rejected(INVALID)."""
+    reference = parse(image)
+    if not tag:
+        return reference
+    if not TAG.fullmatch(tag):
+        raise Rejected(Reason.INVALID, "invalid tag format")
+    return Reference(domain=reference.domain, path=reference.path, tag=tag)
+
+
 def tag_reference(repository: str, tag: str) -> Reference | None:
     """A name to give; None without a repository. Raises Rejected(INVALID)."""
     if not repository:
@@ -232,7 +252,7 @@ def check_platform(state: ImageState, name: str, wanted: Platform) -> None:
 
 
 def _forgiven_credentials() -> Credentials | None:
-    """For a pull, bad credentials are none (moby ignores them, too)."""
+    """For a pull or a push, bad credentials are none (moby ignores them, too)."""
     try:
         return credentials_of(request)
     except Rejected:

@@ -74,6 +74,10 @@ class BlobStore(Protocol):
         """A small blob (manifest, config) whole; at most 8 MiB."""
         ...
 
+    def stream(self, digest: Digest) -> AsyncIterator[bytes]:
+        """A blob in chunks. Raises PortError(NOT_FOUND) before the first one."""
+        ...
+
     async def discard(self, digest: Digest) -> None: ...
 
 
@@ -227,6 +231,10 @@ class ImageArchives(Protocol):
 
     async def import_layer(self, source: AsyncIterator[bytes], progress: Progress | None = None) -> ImportedLayer:
         """Take in a tar of a root file system, compressed or not."""
+        ...
+
+    async def compress_layer(self, blob: Digest, progress: Progress | None = None) -> Descriptor:
+        """A gzip of an uncompressed layer, stored as a blob of its own; the same layer gives the same bytes."""
         ...
 
     def save(self, images: Sequence[SavedImage]) -> AsyncIterator[bytes]:

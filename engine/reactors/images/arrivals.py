@@ -36,9 +36,10 @@ class Arrivals:
             yield
         finally:
             with trio.CancelScope(shield=True):
-                await self._discard_unused(blobs)
+                await self.discard_unused(blobs)
 
-    async def _discard_unused(self, blobs: Sequence[Digest]) -> None:
+    async def discard_unused(self, blobs: Sequence[Digest]) -> None:
+        """Discard what no image needs and nobody but the caller holds (each as often as it is named here)."""
         own = Counter(blobs)
         async with self._holds.lock:
             needed, _ = used(self._hands)

@@ -33,7 +33,8 @@ from engine.reactors.base import Hands
 from engine.reactors.images.additions import Additions
 from engine.reactors.images.arrivals import Arrivals
 from engine.reactors.images.holds import Hold, Holds
-from engine.reactors.images.pull import NAME, add_image, check_config, first_failure
+from engine.reactors.images.pull import add_image, check_config
+from engine.reactors.images.transfers import NAME, first_failure
 
 EMPTY_TAR = DiffID("sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef")
 """1,024 zeros: a container that wrote nothing adds a step to the history and no layer."""

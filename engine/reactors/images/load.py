@@ -14,7 +14,7 @@ import trio
 
 from engine.aggregates.decider import Cause, Rejected
 from engine.aggregates.image import AddImage, ImageLayer
-from engine.aggregates.transfer import BeginTransfer, ReportTransferDone, ReportTransferFailed
+from engine.aggregates.transfer import ReportTransferDone
 from engine.aggregates.values.config import ContainerConfig
 from engine.aggregates.values.descriptor import DOCKER_CONFIG, Descriptor
 from engine.aggregates.values.ids import DiffID, Digest, ImageID, short
@@ -29,7 +29,8 @@ from engine.reactors.images.additions import Additions
 from engine.reactors.images.arrivals import Arrivals
 from engine.reactors.images.holds import Hold, Holds
 from engine.reactors.images.layers import Emit, progress_of, wanted_layers
-from engine.reactors.images.pull import NAME, add_image, check_config, first_failure
+from engine.reactors.images.pull import add_image, check_config
+from engine.reactors.images.transfers import told
 
 Work = Callable[[Hold, Cause], Awaitable[tuple[ImageID, ...]]]
 
@@ -121,26 +122,13 @@ class Loads:
 
     async def _transfer(self, kind: str, reference: str, work: Work, cause: Cause) -> tuple[ImageID, ...]:
         """Work with its intent before and its outcome behind it."""
-        transfer_id = self._hands.entropy.hex_id()
-        begin = BeginTransfer(transfer_id=transfer_id, at=self._hands.clock.now_ns(), kind=kind, reference=reference)
-        begun = await self._hands.application.execute(begin, cause=cause)
-        own = Cause(actor=f"reactor:{NAME}", correlation=cause.correlation, causation=f"@{begun.position}")
-        try:
+        async with told(self._hands, kind, reference, cause) as transfer:
             with self._holds.arrival():
                 async with self._holds.hold() as hold:
-                    images = await work(hold, own)
-        except BaseException as error:
-            failure = first_failure(error)
-            words = "cancelled by the client" if isinstance(failure, trio.Cancelled) else str(failure)
+                    images = await work(hold, transfer.cause)
             with trio.CancelScope(shield=True):
-                failed = ReportTransferFailed(transfer_id=transfer_id, error=words or type(failure).__name__)
-                await self._hands.application.execute(failed, cause=own)
-            if failure is error or isinstance(failure, trio.Cancelled):
-                raise
-            raise failure from error
-        with trio.CancelScope(shield=True):
-            done = ReportTransferDone(transfer_id=transfer_id, images=images)
-            await self._hands.application.execute(done, cause=own)
+                done = ReportTransferDone(transfer_id=transfer.transfer_id, images=images)
+                await self._hands.application.execute(done, cause=transfer.cause)
         return images
 
     async def _add(self, image: Arrived, hold: Hold, emit: Emit, cause: Cause, *, quiet: bool) -> ImageID:

@@ -32,6 +32,11 @@ def progress(identifier: str, action: str, current: int, total: int) -> Message:
     }
 
 
+def aux(value: object) -> Message:
+    """What a program reads, and no person: the CLI hands it to whoever called."""
+    return {"progressDetail": {}, "aux": value}
+
+
 def stream(text: str) -> Message:
     """What `docker load` prints as it is."""
     return {"stream": text}

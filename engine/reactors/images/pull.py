@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import msgspec
-import trio
 from msgspec.structs import replace
 
 from engine.aggregates.decider import Cause, Reason, Rejected
 from engine.aggregates.image import AddImage, ImageLayer, ImageState, ImageStatus
-from engine.aggregates.transfer import BeginTransfer, ReportTransferDone, ReportTransferFailed
+from engine.aggregates.transfer import ReportTransferDone
 from engine.aggregates.values.descriptor import Descriptor
 from engine.aggregates.values.ids import ImageID
 from engine.aggregates.values.layers import LAYERS_MAX
@@ -31,17 +30,15 @@ from engine.aggregates.values.platform import Platform, fallbacks
 from engine.aggregates.values.reference import Reference
 from engine.drivers.ports.registry import Credentials, Registry, RemoteManifest
 from engine.drivers.ports.storage import BlobStore, LayerStore
-from engine.errors import PortError
 from engine.reactors.base import Hands
 from engine.reactors.images import messages
 from engine.reactors.images.additions import Additions
 from engine.reactors.images.downloads import Downloads
 from engine.reactors.images.holds import Hold, Holds
 from engine.reactors.images.layers import LayerFetch, wanted_layers
+from engine.reactors.images.transfers import told
 
 Emit = Callable[[object], Awaitable[None]]
-
-NAME = "images"
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,23 +103,8 @@ class Pulls:
 
     async def _told(self, wish: Wish, emit: Emit, cause: Cause) -> tuple[ImageID, bool]:
         """One pull with its intent before and its outcome behind it."""
-        transfer_id = self._hands.entropy.hex_id()
-        begin = BeginTransfer(
-            transfer_id=transfer_id, at=self._hands.clock.now_ns(), kind="pull", reference=str(wish.reference)
-        )
-        begun = await self._hands.application.execute(begin, cause=cause)
-        own = Cause(actor=f"reactor:{NAME}", correlation=cause.correlation, causation=f"@{begun.position}")
-        try:
-            return await self._pull(wish, emit, transfer_id, own)
-        except BaseException as error:
-            failure = first_failure(error)
-            words = "cancelled by the client" if isinstance(failure, trio.Cancelled) else str(failure)
-            with trio.CancelScope(shield=True):
-                failed = ReportTransferFailed(transfer_id=transfer_id, error=words or type(failure).__name__)
-                await self._hands.application.execute(failed, cause=own)
-            if failure is error or isinstance(failure, trio.Cancelled):
-                raise
-            raise failure from error
+        async with told(self._hands, "pull", str(wish.reference), cause) as transfer:
+            return await self._pull(wish, emit, transfer.transfer_id, transfer.cause)
 
     async def _pull(self, wish: Wish, emit: Emit, transfer_id: str, cause: Cause) -> tuple[ImageID, bool]:
         reference = wish.reference
@@ -246,18 +228,6 @@ def add_image(
         parent=parent,
         origin=origin,
     )
-
-
-def first_failure(error: BaseException) -> BaseException:
-    """The one error to tell of a group: a refusal before a bug, anything before a cancellation."""
-    if not isinstance(error, BaseExceptionGroup):
-        return error
-    leaves = [first_failure(each) for each in error.exceptions]
-    for kinds in ((PortError, Rejected), (Exception,)):
-        for leaf in leaves:
-            if isinstance(leaf, kinds):
-                return leaf
-    return leaves[0]
 
 
 async def _once(body: bytes) -> AsyncIterator[bytes]:

@@ -1,7 +1,7 @@
 """Images as the API sees them: one value with every verb, and the tasks behind it.
 
-Owns nothing of its own: it puts pull, load, commit, names, removal and collection together over the same holds and
-downloads.
+Owns nothing of its own: it puts pull, push, load, commit, names, removal and collection together over the same holds
+and downloads.
 """
 
 from __future__ import annotations
@@ -30,9 +30,12 @@ from engine.reactors.images.downloads import Downloads
 from engine.reactors.images.holds import Holds
 from engine.reactors.images.layers import Emit
 from engine.reactors.images.load import Loads
-from engine.reactors.images.pull import NAME, Pulls, Wish
+from engine.reactors.images.pull import Pulls, Wish
+from engine.reactors.images.push import Pushes
 from engine.reactors.images.removal import Collector, ImageReactor
 from engine.reactors.images.save import Saves
+from engine.reactors.images.transfers import NAME
+from engine.reactors.images.uploads import Uploads
 
 
 class Images:
@@ -73,6 +76,15 @@ class Images:
             holds=self.holds,
             host=host_platform,
         )
+        uploads = Uploads(
+            registry,
+            blobs,
+            archives,
+            views=hands.views.images,
+            holds=self.holds,
+            parallel=config.max_concurrent_uploads,
+        )
+        self._pushes = Pushes(hands, uploads)
         self._loads = Loads(
             hands, archives, blobs, layers, additions=self.additions, holds=self.holds, host=host_platform
         )
@@ -120,6 +132,9 @@ class Images:
     ) -> ImageID:
         wish = Wish(reference=reference, platform=platform, credentials=credentials)
         return await self._pulls.pull(wish, emit, cause, all_tags=all_tags)
+
+    async def push(self, reference: Reference, credentials: Credentials | None, emit: Emit, cause: Cause) -> None:
+        await self._pushes.push(reference, credentials, emit, cause)
 
     async def load(
         self, archive: AsyncIterator[bytes], emit: Emit, cause: Cause, *, quiet: bool = True

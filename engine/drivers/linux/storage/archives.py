@@ -13,15 +13,15 @@ import hashlib
 import os
 import subprocess
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import trio
 
 from engine.aggregates.decider import Rejected
-from engine.aggregates.values.descriptor import DOCKER_MANIFEST, OCI_INDEX, Descriptor
+from engine.aggregates.values.descriptor import DOCKER_LAYER_GZIP, DOCKER_MANIFEST, OCI_INDEX, Descriptor
 from engine.aggregates.values.ids import Digest
 from engine.aggregates.values.manifest import Manifest, parse_manifest, render_manifest
 from engine.aggregates.values.platform import Platform
@@ -34,8 +34,6 @@ from engine.drivers.linux.storage.tar_writer import RECORD_END, header, padding
 from engine.drivers.linux.storage.workers import Workers
 from engine.drivers.ports.storage import BlobStore, ImportedLayer, LoadedImage, LoadedLayer, Progress, SavedImage
 from engine.errors import Fault, PortError
-
-_CHUNK = 1 << 20
 
 
 class LinuxImageArchives:
@@ -66,6 +64,13 @@ class LinuxImageArchives:
             await self._adopt(path, Digest(found["digest"]))
         blob = Descriptor(media_type=LAYER_TAR, digest=Digest(found["digest"]), size=found["size"])
         return ImportedLayer(diff_id=found["digest"], blob=blob)
+
+    async def compress_layer(self, blob: Digest, progress: Progress | None = None) -> Descriptor:
+        with self._temporary("compress") as directory:
+            path = f"{directory}/layer"
+            found = await self._receive("compress_layer", {"file": path}, self._blobs.stream(blob), progress)
+            await self._adopt(path, Digest(found["digest"]))
+        return Descriptor(media_type=DOCKER_LAYER_GZIP, digest=Digest(found["digest"]), size=found["size"])
 
     async def save(self, images: Sequence[SavedImage]) -> AsyncGenerator[bytes, None]:
         written: set[Digest] = set()
@@ -144,20 +149,12 @@ class LinuxImageArchives:
 
     async def _blob(self, digest: Digest) -> AsyncIterator[bytes]:
         with as_port_error("save"):
-            fd = os.open(self._blobs.path(digest), os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            size = os.fstat(fd).st_size
-            yield header(_blob_name(digest).encode(), size=size)
-            left = size
-            while left:
-                chunk = await trio.to_thread.run_sync(os.read, fd, min(_CHUNK, left), limiter=self._limiter)
-                if not chunk:
-                    raise PortError("save", f"blob {digest} is shorter than it was")
-                left -= len(chunk)
+            size = os.stat(self._blobs.path(digest)).st_size
+        yield header(_blob_name(digest).encode(), size=size)
+        async with aclosing(cast("AsyncGenerator[bytes]", self._blobs.stream(digest))) as chunks:
+            async for chunk in chunks:
                 yield chunk
-            yield padding(size)
-        finally:
-            os.close(fd)
+        yield padding(size)
 
     @contextmanager
     def _temporary(self, what: str) -> Iterator[str]:

@@ -100,6 +100,15 @@ class LinuxBlobStore:
         with as_port_error("read blob"):
             return await self._in_thread(_read, self._places.blob(digest))
 
+    async def stream(self, digest: Digest) -> AsyncGenerator[bytes, None]:
+        with as_port_error("read blob"):
+            fd = os.open(self._places.blob(digest), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            while chunk := await self._in_thread(os.read, fd, _BATCH):
+                yield chunk
+        finally:
+            os.close(fd)
+
     async def discard(self, digest: Digest) -> None:
         with as_port_error("discard blob"):
             self._places.discard(self._places.blob(digest))

@@ -30,6 +30,7 @@ _TASKS = {
     "empty_trash": "sweeping.empty_trash",
     "receive_archive": "receiving.receive_archive",
     "receive_layer": "receiving.receive_layer",
+    "compress_layer": "receiving.compress_layer",
 }
 
 

@@ -1,0 +1,205 @@
+"""Pushing as a user sees it: what is told, what the registry has afterwards, and what the engine keeps of it."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from engine.aggregates.transfer import TransferDone, TransferFailed
+from engine.aggregates.values.reference import parse
+from tests.reactors.images.test_pull import BASE, TOP, history, pull, words
+from tests.support.images import TestImage, digest, image_of, layer_of
+from tests.support.served_engine import CAUSE, MemoryRegistry, TestEngine, running_engine
+
+pytestmark = pytest.mark.root
+
+REPOSITORY = "127.0.0.1:5000/app"
+
+
+async def push(engine: TestEngine, name: str = REPOSITORY, tag: str = "latest") -> list[dict[str, Any]]:
+    return await engine.lines("POST", f"/images/{name}/push" + (f"?tag={tag}" if tag else ""))
+
+
+async def load(engine: TestEngine, image: TestImage, *tags: str) -> None:
+    told = await engine.lines("POST", "/images/load", image.docker_archive(*tags))
+    assert "error" not in told[-1]
+
+
+async def test_a_pulled_image_is_pushed_with_the_digests_it_came_with(tmp_path: Path) -> None:
+    """IMG-07."""
+    registry = MemoryRegistry()
+    image = image_of(BASE, TOP, oci=True, compress="zstd")
+    found = registry.push("docker.io/library/alpine", "latest", image)
+    async with running_engine(tmp_path, registry_port=registry) as engine:
+        await engine.lines("POST", pull("alpine"))
+        await engine.ask("POST", f"/images/alpine/tag?repo={REPOSITORY}")
+        lines = await push(engine)
+        told = words(lines)
+        assert told[0] == ("", f"The push refers to repository [{REPOSITORY}]")
+        top, base = (name[7:19] for name in reversed(image.diff_ids))
+        assert told[1:3] == [(top, "Preparing"), (base, "Preparing")]
+        assert {(top, "Pushed"), (base, "Pushed"), (base, "Pushing")} <= set(told)
+        size = len(image.manifest)
+        assert lines[-2]["status"] == f"latest: digest: {found} size: {size}"
+        assert lines[-1]["aux"] == {"Tag": "latest", "Digest": found, "Size": size}
+        assert registry.manifests[f"{REPOSITORY}:latest"] == (image.media_type, image.manifest)
+        assert registry.holdings[REPOSITORY] == set(image.blobs)
+        _, shown = await engine.ask("GET", f"/images/{REPOSITORY}/json")
+        assert sorted(shown["RepoDigests"]) == [f"{REPOSITORY}@{found}", f"alpine@{found}"]
+        again = words(await push(engine))
+        assert [status for name, status in again if name == base] == ["Preparing", "Layer already exists"]
+
+
+async def test_a_loaded_archives_layers_are_compressed_and_the_compressed_ones_are_not_kept(tmp_path: Path) -> None:
+    """IMG-07: and a second push finds them there, because they come out the same."""
+    registry = MemoryRegistry()
+    image = image_of(BASE, TOP)
+    async with running_engine(tmp_path, registry_port=registry) as engine:
+        await load(engine, image, f"{REPOSITORY}:latest")
+        before = await engine.storage.layers.inventory()
+        await push(engine)
+        kind, body = registry.manifests[f"{REPOSITORY}:latest"]
+        manifest = json.loads(body)
+        assert kind == manifest["mediaType"] == "application/vnd.docker.distribution.manifest.v2+json"
+        assert manifest["config"]["digest"] == image.image_id
+        layers = [registry.blobs[entry["digest"]] for entry in manifest["layers"]]
+        assert [gzip.decompress(layer) for layer in layers] == image.layers
+        assert {entry["mediaType"] for entry in manifest["layers"]} == {
+            "application/vnd.docker.image.rootfs.diff.tar.gzip"
+        }
+        assert await engine.storage.layers.inventory() == before
+        again = await push(engine)
+        assert [line.get("status") for line in again].count("Layer already exists") == 2
+        assert registry.manifests[f"{REPOSITORY}:latest"] == (kind, body)
+
+
+async def test_without_a_tag_every_tag_is_pushed_and_a_shared_layer_once(tmp_path: Path) -> None:
+    """IMG-07."""
+    registry = MemoryRegistry()
+    async with running_engine(tmp_path, registry_port=registry) as engine:
+        await load(engine, image_of(BASE), f"{REPOSITORY}:one")
+        await load(engine, image_of(BASE, TOP), f"{REPOSITORY}:two")
+        lines = await push(engine, tag="")
+        assert [line["aux"]["Tag"] for line in lines if "aux" in line] == ["one", "two"]
+        sent = [name for name, _ in registry.begun]
+        assert len(sent) == len(set(sent)) == 4, "two layers, two configurations"
+        outcome = history(engine, "transfer")[-1].event
+        assert isinstance(outcome, TransferDone)
+        assert len(outcome.images) == 2
+
+
+async def test_a_layer_is_mounted_from_a_repository_that_has_it(tmp_path: Path) -> None:
+    """IMG-07."""
+    registry = MemoryRegistry()
+    async with running_engine(tmp_path, registry_port=registry) as engine:
+        await load(engine, image_of(BASE), f"{REPOSITORY}:latest")
+        await load(engine, image_of(BASE, TOP), "127.0.0.1:5000/other:latest", "127.0.0.1:5001/third:latest")
+        await push(engine)
+        assert "Mounted from app" in [status for _, status in words(await push(engine, "127.0.0.1:5000/other"))]
+        elsewhere = [status for _, status in words(await push(engine, "127.0.0.1:5001/third"))]
+        assert elsewhere.count("Pushed") == 2, "another registry"
+
+
+@pytest.mark.parametrize(
+    ("name", "tag", "refusal"),
+    [
+        ("nosuch", "latest", "An image does not exist locally with the tag: nosuch"),
+        (REPOSITORY, "nosuch", f"tag does not exist: {REPOSITORY}:nosuch"),
+        (f"{REPOSITORY}@sha256:{'0' * 64}", "", "cannot push a digest reference"),
+    ],
+)
+async def test_what_is_not_here_is_refused_in_the_stream(tmp_path: Path, name: str, tag: str, refusal: str) -> None:
+    """IMG-07."""
+    async with running_engine(tmp_path) as engine:
+        await load(engine, image_of(TOP), f"{REPOSITORY}:latest")
+        lines = await push(engine, name, tag)
+        assert lines[-1] == {"error": refusal, "errorDetail": {"message": refusal}}
+        failed = history(engine, "transfer")[-1].event
+        assert isinstance(failed, TransferFailed)
+        assert failed.error == refusal
+        assert (await engine.ask("POST", f"/images/{REPOSITORY}/push?tag=a%20b"))[0] == 400
+        assert (await engine.ask("POST", "/images/UPPER/push"))[0] == 400
+
+
+async def test_a_refused_manifest_fails_the_push_and_no_digest_is_recorded(tmp_path: Path) -> None:
+    """IMG-07."""
+    registry = MemoryRegistry()
+    registry.refuse = "denied: requested access to the resource is denied"
+    async with running_engine(tmp_path, registry_port=registry) as engine:
+        await load(engine, image_of(TOP), f"{REPOSITORY}:latest")
+        assert (await push(engine))[-1]["error"] == "denied: requested access to the resource is denied"
+        _, shown = await engine.ask("GET", f"/images/{REPOSITORY}/json")
+        assert not shown.get("RepoDigests")
+
+
+async def test_a_client_that_leaves_ends_its_push_and_leaves_no_blob(tmp_path: Path) -> None:
+    """IMG-07, IMG-30."""
+    registry = MemoryRegistry()
+    image = image_of(layer_of({"noise": bytes(100_000)}))
+    async with running_engine(tmp_path, registry_port=registry) as engine:
+        await load(engine, image, f"{REPOSITORY}:latest")
+        before = await engine.storage.layers.inventory()
+        reference, told = parse(f"{REPOSITORY}:latest"), []
+
+        async def note(message: object) -> None:
+            await trio.lowlevel.checkpoint()
+            told.append(message)
+
+        hanging = registry.gates = _EveryGate()
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(engine.images.push, reference, None, note, CAUSE)
+                await engine.until(lambda: hanging.asked)
+                nursery.cancel_scope.cancel()
+        outcome = history(engine, "transfer")[-1].event
+        assert isinstance(outcome, TransferFailed)
+        assert outcome.error == "cancelled by the client"
+        assert await engine.storage.layers.inventory() == before
+        assert f"{REPOSITORY}:latest" not in registry.manifests
+
+
+async def test_at_most_five_layers_are_on_their_way_and_the_others_wait(tmp_path: Path) -> None:
+    """IMG-05."""
+    registry = MemoryRegistry()
+    image = image_of(*(layer_of({f"f{number}": b"x"}) for number in range(7)))
+    found = registry.push("docker.io/library/many", "latest", image)
+    async with running_engine(tmp_path, registry_port=registry) as engine:
+        await engine.lines("POST", pull("many"))
+        await engine.ask("POST", f"/images/many/tag?repo={REPOSITORY}")
+        registry.begun.clear()
+        gates, lines = _EveryGate(), []
+        registry.gates = gates
+
+        async def pushing() -> None:
+            lines.extend(await push(engine))
+
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(pushing)
+                await engine.until(lambda: len(gates.asked) == 5)
+                assert len(registry.begun) == 5
+                gates.event.set()
+        assert [line.get("status") for line in lines].count("Waiting") == 2
+        assert lines[-1]["aux"]["Digest"] == found
+        assert digest(registry.manifests[f"{REPOSITORY}:latest"][1]) == found
+
+
+class _EveryGate(dict[str, trio.Event]):
+    """A gate for each blob that somebody asks for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.event = trio.Event()
+        self.asked: set[str] = set()
+
+    def __contains__(self, key: object) -> bool:
+        self.asked.add(str(key))
+        return True
+
+    def __missing__(self, key: str) -> trio.Event:
+        return self.event
