@@ -59,6 +59,8 @@ from engine.transactions import EphemeralRange
 logger = logging.getLogger("ishmael")
 DIRECTORY_MODE = 0o710
 GRACE_S = 1.0
+LINK_VARIABLES = "DOCKER_KEEP_DEPRECATED_LEGACY_LINKS_ENV_VARS"
+"""dockerd's switch, an environment variable of the engine: anything but 1 turns them off, and unset means on here."""
 """What running requests get when the engine stops: streams that follow would never end by themselves."""
 SECCOMP_PROFILE = Path(__file__).parent / "drivers/linux/runtime/data/seccomp-default.json"
 INIT_NAMES = ("docker-init", "tini-static", "tini")
@@ -182,6 +184,7 @@ def _surroundings(config: DaemonConfig, host: LinuxHost, id_map: IdMap | None) -
         platform=Platform(os="linux", architecture=facts.machine).normalized,
         ephemeral=_ephemeral_range(),
         resolv_conf=_host_resolv_conf(),
+        link_variables=os.environ.get(LINK_VARIABLES, "1") == "1",
     )
 
 

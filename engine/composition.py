@@ -75,6 +75,7 @@ from engine.reactors.keys import KeyReactor
 from engine.reactors.lifecycle.ends import Ends
 from engine.reactors.lifecycle.etc import EtcFiles
 from engine.reactors.lifecycle.freezes import Freezes
+from engine.reactors.lifecycle.linked import Linked
 from engine.reactors.lifecycle.links import Links
 from engine.reactors.lifecycle.names import Names
 from engine.reactors.lifecycle.reactor import Lifecycle
@@ -123,13 +124,15 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     """What an engine takes from its host once, when it starts.
 
     traits: what shapes every process. rules: what configurations are judged by. platform: what images are made for.
-    ephemeral: ports to choose from. resolv_conf: the text of the host's file."""
+    ephemeral: ports to choose from. resolv_conf: the text of the host's file. link_variables: whether legacy links
+    tell the environment of the linked containers."""
 
     traits: HostTraits
     rules: RuleFacts
     platform: Platform
     ephemeral: EphemeralRange
     resolv_conf: str
+    link_variables: bool = True
 
 
 class Engine:
@@ -184,16 +187,18 @@ class Engine:
         config, hands, drivers, around = self._config, self.hands, self._drivers, self._surroundings
         upstreams = config.dns or parse_resolv_conf(around.resolv_conf).nameservers
         names = Names(hands, drivers.sandboxes, drivers.resolver, upstreams)
+        linked = Linked(hands, drivers.folders, with_variables=around.link_variables)
         etc = EtcFiles(
             drivers.folders,
             hands.views.networks,
             names,
+            linked,
             around.resolv_conf,
             config.dns,
             config.dns_search,
             config.dns_opts,
         )
-        processes = Processes(hands, drivers.identities, drivers.devices, around.traits)
+        processes = Processes(hands, linked, drivers.identities, drivers.devices, around.traits)
         runtimes = {name: runtime.path for name, runtime in config.runtimes.items()}
         image_service = ImageService(
             hands,
@@ -231,6 +236,7 @@ class Engine:
             drivers.sandboxes,
             drivers.resolver,
             names,
+            linked,
             etc,
             processes,
             runtimes,
@@ -243,7 +249,7 @@ class Engine:
             Ends(hands, drivers.runtime, drivers.streams, drivers.sandboxes, drivers.resolver, health.ended),
             Freezes(hands, drivers.runtime),
             Updates(hands, drivers.runtime),
-            Links(hands, drivers.sandboxes, names),
+            Links(hands, drivers.sandboxes, names, linked),
             Removes(hands, drivers.rootfs, drivers.folders),
         )
         await nursery.start(NetworkReactor(hands, drivers.networks, reconcile.unrestored).run, after)

@@ -73,6 +73,8 @@ def _of_container(event: Event) -> str:
             return f"found {event.status.value} (probe exit {event.last.exit_code}, streak {event.failing_streak})"
         case c.ContainerRenamed():
             return f"renamed from {event.old_name!r} to {event.name!r}"
+        case c.ContainerUnlinked():
+            return f"no longer linked as {event.alias!r}"
         case c.ContainerConnected():
             return f"connected to network {event.attachment.network_id[:12]}"
         case c.ContainerRemoveRequested():

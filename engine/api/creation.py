@@ -18,7 +18,7 @@ from engine.aggregates.container.commands import CreateContainer
 from engine.aggregates.container.log_options import check_log_options, with_daemon_defaults
 from engine.aggregates.container.merge import merge
 from engine.aggregates.container.mount_rules import mount_points
-from engine.aggregates.container.rules import check
+from engine.aggregates.container.rules import HOST_NETWORK_AND_LINKS, check
 from engine.aggregates.container.state import ContainerState
 from engine.aggregates.decider import Cause, Reason, Rejected
 from engine.aggregates.image import ImageState
@@ -32,6 +32,7 @@ from engine.aggregates.values.config import (
 )
 from engine.aggregates.values.endpoints import NetworkAttachment
 from engine.aggregates.values.ids import RESTRICTED_NAME, ContainerID, VolumeName, short
+from engine.aggregates.values.links import Link, parse_link
 from engine.aggregates.values.mounts import MountPoint
 from engine.aggregates.values.platform import fallbacks
 from engine.aggregates.values.platform import parse as parse_platform
@@ -104,6 +105,7 @@ class Creation:
             host=host,
             networks=self._attachments(host),
             mounts=mounts,
+            links=self._links(host),
             platform=image.platform.os if image.platform is not None else "linux",
             runtime=runtime,
         )
@@ -219,6 +221,10 @@ class Creation:
 
     def _attachment(self, name: str, config: EndpointConfig, host: HostConfig) -> NetworkAttachment:
         network = self._context.views.networks.lookup(name)
+        if host.links and name == host.network_mode and not config.links and host.on_user_network:
+            config = replace(config, links=host.links)  # What `--link` means there; the CLI says it in both places.
+        for link in config.links or ():
+            parse_link(link)
         if network is None:
             return NetworkAttachment(name=name, config=config)
         wanted = config.ipam_config
@@ -235,6 +241,29 @@ class Creation:
                 "network-scoped alias is supported only for containers in user defined networks",
             )
         return NetworkAttachment(name=network.settings.name, network_id=network.network_id, config=config)
+
+    def _links(self, host: HostConfig) -> tuple[Link, ...]:
+        """CTR-44: legacy links, which have no meaning on other networks. Source: moby daemon/daemon_unix.go
+        registerLinks."""
+        found: dict[str, Link] = {}
+        for text in host.links or ():
+            name, alias = parse_link(text)
+            if host.on_user_network:
+                continue
+            linked = self._linked(name)
+            while linked.host.network_mode.startswith("container:"):
+                linked = self._linked(linked.host.network_mode.partition(":")[2])
+            if linked.host.network_mode == "host":
+                raise Rejected(Reason.INVALID, HOST_NETWORK_AND_LINKS)
+            found.setdefault(alias, Link(container_id=linked.container_id, name=linked.name, alias=alias))
+        return tuple(found.values())
+
+    def _linked(self, name: str) -> ContainerState:
+        try:
+            return self._context.views.containers.find(name)
+        except Rejected as error:
+            # Not 404: clients would take that for the image.
+            raise Rejected(Reason.INVALID, f"could not get container for {name}: {error.message}") from error
 
     async def _append(self, command: CreateContainer, cause: Cause) -> None:
         """The container with its name and volumes, as one transaction; a generated name is drawn anew when taken."""

@@ -52,6 +52,10 @@ class Hands(msgspec.Struct, frozen=True, kw_only=True):
         assert isinstance(state, ContainerState)
         return state
 
+    def env(self, state: ContainerState) -> tuple[str, ...]:
+        """A container's environment in the clear."""
+        return () if state.env is None else msgspec.json.decode(self.vault.open(state.env), type=tuple[str, ...])
+
     def end_of_exec(self, report: ReportExecExited, container_id: str) -> tuple[Command, ...]:
         """An exec's end; behind the end of its container nobody can ask for it any more, so it goes too."""
         if self.container(container_id).status is not Status.REMOVED:

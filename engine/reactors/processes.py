@@ -23,6 +23,7 @@ from engine.oci import spec as oci
 from engine.oci.resources import DeviceNode, limited_devices
 from engine.reactors.base import Hands
 from engine.reactors.lifecycle.etc import EtcPaths
+from engine.reactors.lifecycle.linked import Linked
 
 
 class Sandboxing(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,9 +36,10 @@ class Sandboxing(msgspec.Struct, frozen=True, kw_only=True):
 
 class Processes:
     def __init__(
-        self, hands: Hands, identities: Identities, devices: HostDevices, traits: oci.HostTraits
+        self, hands: Hands, linked: Linked, identities: Identities, devices: HostDevices, traits: oci.HostTraits
     ) -> None:
         self._hands = hands
+        self._linked = linked
         self._identities = identities
         self._devices = devices
         self._traits = traits
@@ -57,7 +59,7 @@ class Processes:
         given = oci.SpecInput(
             container_id=state.container_id,
             config=state.config,
-            env=self.env(state),
+            env=(*self._linked.variables(state), *self.env(state)),
             host=state.host,
             identity=identity,
             mounts=mounts,
@@ -80,10 +82,8 @@ class Processes:
         return oci.is_remapped(state.host, self._traits)
 
     def env(self, state: ContainerState) -> tuple[str, ...]:
-        """The environment in the clear."""
-        if state.env is None:
-            return ()
-        return msgspec.json.decode(self._hands.vault.open(state.env), type=tuple[str, ...])
+        """The environment in the clear, as the container was made with it."""
+        return self._hands.env(state)
 
     def donor(self, state: ContainerState, kind: Kind) -> ContainerState | None:
         """The container whose namespace is shared, if one is. Raises Rejected when it can not be."""
@@ -134,7 +134,10 @@ class Processes:
             "args": list(cmd),
             "cwd": spec.working_dir or state.config.working_dir or "/",
             "env": oci.environment(
-                (*self.env(state), *env), state.config.hostname, identity.home, tty=spec.tty
+                (*self._linked.variables(state), *self.env(state), *env),
+                state.config.hostname,
+                identity.home,
+                tty=spec.tty,
             ),
             "user": oci.user(identity),
             "terminal": spec.tty,

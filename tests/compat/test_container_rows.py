@@ -377,15 +377,6 @@ def test_init_is_the_first_process(engine: Engine) -> None:
     assert done.stdout.startswith("/sbin/docker-init\0--\0cat") or "docker-init" in done.stderr
 
 
-def test_legacy_links_are_refused_and_not_ignored(engine: Engine) -> None:
-    """CTR-44: 501 with what to use instead, and nothing is made."""
-    create(engine, "db")
-    status, words = create(engine, "web", HostConfig={"Links": ["db:database"]})
-    assert (status, words) == (501, "legacy links are not implemented: use a user-defined network")
-    assert ask(engine, "DELETE", "/containers/db?link=1")[0] == 501
-    assert listed(engine) == ["db"]
-
-
 def test_annotations_and_labels(engine: Engine) -> None:
     """CTR-46: annotations are in inspect, for clients that know them; labels filter."""
     create(engine, "one", Labels={"a": "b"}, HostConfig={"Annotations": {"org.example": "x"}})

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from engine.aggregates import image, network, volume
 from engine.aggregates.container import commands as c
 from engine.aggregates.decider import Reason, Rejected
+from engine.aggregates.values.ids import ContainerID
+from engine.aggregates.values.links import Link
 from engine.projections.base import Projection
 from engine.projections.containers import Containers
 from engine.projections.execs import Execs
@@ -73,6 +75,23 @@ def test_a_beginning_of_several_containers_is_ambiguous() -> None:
 def test_who_is_not_there_is_not_found(reference: str) -> None:
     view, _ = containers((FULL, "one"))
     assert refusal(view.find, reference) == (Reason.NOT_FOUND, f"No such container: {reference}")
+
+
+def test_a_linked_container_has_a_name_by_its_link() -> None:
+    """CTR-44: which follows the name of the one that links, and goes with the link."""
+    link = Link(container_id=ContainerID(FULL), name="db", alias="store")
+    view, memory = containers((FULL, "db"))
+    memory.execute(msgspec.structs.replace(lives.create(), container_id=NAMED, name="web", links=(link,)))
+    memory.execute(c.RenameContainer(container_id=ContainerID(NAMED), name="shop"))
+    for recorded in memory.log[1:]:
+        view.apply(recorded)
+    assert view.link_names(FULL) == ("shop/store",)
+    assert view.find("/shop/store").container_id == FULL
+    assert refusal(view.find, "web/store")[0] is Reason.NOT_FOUND
+    memory.execute(c.UnlinkContainer(container_id=ContainerID(NAMED), alias="store"))
+    view.apply(memory.log[-1])
+    assert view.link_names(FULL) == ()
+    assert refusal(view.find, "shop/store")[0] is Reason.NOT_FOUND
 
 
 def test_a_renamed_container_has_its_new_name_only() -> None:

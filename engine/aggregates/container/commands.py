@@ -13,6 +13,7 @@ from engine.aggregates.values.config import ContainerConfig, HostConfig, Resourc
 from engine.aggregates.values.endpoints import Endpoint, NetworkAttachment, PublishedPort
 from engine.aggregates.values.health import HealthResult, HealthStatus
 from engine.aggregates.values.ids import ChainID, ContainerID, ImageID
+from engine.aggregates.values.links import Link
 from engine.aggregates.values.mounts import MountPoint
 from engine.aggregates.values.sealed import Sealed
 
@@ -39,6 +40,7 @@ class CreateContainer(ContainerCommand, frozen=True, kw_only=True):
     mounts: tuple[MountPoint, ...]
     platform: str
     runtime: str
+    links: tuple[Link, ...] = ()
 
 
 class StartContainer(ContainerCommand, frozen=True, kw_only=True):
@@ -174,6 +176,12 @@ class RequireRunning(ContainerCommand, frozen=True, kw_only=True):
 
 class RenameContainer(ContainerCommand, frozen=True, kw_only=True):
     name: str
+
+
+class UnlinkContainer(ContainerCommand, frozen=True, kw_only=True):
+    """Take back a legacy link of this container to another."""
+
+    alias: str
 
 
 class UpdateContainer(ContainerCommand, frozen=True, kw_only=True):

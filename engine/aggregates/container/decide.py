@@ -39,6 +39,7 @@ UserCommand = (
     | c.NoteContainer
     | c.RequireRunning
     | c.RenameContainer
+    | c.UnlinkContainer
     | c.UpdateContainer
     | c.ConnectContainer
     | c.DisconnectContainer
@@ -80,6 +81,9 @@ def decide(state: ContainerState, command: ContainerCommand) -> Events:
             return _require_running(state, command)
         case c.RenameContainer():
             return _rename(state, command)
+        case c.UnlinkContainer():
+            linked = any(link.alias == command.alias for link in state.links)
+            return (e.ContainerUnlinked(alias=command.alias),) if linked else ()
         case c.UpdateContainer():
             return _update(state, command)
         case c.ConnectContainer():
@@ -112,6 +116,7 @@ def _create(state: ContainerState, command: c.CreateContainer) -> Events:
             mounts=command.mounts,
             platform=command.platform,
             runtime=command.runtime,
+            links=command.links,
         ),
     )
 

@@ -1,4 +1,5 @@
-"""Whose namespaces a container shares (`container:<id>`), and whether they can be shared now (CTR-38).
+"""Whose namespaces a container shares (`container:<id>`), and whether they can be shared now (CTR-38); and who must be
+started before it: these, and those it links to.
 
 Asked twice: by the API, which knows a status for a refusal, and by the start itself, when it comes to it. Words: moby
 daemon/container_operations.go, container_operations_unix.go.
@@ -6,11 +7,13 @@ daemon/container_operations.go, container_operations_unix.go.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import Enum
 
 from engine.aggregates.container.state import ContainerState
 from engine.aggregates.decider import Reason, Rejected
 from engine.aggregates.values.config import HostConfig
+from engine.aggregates.values.ids import ContainerID
 
 
 class Kind(Enum):
@@ -25,6 +28,29 @@ def donors(host: HostConfig) -> dict[Kind, str]:
     """The containers whose namespaces are shared, by id."""
     modes = {Kind.NETWORK: host.network_mode, Kind.PID: host.pid_mode, Kind.IPC: host.ipc_mode}
     return {kind: mode.partition(":")[2] for kind, mode in modes.items() if mode.startswith("container:")}
+
+
+def dependencies(state: ContainerState) -> tuple[ContainerID, ...]:
+    """The containers that must run before this one starts."""
+    shared = (ContainerID(reference) for reference in donors(state.host).values())
+    return tuple(dict.fromkeys((*shared, *(link.container_id for link in state.links))))
+
+
+def by_dependency(states: Iterable[ContainerState]) -> tuple[ContainerState, ...]:
+    """In the order of their start: everybody after those of them it depends on."""
+    waiting = {state.container_id: state for state in states}
+    ordered: list[ContainerState] = []
+
+    def take(container_id: ContainerID) -> None:
+        state = waiting.pop(container_id, None)
+        if state is not None:
+            for needed in dependencies(state):
+                take(needed)
+            ordered.append(state)
+
+    for container_id in tuple(waiting):
+        take(container_id)
+    return tuple(ordered)
 
 
 def check_donor(state: ContainerState, donor: ContainerState, kind: Kind) -> None:

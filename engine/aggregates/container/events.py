@@ -13,6 +13,7 @@ from engine.aggregates.values.config import ContainerConfig, HostConfig, Resourc
 from engine.aggregates.values.endpoints import Endpoint, NetworkAttachment, PublishedPort
 from engine.aggregates.values.health import HealthResult, HealthStatus
 from engine.aggregates.values.ids import ChainID, ImageID
+from engine.aggregates.values.links import Link
 from engine.aggregates.values.mounts import MountPoint
 from engine.aggregates.values.sealed import Sealed
 
@@ -30,6 +31,7 @@ class ContainerCreated(Event, frozen=True, kw_only=True):
     mounts: tuple[MountPoint, ...] = ()
     platform: str = "linux"
     runtime: str = "native"
+    links: tuple[Link, ...] = ()
 
 
 class ContainerStartRequested(Event, frozen=True, kw_only=True):
@@ -185,6 +187,13 @@ class ContainerRenamed(Event, frozen=True, kw_only=True):
     old_name: str
 
 
+class ContainerUnlinked(Event, frozen=True, kw_only=True):
+    """A legacy link to another container is taken back."""
+
+    NAME: ClassVar[str] = "container.unlinked"
+    alias: str
+
+
 class ContainerUpdated(Event, frozen=True, kw_only=True):
     """New limits; for a running container the kernel follows. `previous` is what an undo goes back to."""
 
@@ -278,6 +287,7 @@ ContainerEvent = (
     | ContainerCommitFailed
     | ContainerNoted
     | ContainerRenamed
+    | ContainerUnlinked
     | ContainerUpdated
     | ContainerUpdateRequested
     | ContainerUpdateFailed

@@ -89,6 +89,7 @@ UNMOVED: dict[type[Event], frozenset[Status]] = {
     e.ContainerCommitFailed: _EXISTING,
     e.ContainerNoted: _EXISTING,
     e.ContainerRenamed: _EXISTING,
+    e.ContainerUnlinked: _EXISTING,
     e.ContainerUpdated: _EXISTING,
     e.ContainerUpdateRequested: ALIVE,
     e.ContainerUpdateFailed: ALIVE | {S.REMOVING},

@@ -24,6 +24,9 @@ IPC_SYSCTLS = frozenset(
 )
 
 
+HOST_NETWORK_AND_LINKS = (
+    "conflicting options: host type networking can't be used with links. This would result in undefined behavior"
+)
 ANY_GATEWAY = ("192.0.2.1",)
 """Stands for the host's address, which is not known before the start."""
 
@@ -146,6 +149,8 @@ def _check_modes(config: ContainerConfig, host: HostConfig) -> None:
         _invalid(f"Invalid value {host.oom_score_adj}, range for oom score adj is [-1000, 1000]")
     if host.uts_mode == "host" and config.hostname:
         _invalid("conflicting options: hostname and the UTS mode")
+    if host.network_mode == "host" and host.links:
+        _invalid(HOST_NETWORK_AND_LINKS)
     if host.network_mode.startswith("container:"):
         _check_shared_network(config, host)
 
@@ -161,7 +166,11 @@ def _check_shared_network(config: ContainerConfig, host: HostConfig) -> None:
     for given, words in (
         (host.network_mode == "container:", "invalid container format container:<name|id>"),
         (bool(config.hostname), "conflicting options: hostname and the network mode"),
-        (bool(host.links), f"conflicting options: {kind} can't be used with links"),
+        (
+            bool(host.links),
+            "conflicting options: container type network can't be used with links. This would result in undefined "
+            "behavior",
+        ),
         (bool(host.dns), "conflicting options: dns and the network mode"),
         (bool(host.extra_hosts), "conflicting options: custom host-to-IP mapping and the network mode"),
         (bool(host.port_bindings) or host.publish_all_ports, f"conflicting options: port publishing and {kind}"),
@@ -225,8 +234,6 @@ def _check_absent(host: HostConfig, facts: RuleFacts) -> None:
     """Options this engine has not got: said, never ignored."""
     if host.runtime and host.runtime not in facts.runtimes:
         _invalid(f"unknown or invalid runtime name: {host.runtime}")
-    if host.links:
-        _absent("legacy links are not implemented: use a user-defined network")
     if host.userns_mode not in ("", "host"):
         _invalid(f"invalid USER mode: {host.userns_mode}")
     for request in host.device_requests or ():

@@ -14,6 +14,7 @@ from engine.aggregates.values.config import ContainerConfig, HostConfig, Resourc
 from engine.aggregates.values.endpoints import Endpoint, NetworkAttachment, PublishedPort
 from engine.aggregates.values.health import Health, HealthStatus
 from engine.aggregates.values.ids import ChainID, ContainerID, ImageID
+from engine.aggregates.values.links import Link
 from engine.aggregates.values.mounts import MountPoint
 from engine.aggregates.values.sealed import Sealed
 
@@ -54,6 +55,8 @@ class ContainerState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     mounts: tuple[MountPoint, ...] = ()
     platform: str = "linux"
     runtime: str = "native"
+    links: tuple[Link, ...] = ()
+    """Legacy links to others."""
 
     run: int = 0
     settled_runs: int = 0
@@ -141,6 +144,7 @@ def evolve(state: ContainerState, event: e.ContainerEvent) -> ContainerState:
                 mounts=event.mounts,
                 platform=event.platform,
                 runtime=event.runtime,
+                links=event.links,
             )
         case e.ContainerStartRequested():
             return _start_requested(replace(state, status=status), event, by_policy=state.status is Status.RESTARTING)
@@ -201,6 +205,8 @@ def evolve(state: ContainerState, event: e.ContainerEvent) -> ContainerState:
             return replace(state, terminal=event.attributes) if event.action == "resize" else state
         case e.ContainerRenamed():
             return replace(state, name=event.name)
+        case e.ContainerUnlinked():
+            return replace(state, links=tuple(link for link in state.links if link.alias != event.alias))
         case e.ContainerUpdated():
             return _updated(state, event)
         case e.ContainerUpdateRequested():

@@ -232,6 +232,12 @@ class HostConfig(Resources, frozen=True, kw_only=True):
     masked_paths: tuple[str, ...] | None = None
     readonly_paths: tuple[str, ...] | None = None
 
+    @property
+    def on_user_network(self) -> bool:
+        """Its first network is one that a user made."""
+        mode = self.network_mode
+        return mode not in ("", "default", "bridge", "host", "none") and not mode.startswith("container:")
+
 
 class EndpointIPAMConfig(Value, frozen=True, kw_only=True):
     ipv4_address: str = field(default="", name="IPv4Address")

@@ -167,18 +167,35 @@ def hosts(
     addresses: Sequence[str] = (),
     extra_hosts: Sequence[str] = (),
     host_gateway: Sequence[str] = (),
+    linked: Sequence[tuple[str, str]] = (),
     ipv6: bool = True,
 ) -> str:
     """/etc/hosts. addresses: the container's own, in the order of its interfaces. extra_hosts: `name:address` as in
-    HostConfig.ExtraHosts, `host-gateway` meaning each of host_gateway's addresses. ipv6: whether the sandbox has it.
-    Raises Rejected(INVALID)."""
+    HostConfig.ExtraHosts, `host-gateway` meaning each of host_gateway's addresses. linked: addresses and names of
+    linked containers. ipv6: whether the sandbox has it. Raises Rejected(INVALID)."""
     records = [record for entry in extra_hosts for record in parse_extra_host(entry, host_gateway)]
     full = f"{hostname}.{domainname}" if domainname else hostname
     first, dot, _ = full.partition(".")
     names = f"{full} {first}" if dot else full
     records += [(address, names) for address in addresses if address]
+    records += linked
     lines = [f"{address}\t{name}\n" for address, name in records if ipv6 or ":" not in address]
     return _HOSTS_IPV4 + (_HOSTS_IPV6 if ipv6 else "") + "".join(lines)
+
+
+def relinked(text: str, alias: str, records: Sequence[tuple[str, str]]) -> str:
+    """/etc/hosts with these records (address, names) for a linked container, in the place of what was said of it: lines
+    whose first name is its alias and that have more names. Everything else stays, whoever wrote it."""
+    news = [f"{address}\t{names}" for address, names in records]
+    kept: list[str] = []
+    for line in text.splitlines():
+        words = line.split()
+        if len(words) > 2 and words[1] == alias:
+            kept += news
+            news = []
+        else:
+            kept.append(line)
+    return "\n".join([*kept, *news]) + "\n"
 
 
 def parse_extra_host(entry: str, host_gateway: Sequence[str] = ()) -> list[tuple[str, str]]:

@@ -71,7 +71,7 @@ def register(app: EngineApp, context: ApiContext) -> None:
         body = await verbs.listing(Query.of(request), request.api_version)
         return Response(body, content_type="application/json")
 
-    @app.route("/containers/<name>/json", methods=["GET"])
+    @app.route("/containers/<path:name>/json", methods=["GET"])
     async def inspect(name: str) -> Response:
         request = current_request()
         return json_response(await verbs.inspect(name, Query.of(request), request.api_version))
@@ -132,13 +132,14 @@ def register(app: EngineApp, context: ApiContext) -> None:
         warnings = await verbs.update(state, body, request.api_version, cause_of(request))
         return json_response({"Warnings": list(warnings) or None})
 
-    @app.route("/containers/<name>", methods=["DELETE"])
+    @app.route("/containers/<path:name>", methods=["DELETE"])
     async def remove(name: str) -> Response:
         request = current_request()
         query = Query.of(request)
-        if query.flag("link"):
-            raise Rejected(Reason.NOT_IMPLEMENTED, "legacy links are not implemented")
         state = context.views.containers.find(name)
+        if query.flag("link"):
+            await verbs.unlink(name, cause_of(request))
+            return empty(204)
         await verbs.remove(state, cause_of(request), force=query.flag("force"), volumes=query.flag("v"))
         return empty(204)
 
@@ -191,12 +192,19 @@ class Verbs:
             folder=context.ports.folders.path(state.container_id),
             graph=context.ports.rootfs.describe(state.container_id, state.layers),
             default_runtime=context.config.default_runtime,
+            links=self._links(state),
             apparmor="apparmor" in context.host.facts().security,
             api_version=api_version,
         )
         if query.flag("size"):
             document |= await self._sizes(state)
         return document
+
+    def _links(self, state: ContainerState) -> list[str]:
+        """`/db:/web/database` of each legacy link; one that leads nowhere any more by the name the other had."""
+        containers = self._context.views.containers
+        others = ((containers.get(link.container_id) or link, link.alias) for link in state.links)
+        return [f"/{other.name}:/{state.name}/{alias}" for other, alias in others]
 
     async def _sizes(self, state: ContainerState) -> dict[str, int]:
         image = self._context.views.images.get(state.image_id)
@@ -441,6 +449,14 @@ class Verbs:
 
         await self._execute_at_rest(state, wish, cause, freezing=True)
         await self.removed(state.container_id)
+
+    async def unlink(self, name: str, cause: Cause) -> None:
+        """Take a link name away (`docker rm --link web/db`); the containers stay (CTR-44)."""
+        owner_name, _, alias = name.strip("/").partition("/")
+        if not alias:
+            raise Rejected(Reason.SYSTEM, "Conflict, cannot remove the default link name of the container")
+        owner = self._context.views.containers.find(owner_name)
+        await self._execute((c.UnlinkContainer(container_id=owner.container_id, alias=alias),), cause)
 
     async def removed(self, container_id: ContainerID) -> None:
         await self._context.pump.until(

@@ -109,6 +109,7 @@ class DiskUsage:
                 image_name=image_name(state, views.images),
                 networks=views.networks,
                 api_version=version,
+                link_names=views.containers.link_names(state.container_id),
             )
             items.append(row | {"SizeRw": size, "SizeRootFs": size + (image.size if image is not None else 0)})
             total += size

@@ -27,6 +27,7 @@ from engine.aggregates.network import (
 from engine.aggregates.values.config import EndpointConfig
 from engine.aggregates.values.endpoints import NetworkAttachment
 from engine.aggregates.values.ids import ContainerID, NetworkID
+from engine.aggregates.values.links import parse_link
 from engine.aggregates.values.subnet import AddressPool, parse_mac_address
 from engine.api import subnets
 from engine.api.app import EngineApp
@@ -282,6 +283,8 @@ class NetworkRoutes:
             return
         if wanted.mac_address:
             parse_mac_address(wanted.mac_address)
+        for link in wanted.links or ():
+            parse_link(link)
         addresses = wanted.ipam_config
         if addresses is not None and (addresses.ipv4_address or addresses.ipv6_address):
             subnets.check_wanted_addresses(network, addresses)

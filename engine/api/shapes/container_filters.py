@@ -75,7 +75,8 @@ class ContainerFilter:
         return not state.alive and state.has_been_started and status_of(state) != "restarting"
 
     def _named(self, state: ContainerState) -> bool:
-        return self._filters.match("name", f"/{state.name}") or self._filters.match("name", state.name)
+        names = (state.name, *self._views.containers.link_names(state.container_id))
+        return any(self._filters.match("name", f"/{name}") or self._filters.match("name", name) for name in names)
 
     def _has_volume(self, state: ContainerState) -> bool:
         wanted = self._filters.get("volume")

@@ -1,7 +1,7 @@
 """Rows of `docker ps` as JSON text, kept between listings: only the STATUS column changes while nothing happens.
 
-A row is made anew when its container's state, the names of images or the set of networks changed. The cache holds at
-most one row for each container and version gate.
+A row is made anew when its container's state, the names of images, links to it or the set of networks changed. The
+cache holds at most one row for each container and version gate.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ class _Row(msgspec.Struct, frozen=True):
     state: ContainerState
     images: int
     networks: int
+    link_names: tuple[str, ...]
     head: bytes
 
 
@@ -61,9 +62,16 @@ class ContainerRows:
         """One element of `GET /containers/json` without sizes."""
         key = (state.container_id, _shape(api_version))
         images, networks = self._views.images.revision, self._views.networks.revision
+        link_names = self._views.containers.link_names(state.container_id)
         row = self._rows.get(key)
-        if row is None or row.state is not state or row.images != images or row.networks != networks:
-            row = _Row(state, images, networks, self._head(state, api_version))
+        if (
+            row is None
+            or row.state is not state
+            or row.images != images
+            or row.networks != networks
+            or row.link_names != link_names
+        ):
+            row = _Row(state, images, networks, link_names, self._head(state, api_version))
             self._rows[key] = row
         return row.head + status_text(state, now_ns).encode() + b'"}'
 
@@ -82,6 +90,7 @@ class ContainerRows:
             image_name=image_name(state, self._views.images),
             networks=self._views.networks,
             api_version=api_version,
+            link_names=self._views.containers.link_names(state.container_id),
         )
         del document["Status"]
         return bytes(msgspec.json.encode(document)[:-1]) + b',"Status":"'

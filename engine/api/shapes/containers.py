@@ -65,13 +65,19 @@ def command_of(state: ContainerState) -> tuple[str, list[str]]:
 
 
 def summary(
-    state: ContainerState, *, now_ns: int, image_name: str, networks: Any, api_version: tuple[int, int]
+    state: ContainerState,
+    *,
+    now_ns: int,
+    image_name: str,
+    networks: Any,
+    api_version: tuple[int, int],
+    link_names: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """One element of `GET /containers/json`. image_name: what the IMAGE column says."""
+    """One element of `GET /containers/json`. image_name: what the IMAGE column says; link_names: `web/db`."""
     path, arguments = command_of(state)
     row: dict[str, Any] = {
         "Id": state.container_id,
-        "Names": [f"/{state.name}"],
+        "Names": [f"/{name}" for name in (state.name, *link_names)],
         "Image": image_name,
         "ImageID": state.image_id,
         "Command": " ".join([path, *(_quoted(word) for word in arguments)]),
@@ -228,10 +234,11 @@ def inspection(
     graph: Mapping[str, Any],
     default_runtime: str,
     apparmor: bool,
+    links: Sequence[str],
     api_version: tuple[int, int],
 ) -> dict[str, Any]:
     """`GET /containers/{id}/json`. folder: the container's own; graph: `GraphDriver.Data`. apparmor: whether the host
-    has it."""
+    has it. links: `/db:/web/database`."""
     path, arguments = command_of(state)
     ids = list(exec_ids)
     return {
@@ -253,7 +260,7 @@ def inspection(
         "ProcessLabel": "",
         "AppArmorProfile": _apparmor(state, available=apparmor),
         "ExecIDs": ids or None,
-        "HostConfig": _host_config(state, default_runtime, api_version),
+        "HostConfig": _host_config(state, default_runtime, links, api_version),
         "GraphDriver": {"Data": dict(graph), "Name": "overlay2"},
         "Mounts": [mount_row(point) for point in state.mounts if point.type != "tmpfs" or point.from_spec],
         "Config": _config(state, env, api_version),
@@ -280,8 +287,11 @@ def readable_log(state: ContainerState, folder: str) -> LogFile | None:
     return log_file(log.type, cached=reads_from_cache(log), folder=folder, container_id=state.container_id)
 
 
-def _host_config(state: ContainerState, default_runtime: str, api_version: tuple[int, int]) -> dict[str, Any]:
+def _host_config(
+    state: ContainerState, default_runtime: str, links: Sequence[str], api_version: tuple[int, int]
+) -> dict[str, Any]:
     document: dict[str, Any] = full(state.host)
+    document["Links"] = list(links) or None
     document["Runtime"] = state.host.runtime or default_runtime
     document["RestartPolicy"]["Name"] = document["RestartPolicy"]["Name"] or "no"
     document["LogConfig"]["Config"] = document["LogConfig"]["Config"] or {}

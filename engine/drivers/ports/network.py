@@ -59,6 +59,11 @@ class NameRecord(msgspec.Struct, frozen=True, kw_only=True):
     container_name: str = ""
 
 
+OwnNames = Mapping[NetworkID, Mapping[str, str]]
+"""Names that one container alone has for others on its networks (links): in lower case, to the names there."""
+NO_NAMES: OwnNames = {}
+
+
 class Networks(Protocol):
     """Networks: the bridge, its addresses and its part of the firewall."""
 
@@ -128,7 +133,12 @@ class Resolver(Protocol):
     """Names on user-defined networks, answered at 127.0.0.11:53 inside each sandbox."""
 
     async def serve(
-        self, container_id: ContainerID, netns_fd: int, networks: Sequence[NetworkID], upstreams: Sequence[str]
+        self,
+        container_id: ContainerID,
+        netns_fd: int,
+        networks: Sequence[NetworkID],
+        upstreams: Sequence[str],
+        links: OwnNames = NO_NAMES,
     ) -> None: ...
 
     async def stop_serving(self, container_id: ContainerID) -> None: ...

@@ -11,6 +11,7 @@ from engine.aggregates.values import etc_files as render
 from engine.aggregates.values.endpoints import Endpoint
 from engine.drivers.ports.storage import ContainerFolders
 from engine.projections.networks import Networks
+from engine.reactors.lifecycle.linked import Linked
 from engine.reactors.lifecycle.names import Names
 
 
@@ -30,6 +31,7 @@ class EtcFiles:
         folders: ContainerFolders,
         networks: Networks,
         names: Names,
+        linked: Linked,
         host_resolv_conf: str,
         dns: Sequence[str] = (),
         search: Sequence[str] = (),
@@ -38,6 +40,7 @@ class EtcFiles:
         self._folders = folders
         self._networks = networks
         self._names = names
+        self._linked = linked
         self._host_resolv_conf = host_resolv_conf
         self._dns = tuple(dns)
         self._search = tuple(search)
@@ -75,6 +78,7 @@ class EtcFiles:
             addresses=addresses,
             extra_hosts=tuple(state.host.extra_hosts or ()),
             host_gateway=gateways[:1],
+            linked=self._linked.records(state, endpoints),
         )
 
     def _resolv_conf(self, state: ContainerState, endpoints: Sequence[Endpoint]) -> str:

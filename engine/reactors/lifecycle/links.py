@@ -22,6 +22,7 @@ from engine.drivers.ports.network import Join, Sandboxes
 from engine.errors import PortError
 from engine.reactors.base import Hands
 from engine.reactors.lifecycle import plan as effects
+from engine.reactors.lifecycle.linked import Linked
 from engine.reactors.lifecycle.names import Names
 from engine.reactors.lifecycle.sandbox import joins, joins_of
 
@@ -30,10 +31,11 @@ NAME = "lifecycle"
 
 
 class Links:
-    def __init__(self, hands: Hands, sandboxes: Sandboxes, names: Names) -> None:
+    def __init__(self, hands: Hands, sandboxes: Sandboxes, names: Names, linked: Linked) -> None:
         self._hands = hands
         self._sandboxes = sandboxes
         self._names = names
+        self._linked = linked
 
     async def join(self, effect: effects.JoinNetwork, correlation: str) -> None:
         """Allocate, join, report. Idempotent: an address that is held already is used."""
@@ -53,6 +55,7 @@ class Links:
             await self._hands.report(NAME, correlation, allocation)
             endpoint = self._endpoint(effect)
             await self._make(wish, endpoint)
+            await self._linked.tell(state)
         except (Rejected, PortError) as error:
             await self._hands.report(
                 NAME,

@@ -12,7 +12,8 @@ from engine.aggregates.container.state import ContainerState
 from engine.aggregates.network import NetworkState
 from engine.aggregates.values.endpoints import Endpoint
 from engine.aggregates.values.ids import NetworkID
-from engine.drivers.ports.network import Resolver, Sandboxes
+from engine.aggregates.values.links import parse_link
+from engine.drivers.ports.network import OwnNames, Resolver, Sandboxes
 from engine.reactors.base import Hands
 from engine.reactors.lifecycle.sandbox import name_records
 
@@ -57,13 +58,29 @@ class Names:
             return ()
         return tuple(state.host.dns or ()) or self._upstreams
 
+    def links(self, state: ContainerState, networks: Sequence[NetworkID]) -> OwnNames:
+        """The names that only this container has for others on these networks (NET-24)."""
+        found: dict[NetworkID, dict[str, str]] = {}
+        for attachment in state.networks:
+            network = self._hands.views.networks.lookup(attachment.network_id or attachment.name)
+            if network is not None and network.network_id in networks:
+                pairs = (parse_link(link) for link in attachment.config.links or ())
+                found[network.network_id] = {alias.lower(): name.lower() for name, alias in pairs}
+        return found
+
     async def serve_running(self, state: ContainerState) -> None:
         """Serve a running container by what it is on now."""
-        networks = self.resolving_of(state.endpoints)
-        if not state.pid or not networks:
+        if not state.pid or not self.resolving_of(state.endpoints):
             return
         netns_fd = await self._sandboxes.enter(state.container_id, state.pid)
         try:
-            await self._resolver.serve(state.container_id, netns_fd, networks, self.upstreams(state, state.endpoints))
+            await self.serve(state, netns_fd, state.endpoints)
         finally:
             os.close(netns_fd)
+
+    async def serve(self, state: ContainerState, netns_fd: int, endpoints: Sequence[Endpoint]) -> None:
+        """Serve a namespace by these endpoints; without a user-defined network among them nothing is served."""
+        networks = self.resolving_of(endpoints)
+        if networks:
+            upstreams, links = self.upstreams(state, endpoints), self.links(state, networks)
+            await self._resolver.serve(state.container_id, netns_fd, networks, upstreams, links)

@@ -14,6 +14,7 @@ import trio
 
 from engine.aggregates.container import events as e
 from engine.aggregates.container.decide import restarts_at_boot
+from engine.aggregates.container.donors import by_dependency
 from engine.aggregates.container.lifecycle import Status
 from engine.aggregates.container.state import ContainerState
 from engine.aggregates.decider import Recorded
@@ -66,14 +67,9 @@ class Lifecycle:
                 self._dispatch(works, state, recorded)
 
     async def _start_at_boot(self) -> None:
-        """Restart policies at a start of the engine. Containers that share another's namespaces come after it."""
+        """Restart policies at a start of the engine. Containers come after those they depend on."""
         due = [s for s in self._hands.views.containers if s.status is Status.EXITED and restarts_at_boot(s)]
-
-        def shares(state: ContainerState) -> bool:
-            modes = (state.host.network_mode, state.host.ipc_mode, state.host.pid_mode)
-            return any(mode.startswith("container:") for mode in modes)
-
-        for state in sorted(due, key=shares):
+        for state in by_dependency(due):
             await self._starts.start_at_boot(state.container_id)
 
     def _signal(self, works: Works, state: ContainerState, recorded: Recorded) -> None:

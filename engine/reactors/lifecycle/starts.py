@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from engine import transactions
 from engine.aggregates.container import commands as c
-from engine.aggregates.container.donors import Kind
+from engine.aggregates.container.donors import Kind, dependencies
 from engine.aggregates.container.lifecycle import Status
 from engine.aggregates.container.state import ContainerState
 from engine.aggregates.decider import Command, Rejected
@@ -36,6 +36,7 @@ from engine.errors import PortError
 from engine.reactors.base import Hands, surely
 from engine.reactors.lifecycle import plan as effects
 from engine.reactors.lifecycle.etc import EtcFiles
+from engine.reactors.lifecycle.linked import Linked
 from engine.reactors.lifecycle.logs import log_spec
 from engine.reactors.lifecycle.names import Names
 from engine.reactors.lifecycle.sandbox import carrier_of, joins
@@ -45,6 +46,7 @@ logger = logging.getLogger("ishmael.lifecycle")
 NAME = "lifecycle"
 UNEXECUTABLE = 128
 PORT_ATTEMPTS = 5
+TOGETHER_NS = 1_000_000_000
 NETWORK_SYSCTL = "net."
 
 
@@ -59,6 +61,7 @@ class Starts:
         sandboxes: Sandboxes,
         resolver: Resolver,
         names: Names,
+        linked: Linked,
         etc: EtcFiles,
         processes: Processes,
         runtimes: Mapping[str, str],
@@ -72,6 +75,7 @@ class Starts:
         self._sandboxes = sandboxes
         self._resolver = resolver
         self._names = names
+        self._linked = linked
         self._etc = etc
         self._processes = processes
         self._runtimes = runtimes
@@ -125,21 +129,29 @@ class Starts:
         left_s = (effect.due_at - self._hands.clock.now_ns()) / 1e9
         if left_s > 0:
             await trio.sleep(left_s)
+        await self._dependencies_begun(self._hands.container(effect.container_id))
         state = self._hands.container(effect.container_id)
         if state.status is Status.RESTARTING and state.run == effect.run:
             await self._wish(state)
 
     async def start_at_boot(self, container_id: ContainerID) -> None:
-        """A container that does not run, and whose policy wants it to after a start of the engine (SYS-10). Those whose
-        namespaces it shares must have been begun before."""
-        state = self._hands.container(container_id)
-        for mode in (state.host.network_mode, state.host.ipc_mode, state.host.pid_mode):
-            if mode.startswith("container:"):
-                donor = self._hands.views.containers.find(mode.partition(":")[2])
-                await self._hands.pump.until(f"container:{donor.container_id}", lambda now: not now.starting)
+        """A container that does not run, and whose policy wants it to after a start of the engine (SYS-10). Those it
+        depends on must have been begun before."""
+        await self._dependencies_begun(self._hands.container(container_id))
         state = self._hands.container(container_id)
         if state.status is Status.EXITED:
             await self._wish(state)
+
+    async def _dependencies_begun(self, state: ContainerState) -> None:
+        """Let those that it depends on go first, when they start by themselves just now: containers that ended together
+        (with the host) come back together. One that is due later is not waited for: the start fails, as in Docker."""
+        soon = self._hands.clock.now_ns() + TOGETHER_NS
+
+        def begun(now: ContainerState) -> bool:
+            return not now.starting and not (now.status is Status.RESTARTING and now.restart_due_at <= soon)
+
+        for needed in dependencies(state):
+            await self._hands.pump.until(f"container:{needed}", begun)
 
     async def _wish(self, state: ContainerState) -> None:
         state = self._hands.newest(state.container_id)
@@ -189,6 +201,7 @@ class Starts:
 
     async def _perform(self, state: ContainerState) -> tuple[int, tuple[Endpoint, ...], tuple[PublishedPort, ...]]:
         endpoints, ports = self._held(state)
+        self._linked.check(state, endpoints)
         rootfs = await self._rootfs.prepare(state.container_id, state.layers, volatile=state.host.auto_remove)
         mounts = await self._sources(state, rootfs)
         planned = joins(endpoints, state.networks, ports, self._hands.views.networks, name=state.name)
@@ -196,6 +209,7 @@ class Starts:
         try:
             await self._fit_out(state, endpoints, planned, sandboxing)
             files = await self._etc.write(state, endpoints)
+            await self._linked.tell(state)
             spec = await self._processes.of_container(state, rootfs, mounts, files, sandboxing)
             launch = Launch(
                 container_id=state.container_id,
@@ -282,10 +296,7 @@ class Starts:
             return
         if planned:
             await self._sandboxes.join(state.container_id, sandboxing.netns_fd, planned)
-        resolving = self._names.resolving_of(endpoints)
-        if resolving:
-            upstreams = self._names.upstreams(state, endpoints)
-            await self._resolver.serve(state.container_id, sandboxing.netns_fd, resolving, upstreams)
+        await self._names.serve(state, sandboxing.netns_fd, endpoints)
 
 
 def _stdio(state: ContainerState) -> Stdio:

@@ -169,11 +169,6 @@ def test_what_is_legal_passes(host: dict) -> None:
     check(ContainerConfig(), HostConfig(**host), FACTS)
 
 
-@pytest.mark.parametrize("host", [{"links": ("a:b",)}])
-def test_what_this_engine_has_not_got_is_said_to_be_absent(host: dict) -> None:
-    assert refusal({}, host)[0] is Reason.NOT_IMPLEMENTED
-
-
 SHARED = {"network_mode": "container:x"}
 KIND = "the container type network mode"
 
@@ -183,7 +178,12 @@ KIND = "the container type network mode"
     [
         ({}, {"network_mode": "container:"}, "invalid container format container:<name|id>"),
         ({"hostname": "box"}, SHARED, "conflicting options: hostname and the network mode"),
-        ({}, {**SHARED, "links": ("a",)}, f"conflicting options: {KIND} can't be used with links"),
+        (
+            {},
+            {**SHARED, "links": ("a",)},
+            "conflicting options: container type network can't be used with links. This would result in undefined "
+            "behavior",
+        ),
         ({}, {**SHARED, "dns": ("1.1.1.1",)}, "conflicting options: dns and the network mode"),
         (
             {},

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import trio
 
 from engine.aggregates.values.ids import ContainerID, NetworkID
-from engine.drivers.ports.network import Join, NameRecord, NetworkInventory, NetworkSpec
+from engine.drivers.ports.network import NO_NAMES, Join, NameRecord, NetworkInventory, NetworkSpec, OwnNames
 from engine.errors import Fault, PortError
 from tests.simulation.drivers.runtime import namespace_of
 from tests.simulation.faults import Faults, Gate
@@ -157,7 +157,12 @@ class SimulatedResolver:
         self.served: dict[str, tuple[str, ...]] = {}
 
     async def serve(
-        self, container_id: ContainerID, netns_fd: int, networks: Sequence[NetworkID], upstreams: Sequence[str]
+        self,
+        container_id: ContainerID,
+        netns_fd: int,
+        networks: Sequence[NetworkID],
+        upstreams: Sequence[str],
+        links: OwnNames = NO_NAMES,
     ) -> None:
         def begin() -> None:
             self.served[container_id] = tuple(networks)

@@ -94,6 +94,14 @@ class SimulatedFolders(Part):
         await self.perform("write folder", lambda: self.machine.folders.setdefault(container_id, {}).update(files))
         return self.path(container_id)
 
+    async def edit(self, container_id: ContainerID, name: str, change: Callable[[str], str]) -> None:
+        def rewrite() -> None:
+            files = self.machine.folders.get(container_id, {})
+            if name in files:
+                files[name] = change(files[name])
+
+        await self.perform("edit file", rewrite)
+
     def path(self, container_id: ContainerID) -> str:
         return f"/containers/{container_id}"
 

@@ -26,7 +26,7 @@ from engine.drivers.linux.network.forwarding import Forwarder
 from engine.drivers.linux.network.redirect import redirect
 from engine.drivers.linux.network.state import Kernel
 from engine.drivers.linux.network.zones import NamedZone, Zone, find, make_zone, reverse
-from engine.drivers.ports.network import NameRecord
+from engine.drivers.ports.network import NO_NAMES, NameRecord, OwnNames
 from engine.errors import PortError
 
 TTL_S = 600
@@ -39,14 +39,22 @@ _ADDRESS_TYPES = {dnslib.QTYPE.A: "ipv4_address", dnslib.QTYPE.AAAA: "ipv6_addre
 
 
 class _Sandbox:
-    """One served sandbox. `networks` and `upstreams` change while it is served."""
+    """One served sandbox. `networks`, `links` and `upstreams` change while it is served."""
 
-    __slots__ = ("forwarder", "networks", "scope", "tcp", "turn", "udp")
+    __slots__ = ("forwarder", "links", "networks", "scope", "tcp", "turn", "udp")
 
-    def __init__(self, udp: socket.socket, tcp: socket.socket, networks: Sequence[NetworkID], upstreams: Sequence[str]):
+    def __init__(
+        self,
+        udp: socket.socket,
+        tcp: socket.socket,
+        networks: Sequence[NetworkID],
+        upstreams: Sequence[str],
+        links: OwnNames,
+    ) -> None:
         self.udp = trio.socket.from_stdlib_socket(udp)
         self.tcp = trio.SocketListener(trio.socket.from_stdlib_socket(tcp))
         self.networks = tuple(networks)
+        self.links = links
         self.forwarder = Forwarder(upstreams)
         self.scope = trio.CancelScope()
         self.turn = 0
@@ -61,14 +69,20 @@ class LinuxResolver:
         self._sandboxes: dict[ContainerID, _Sandbox] = {}
 
     async def serve(
-        self, container_id: ContainerID, netns_fd: int, networks: Sequence[NetworkID], upstreams: Sequence[str]
+        self,
+        container_id: ContainerID,
+        netns_fd: int,
+        networks: Sequence[NetworkID],
+        upstreams: Sequence[str],
+        links: OwnNames = NO_NAMES,
     ) -> None:
-        """Answer inside the namespace. Called again for a served container, it changes networks and upstreams only. The
-        sockets hold the namespace until `stop_serving`. upstreams: addresses, the first three count; none: nothing is
-        forwarded."""
+        """Answer inside the namespace. Called again for a served container, it changes networks, links and upstreams
+        only. The sockets hold the namespace until `stop_serving`. upstreams: addresses, the first three count; none:
+        nothing is forwarded."""
         served = self._sandboxes.get(container_id)
         if served is not None:
             served.networks = tuple(networks)
+            served.links = links
             served.forwarder = Forwarder(upstreams)
             return
         try:
@@ -76,7 +90,7 @@ class LinuxResolver:
         except OSError as error:
             message = f"cannot start the resolver of container {container_id}: {error.strerror}"
             raise PortError("serve", message, errno=error.errno or 0) from error
-        served = _Sandbox(udp, tcp, networks, upstreams)
+        served = _Sandbox(udp, tcp, networks, upstreams, links)
         self._sandboxes[container_id] = served
         nursery = self._kernel.nursery
         assert nursery is not None, "the driver is running"
@@ -168,7 +182,7 @@ class LinuxResolver:
             return
         if not query.questions or query.header.qr:
             return
-        local = self.answer(served.networks, query, turn=served.turn)
+        local = self.answer(served.networks, query, turn=served.turn, links=served.links)
         served.turn += 1
         if local is not None:
             await send(_packed(query, local, stream=stream))
@@ -176,13 +190,22 @@ class LinuxResolver:
             nursery.start_soon(served.forwarder.forward, query, packet, send, stream)
 
     def answer(
-        self, networks: Sequence[NetworkID], query: dnslib.DNSRecord, *, turn: int = 0
+        self,
+        networks: Sequence[NetworkID],
+        query: dnslib.DNSRecord,
+        *,
+        turn: int = 0,
+        links: OwnNames = NO_NAMES,
     ) -> dnslib.DNSRecord | None:
         """The answer from the zones of these networks, or None when it is for somebody else to give. turn: rotates the
         addresses of a name that has several."""
         question = query.q
         zones = [
-            NamedZone(network_name=self._kernel.network_names.get(each, ""), zone=self._zones[each])
+            NamedZone(
+                network_name=self._kernel.network_names.get(each, ""),
+                zone=self._zones[each],
+                links=links.get(each, {}),
+            )
             for each in networks
             if each in self._zones
         ]

@@ -20,10 +20,16 @@ class Zone(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NamedZone(msgspec.Struct, frozen=True, kw_only=True):
-    """A zone under its network's name."""
+    """A zone under its network's name. links: names that only the asking container has for others there, in lower
+    case."""
 
     network_name: str
     zone: Zone
+    links: Mapping[str, str] = {}
+
+    def lookup(self, name: str) -> tuple[NameRecord, ...]:
+        """A link hides a name of the zone that is spelled alike."""
+        return self.zone.names.get(self.links.get(name, name), ())
 
 
 def make_zone(records: Iterable[NameRecord]) -> Zone:
@@ -46,14 +52,14 @@ def find(zones: Sequence[NamedZone], name: str) -> tuple[NameRecord, ...]:
     `a.b.c` is looked for whole in every zone, then as `a.b` in network `c`, then as `a` in network `b.c`: names of
     containers and of networks may have dots."""
     wanted = name.lower()
-    for each in zones:
-        if found := each.zone.names.get(wanted):
+    for each in sorted(zones, key=lambda zone: wanted not in zone.links):
+        if found := each.lookup(wanted):
             return found
     labels = wanted.split(".")
     for cut in range(len(labels) - 1, 0, -1):
         head, network_name = ".".join(labels[:cut]), ".".join(labels[cut:])
         for each in zones:
-            if each.network_name.lower() == network_name and (found := each.zone.names.get(head)):
+            if each.network_name.lower() == network_name and (found := each.lookup(head)):
                 return found
     return ()
 

@@ -5,15 +5,19 @@ Files are rewritten in place and never replaced: a bind mount holds the inode it
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import trio
 
 from engine.aggregates.values.ids import ContainerID
+from engine.drivers.linux.storage.errors import as_port_error
 from engine.drivers.linux.storage.places import DIRECTORY_MODE, Places
 
 FILE_MODE = 0o644
+EDIT_BYTES_MAX = 1 << 20
 
 
 class LinuxContainerFolders:
@@ -41,6 +45,14 @@ class LinuxContainerFolders:
                 os.close(fd)
         return folder
 
+    async def edit(self, container_id: ContainerID, name: str, change: Callable[[str], str]) -> None:
+        with as_port_error(f"edit {name}"), contextlib.suppress(FileNotFoundError):
+            fd = os.open(f"{self.path(container_id)}/{name}", os.O_RDWR | os.O_CLOEXEC)
+            try:
+                _edit(fd, change)
+            finally:
+                os.close(fd)
+
     async def discard(self, container_id: ContainerID) -> None:
         self._places.discard(self.path(container_id))
 
@@ -50,3 +62,14 @@ class LinuxContainerFolders:
         except FileNotFoundError:
             return ()
         return tuple(ContainerID(name) for name in names)
+
+
+def _edit(fd: int, change: Callable[[str], str]) -> None:
+    """The container writes this file too: bytes that are no text stay the bytes they are."""
+    before = os.read(fd, EDIT_BYTES_MAX + 1)
+    if len(before) > EDIT_BYTES_MAX:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+    after = change(before.decode(errors="surrogateescape")).encode(errors="surrogateescape")
+    if after != before:
+        os.pwrite(fd, after, 0)
+        os.ftruncate(fd, len(after))
