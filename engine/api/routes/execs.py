@@ -228,7 +228,8 @@ def inspection(context: ApiContext, state: ExecState) -> dict[str, Any]:
     ended = state.status is ExecStatus.EXITED
     return {
         "ID": state.exec_id,
-        "Running": state.status is ExecStatus.RUNNING,
+        # From the request on, as moby's: its output may reach a client before its start has reached the log.
+        "Running": state.status in (ExecStatus.STARTING, ExecStatus.RUNNING),
         "ExitCode": state.exit_code if ended else None,
         "ProcessConfig": {
             "tty": spec.tty,
