@@ -88,6 +88,14 @@ def credentials_of(request: Request) -> Credentials | None:
     return decode_credentials(request.headers.get("X-Registry-Auth", ""))
 
 
+def forgiven_credentials(request: Request) -> Credentials | None:
+    """For what may be asked without any, bad credentials are none (moby ignores them, too)."""
+    try:
+        return credentials_of(request)
+    except Rejected:
+        return None
+
+
 def decode_credentials(encoded: str) -> Credentials | None:
     """Standard base64 is read too, and missing padding forgiven: old clients send both."""
     if not encoded:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import docker
 import pytest
 
+from tests.drivers.registry.test_client import answer, serving
 from tests.support.engine import Engine
-from tests.support.images import image_of, layer_of
+from tests.support.images import digest, image_of, layer_of
 from tests.support.outside import standing_in
 from tests.support.registry import TestRegistry, running_registry, tool
 
@@ -82,6 +86,46 @@ def test_a_registry_with_a_password(images: Engine, tmp_path: Path) -> None:
         assert "no basic auth credentials" in images.cli("pull", name, check=False).stderr
     stored = subprocess.run(["grep", "-rl", "whale", str(images.data_root)], capture_output=True, check=False)
     assert stored.stdout == b"", "the password stands in a file"
+
+
+def test_the_registry_is_asked_about_an_image(images: Engine, tmp_path: Path) -> None:
+    """IMG-19: by docker-py; nothing is pulled for it."""
+    with registry_beside(images, tmp_path, users={"jonah": "whale"}) as registry, images.client() as client:
+        found = registry.push_index("app", "v1", {"linux/amd64": IMAGE})
+        name, login = f"{registry.address}/app:v1", {"username": "jonah", "password": "whale"}
+        data = client.images.get_registry_data(name, auth_config=login)
+        assert data.id == found
+        assert data.has_platform("linux/amd64")
+        assert not data.has_platform("linux/arm64")
+        alone = f"{registry.address}/app@{digest(IMAGE.manifest)}"
+        assert client.images.get_registry_data(alone, auth_config=login).has_platform("linux/amd64")
+        for credentials, asked, status in ((None, name, 401), (login, f"{registry.address}/app:v2", 404)):
+            with pytest.raises(docker.errors.APIError) as refused:
+                client.images.get_registry_data(asked, auth_config=credentials or {"username": ""})
+            assert refused.value.status_code == status
+    assert images.out("images", "-q", f"{registry.address}/app") == ""
+
+
+def test_a_registry_is_searched(images: Engine) -> None:
+    """IMG-17."""
+    results = [
+        {"name": "sea/whale", "description": "white", "star_count": 12, "is_official": False, "is_automated": False},
+        {"name": "whale", "description": "", "star_count": 3, "is_official": True, "is_automated": True},
+    ]
+
+    def handle(request: Any) -> None:
+        answer(request, 200, json.dumps({"results": results}).encode())
+
+    with standing_in(images.name), serving(handle) as server:
+        term = f"{server.address}/whale"
+        columns = "{{.Name}} {{.StarCount}} {{.IsOfficial}}"
+        shown = images.out("search", "--format", columns, "--limit", "5", term)
+        assert sorted(shown.splitlines()) == ["sea/whale 12 ", "whale 3 [OK]"]
+        assert server.seen[-1][0] == "/v1/search?q=whale&n=5"
+        assert images.out("search", "--format", "{{.Name}}", "--filter", "stars=10", term) == "sea/whale"
+        assert images.out("search", "--format", "{{.Name}}", "--filter", "is-official=true", term) == "whale"
+        assert "outside the range" in images.cli("search", "--limit", "101", term, check=False).stderr
+    assert "connection refused" in images.cli("search", "127.0.0.1:1/whale", check=False).stderr
 
 
 def test_a_registry_that_is_not_there(images: Engine) -> None:

@@ -26,7 +26,7 @@ from engine.clock import SystemClock
 from engine.config import DaemonConfig
 from engine.drivers.linux.storage.store import LinuxStorage
 from engine.drivers.ports.network import NetworkSpec
-from engine.drivers.ports.registry import Credentials, RemoteManifest
+from engine.drivers.ports.registry import Credentials, RemoteManifest, SearchResult
 from engine.entropy import SystemEntropy
 from engine.errors import Fault, PortError
 from engine.projections.containers import Containers
@@ -50,7 +50,7 @@ CAUSE = Cause(actor="test", correlation="test")
 class MemoryRegistry:
     """The Registry port over dictionaries. `breaks`: blob digest -> offsets at which the connection breaks once;
     `gates`: blobs that wait before their first byte; `holdings`: repository -> blobs that came by a push or mount;
-    `refuse`: words of the next refusal of a manifest."""
+    `repositories`: domain -> what a search finds; `refuse`: words of the next refusal of a manifest."""
 
     def __init__(self) -> None:
         self.manifests: dict[str, tuple[str, bytes]] = {}
@@ -60,6 +60,7 @@ class MemoryRegistry:
         self.begun: list[tuple[str, int]] = []
         self.ended: list[str] = []
         self.holdings: dict[str, set[str]] = {}
+        self.repositories: dict[str, list[SearchResult]] = {}
         self.refuse = ""
 
     def push(self, name: str, tag: str, image: TestImage) -> str:
@@ -88,11 +89,14 @@ class MemoryRegistry:
             self.manifests[f"{name}:{key}"] = (kind, body)
         return digest(body)
 
-    async def manifest(self, reference: Reference, credentials: Credentials | None) -> RemoteManifest:
+    async def manifest(
+        self, reference: Reference, credentials: Credentials | None, *, to_pull: bool = True
+    ) -> RemoteManifest:
         await trio.lowlevel.checkpoint()
         key = f"{reference.repository}:{reference.digest or reference.tag or 'latest'}"
         if key not in self.manifests:
-            words = f"manifest for {reference.familiar} not found: manifest unknown: manifest unknown"
+            words = f"manifest for {reference.familiar} not found: " if to_pull else ""
+            words += "manifest unknown: manifest unknown"
             raise PortError("pull manifest", words, fault=Fault.NOT_FOUND)
         kind, body = self.manifests[key]
         descriptor = Descriptor(media_type=kind, digest=Digest(digest(body)), size=len(body))
@@ -160,6 +164,12 @@ class MemoryRegistry:
             raise PortError("push", words, fault=Fault.FORBIDDEN)
         for key in (reference.tag, digest(body)):
             self.manifests[f"{reference.repository}:{key}"] = (descriptor.media_type, body)
+
+    async def search(
+        self, domain: str, term: str, limit: int, credentials: Credentials | None
+    ) -> tuple[SearchResult, ...]:
+        await trio.lowlevel.checkpoint()
+        return tuple(result for result in self.repositories.get(domain, ()) if term in result.name)[:limit]
 
     async def login(self, server: str, credentials: Credentials) -> str:
         if credentials.password != "right":

@@ -40,7 +40,6 @@ ABSENT: tuple[tuple[str, str], ...] = (
     ("/build", "building images"),
     ("/build/prune", "the build cache"),
     ("/build/cancel", "building images"),
-    ("/images/search", "searching a registry"),
     ("/containers/<path:rest>/checkpoints", EXPERIMENTAL),
     ("/containers/<path:rest>/checkpoints/<checkpoint>", EXPERIMENTAL),
 )

@@ -21,12 +21,11 @@ from engine.api.app import EngineApp, not_implemented
 from engine.api.context import ApiContext
 from engine.api.filters import Filters
 from engine.api.image_removal import ImageRemovals, Record
-from engine.api.params import Query, cause_of, credentials_of
+from engine.api.params import Query, cause_of, forgiven_credentials
 from engine.api.pruning import PRUNE_FILTERS, alone, prune_label_match, prune_until, tell_pruned
 from engine.api.responses import empty, json_response
 from engine.api.shapes import images as shapes
 from engine.api.streams import Emit, current_request, eager_raw_response, progress_stream, request
-from engine.drivers.ports.registry import Credentials
 from engine.errors import PortError
 
 LIST_FILTERS = frozenset({"dangling", "label", "label!", "before", "since", "reference", "until"})
@@ -116,7 +115,7 @@ def register(app: EngineApp, context: ApiContext) -> None:
         asked = query.text("platform")
         if asked and current_request().api_version >= (1, 46):
             check_platform(find(context, reference.familiar), reference.familiar, decode_platform(asked))
-        credentials, cause = _forgiven_credentials(), cause_of(request)
+        credentials, cause = forgiven_credentials(request), cause_of(request)
 
         async def produce(emit: Emit) -> None:
             await context.images.push(reference, credentials, emit, cause)
@@ -149,7 +148,7 @@ async def _pull(context: ApiContext, query: Query, platform: Platform | None) ->
     reference, all_tags = pull_reference(query.text("fromImage"), query.text("tag"))
     if reference.familiar_name == "scratch":
         raise Rejected(Reason.FORBIDDEN, "'scratch' is a reserved name")
-    credentials, cause = _forgiven_credentials(), cause_of(request)
+    credentials, cause = forgiven_credentials(request), cause_of(request)
 
     async def produce(emit: Emit) -> None:
         try:
@@ -249,14 +248,6 @@ def check_platform(state: ImageState, name: str, wanted: Platform) -> None:
             f"image with reference {name} was found but its platform ({state.platform}) does not match the specified "
             f"platform ({wanted})",
         )
-
-
-def _forgiven_credentials() -> Credentials | None:
-    """For a pull or a push, bad credentials are none (moby ignores them, too)."""
-    try:
-        return credentials_of(request)
-    except Rejected:
-        return None
 
 
 def _no_platform_choice() -> None:

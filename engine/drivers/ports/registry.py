@@ -29,12 +29,25 @@ class RemoteManifest(msgspec.Struct, frozen=True, kw_only=True):
     body: bytes
 
 
+class SearchResult(msgspec.Struct, frozen=True, kw_only=True):
+    """A repository that a search has found. is_automated: what the registry says; there are none any more."""
+
+    name: str = ""
+    description: str = ""
+    star_count: int = 0
+    is_official: bool = False
+    is_automated: bool = False
+
+
 class Registry(Protocol):
     """Reading from and writing to a registry; mirrors, token and basic auth, TLS policy are the driver's own."""
 
-    async def manifest(self, reference: Reference, credentials: Credentials | None) -> RemoteManifest:
-        """The manifest or index a tag or digest names, its digest verified. Raises PortError NOT_FOUND, UNAUTHORIZED,
-        FORBIDDEN, UNAVAILABLE (registry down)."""
+    async def manifest(
+        self, reference: Reference, credentials: Credentials | None, *, to_pull: bool = True
+    ) -> RemoteManifest:
+        """The manifest or index a tag or digest names, its digest verified. to_pull: refusals have Docker's words for
+        who pulls (a repository that is denied is not found); else the registry's own. Raises PortError NOT_FOUND,
+        UNAUTHORIZED, FORBIDDEN, UNAVAILABLE (registry down)."""
         ...
 
     def blob(
@@ -71,6 +84,13 @@ class Registry(Protocol):
         self, reference: Reference, descriptor: Descriptor, body: bytes, credentials: Credentials | None
     ) -> None:
         """Put a manifest under the reference's tag, or under its digest where there is no tag. Its blobs are there."""
+        ...
+
+    async def search(
+        self, domain: str, term: str, limit: int, credentials: Credentials | None
+    ) -> tuple[SearchResult, ...]:
+        """Repositories of a registry that fit a term, as the registry ranks them. Raises PortError, INVALID for a
+        registry that cannot be reached."""
         ...
 
     async def login(self, server: str, credentials: Credentials) -> str:

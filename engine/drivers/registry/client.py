@@ -1,8 +1,8 @@
 """Port Registry: an OCI distribution registry.
 
 Owns reading: manifests with their digests verified, blobs resumed where they broke, tags, login. Writing is
-uploads.py's, what both share door.py's. Refuses to know: what is done with manifests and blobs; the blob store
-verifies blobs. Source: OCI distribution-spec v1.1.
+uploads.py's, searching searching.py's, what they share door.py's. Refuses to know: what is done with manifests and
+blobs; the blob store verifies blobs. Source: OCI distribution-spec v1.1.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from engine.aggregates.values.descriptor import INDEXES, MANIFESTS, SCHEMA1, Des
 from engine.aggregates.values.ids import Digest
 from engine.aggregates.values.manifest import MANIFEST_BYTES_MAX
 from engine.aggregates.values.reference import DEFAULT_DOMAIN, Reference
-from engine.drivers.ports.registry import Credentials, RemoteManifest
+from engine.drivers.ports.registry import Credentials, RemoteManifest, SearchResult
 from engine.drivers.registry.auth import challenges
 from engine.drivers.registry.door import Ask, Door
 from engine.drivers.registry.errors import is_tls_failure, unreachable
 from engine.drivers.registry.http import bounded
 from engine.drivers.registry.policy import HUB_LOGIN_SERVERS, Endpoint, RegistryPolicy, endpoints
+from engine.drivers.registry.searching import search
 from engine.drivers.registry.uploads import Uploads
 from engine.errors import Fault, PortError
 
@@ -53,7 +54,9 @@ class RegistryClient:
     async def aclose(self) -> None:
         await self._door.aclose()
 
-    async def manifest(self, reference: Reference, credentials: Credentials | None) -> RemoteManifest:
+    async def manifest(
+        self, reference: Reference, credentials: Credentials | None, *, to_pull: bool = True
+    ) -> RemoteManifest:
         wanted = reference.digest or reference.tag or "latest"
         ask = Ask(
             reference=reference,
@@ -61,6 +64,7 @@ class RegistryClient:
             operation="pull manifest",
             credentials=credentials,
             headers={"Accept": _ACCEPT},
+            to_pull=to_pull,
         )
         response, body = await self._read(ask, MANIFEST_BYTES_MAX)
         digest = Digest("sha256:" + hashlib.sha256(body).hexdigest())
@@ -115,6 +119,11 @@ class RegistryClient:
             target = httpx.URL("http://registry" + path).join(following)
             path = target.raw_path.decode()  # the path alone: a list is not continued on another host.
         return tuple(found)
+
+    async def search(
+        self, domain: str, term: str, limit: int, credentials: Credentials | None
+    ) -> tuple[SearchResult, ...]:
+        return await search(self._door, domain, term, limit, credentials)
 
     async def login(self, server: str, credentials: Credentials) -> str:
         host = server.rpartition("://")[2].partition("/")[0]

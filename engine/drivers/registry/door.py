@@ -25,7 +25,8 @@ READ, WRITE = "pull", "pull,push"
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True):
     """One request of a repository. path: below the endpoint, or a whole URL. actions: of the token's scope. content:
-    makes the body, anew for each try. also: scopes of other repositories (a mount reads there)."""
+    makes the body, anew for each try. also: scopes of other repositories (a mount reads there). to_pull: whether
+    refusals are told in the words for those who pull."""
 
     reference: Reference
     path: str
@@ -36,6 +37,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     actions: str = READ
     content: Callable[[], AsyncIterator[bytes]] | bytes | None = None
     also: tuple[str, ...] = ()
+    to_pull: bool = True
     expected: frozenset[int] = frozenset({200, 201, 202, 206})
 
 
@@ -123,8 +125,8 @@ class Door:
             offered = self._challenges[endpoint.base] = challenges(response)
             if not offered:
                 break
-        # The words about pulling are for those who pull.
-        raise refusal(response, body, ask.reference if ask.actions == READ else None, ask.operation)
+        pulling = ask.to_pull and ask.actions == READ
+        raise refusal(response, body, ask.reference if pulling else None, ask.operation)
 
     def _may_send_credentials(self, realm: httpx.URL) -> bool:
         return realm.scheme == "https" or is_insecure(self.policy, realm.netloc.decode())

@@ -377,6 +377,25 @@ async def test_tls_trusts_the_hosts_own_certs_d_and_nobody_else(tmp_path: Path) 
             assert (await client.manifest(reference, None)).body == MANIFEST
 
 
+@pytest.mark.parametrize(
+    ("status", "code", "fault"),
+    [
+        (403, "DENIED", Fault.FORBIDDEN),
+        (401, "UNAUTHORIZED", Fault.UNAUTHORIZED),
+        (404, "MANIFEST_UNKNOWN", Fault.NOT_FOUND),
+    ],
+)
+async def test_who_does_not_pull_hears_the_registrys_own_refusal(status: int, code: str, fault: Fault) -> None:
+    """IMG-19."""
+    body = json.dumps({"errors": [{"code": code, "message": "not for you"}]}).encode()
+    with serving(lambda request: answer(request, status, body)) as server:
+        async with impatient() as client:
+            with pytest.raises(PortError) as refused:
+                await client.manifest(image_on(server), None, to_pull=False)
+    assert refused.value.fault is fault
+    assert refused.value.message == f"{code.lower().replace('_', ' ')}: not for you"
+
+
 async def test_a_name_nobody_knows_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     class Nobody(Names):
         async def getaddrinfo(self, *unused: Any, **more: Any) -> Any:
