@@ -7,22 +7,14 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from engine import options
 from engine.api.versions import ENGINE_VERSION
 from engine.config import ConfigError, DaemonConfig
 from engine.pidfile import pidfile
-
-LEVELS = {
-    "panic": logging.CRITICAL,
-    "fatal": logging.CRITICAL,
-    "error": logging.ERROR,
-    "warn": logging.WARNING,
-    "info": logging.INFO,
-    "debug": logging.DEBUG,
-    "trace": logging.DEBUG,
-}
+from engine.reload import log_level
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     configure_logging(config)
     try:
         with pidfile(config.pidfile):
-            return start(config)
+            return start(config, partial(options.load, given))
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 1
@@ -50,21 +42,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def configure_logging(config: DaemonConfig) -> None:
     """One line per record on standard error, where a service manager expects it."""
-    level = logging.DEBUG if config.debug else LEVELS[config.log_level.lower()]
     logging.basicConfig(
-        level=level,
+        level=log_level(config),
         stream=sys.stderr,
         format='time="%(asctime)s" level=%(levelname)s logger=%(name)s msg="%(message)s"',
     )
 
 
-def start(config: DaemonConfig) -> int:
-    """Run the engine until it is told to stop."""
+def start(config: DaemonConfig, reread: Callable[[], DaemonConfig]) -> int:
+    """Run the engine until it is told to stop. reread: the configuration anew, from the same flags."""
     import trio  # here: --version and --validate need neither trio nor the engine
 
     from engine import bootstrap
 
-    trio.run(bootstrap.run, config)
+    trio.run(bootstrap.run, config, reread)
     return 0
 
 

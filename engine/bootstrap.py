@@ -12,7 +12,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -50,10 +50,12 @@ from engine.drivers.ports.host import HostFacts
 from engine.drivers.registry.client import RegistryClient
 from engine.drivers.registry.policy import RegistryPolicy
 from engine.entropy import SystemEntropy
+from engine.errors import PortError
 from engine.listeners import close_listeners, open_listeners
 from engine.oci import seccomp
 from engine.oci.spec import HostTraits
 from engine.reactors.shutdown import stop_containers
+from engine.reload import left_alone, log_level
 from engine.transactions import EphemeralRange
 
 logger = logging.getLogger("ishmael")
@@ -66,14 +68,16 @@ SECCOMP_PROFILE = Path(__file__).parent / "drivers/linux/runtime/data/seccomp-de
 INIT_NAMES = ("docker-init", "tini-static", "tini")
 
 
-async def run(config: DaemonConfig) -> None:
-    """The whole life of an engine: until SIGTERM or SIGINT. Raises ConfigError when it cannot start."""
+async def run(config: DaemonConfig, reread: Callable[[], DaemonConfig]) -> None:
+    """The whole life of an engine: until SIGTERM or SIGINT. SIGHUP takes up what `reread` brings. Raises ConfigError
+    when it cannot start."""
     _prepare_process()
+    first = config
     config = with_cgroup_driver(config, LinuxHost().facts())
     config, id_map = _remapped(config)
     for folder in (config.data_root, config.exec_root):
         os.makedirs(folder, DIRECTORY_MODE, exist_ok=True)
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         lock = _lock(config.data_root)
         try:
             async with _engine(config, id_map) as engine:
@@ -84,6 +88,9 @@ async def run(config: DaemonConfig) -> None:
                         logger.info("API listens on %s", ", ".join(config.hosts))
                         notify.notify(notify.READY)
                         async for number in signals:
+                            if number == signal.SIGHUP:
+                                await _reload(engine, first, reread)
+                                continue
                             logger.info("%s: stopping", signal.Signals(number).name)
                             break
                         notify.notify(notify.STOPPING)
@@ -91,10 +98,25 @@ async def run(config: DaemonConfig) -> None:
                         nursery.cancel_scope.cancel()
                 finally:
                     close_listeners(sockets)
-                if not config.live_restore:
-                    await stop_containers(engine.hands, config.shutdown_timeout_s)
+                if not engine.config.live_restore:
+                    await stop_containers(engine.hands, engine.config.shutdown_timeout_s)
         finally:
             os.close(lock)
+
+
+async def _reload(engine: Engine, first: DaemonConfig, reread: Callable[[], DaemonConfig]) -> None:
+    """SYS-04: all of what can be reloaded, or nothing and the reason in the log."""
+    try:
+        read = reread()
+        await engine.reload(read)
+    except (ConfigError, PortError) as error:
+        logger.error("SIGHUP: the configuration is not reloaded: %s", error)  # noqa: TRY400 - a slip, not a bug
+        return
+    logging.getLogger().setLevel(log_level(engine.config))
+    logger.info("SIGHUP: the configuration is reloaded")
+    waiting = left_alone(first, read)
+    if waiting:
+        logger.warning("these have changed and wait for a restart of the engine: %s", ", ".join(waiting))
 
 
 @asynccontextmanager
@@ -125,6 +147,7 @@ def _drivers(config: DaemonConfig, host: LinuxHost, logs: FileLogs, id_map: IdMa
     """Everything concrete. Nothing is touched before `begin`."""
     parser = apparmor.parser_of()
     runtime = LinuxRuntime(config.exec_root, config.data_root, apparmor.AppArmor(parser) if parser else None)
+    registry = RegistryClient(_registry_policy(config))
     storage = LinuxStorage(config.data_root, id_map=id_map)
     networking = LinuxNetworking(
         NetworkingOptions(
@@ -161,10 +184,15 @@ def _drivers(config: DaemonConfig, host: LinuxHost, logs: FileLogs, id_map: IdMa
         resolver=networking.resolver,
         logs=logs,
         process_table=ProcessTable(),
-        registry=RegistryClient(RegistryPolicy(mirrors=config.registry_mirrors, insecure=config.insecure_registries)),
+        registry=registry,
         begin=begin,
         let_go=runtime.let_go,
+        configure=lambda config: registry.configure(_registry_policy(config)),
     )
+
+
+def _registry_policy(config: DaemonConfig) -> RegistryPolicy:
+    return RegistryPolicy(mirrors=config.registry_mirrors, insecure=config.insecure_registries)
 
 
 def _surroundings(config: DaemonConfig, host: LinuxHost, id_map: IdMap | None) -> Surroundings:

@@ -13,9 +13,12 @@ from pathlib import Path
 
 import msgspec
 import trio
+from msgspec.structs import replace
 
 from engine.aggregates.catalog import ALL_DECIDERS
 from engine.aggregates.container.rules import RuleFacts
+from engine.aggregates.daemon import ReportReloaded
+from engine.aggregates.decider import Cause
 from engine.aggregates.values.etc_files import parse_resolv_conf
 from engine.aggregates.values.ids import NetworkID
 from engine.aggregates.values.platform import Platform
@@ -38,7 +41,7 @@ from engine.api.routes import (
 from engine.api.sampling import Sampling
 from engine.application import Application
 from engine.clock import Clock
-from engine.config import ConfigError, DaemonConfig
+from engine.config import BUILT_IN_RUNTIMES, ConfigError, DaemonConfig
 from engine.drivers.ports.host import Host, ProcessTable
 from engine.drivers.ports.identities import HostDevices, Identities
 from engine.drivers.ports.logs import Logs
@@ -86,6 +89,7 @@ from engine.reactors.networks import NetworkReactor
 from engine.reactors.processes import Processes
 from engine.reactors.reconcile import Reconcile
 from engine.reactors.volumes import VolumeReactor
+from engine.reload import attributes, reloaded
 from engine.transactions import EphemeralRange
 from engine.vault import Vault
 
@@ -118,6 +122,8 @@ class Drivers(msgspec.Struct, frozen=True, kw_only=True):
     registry: Registry
     begin: Callable[[trio.Nursery], Awaitable[None]]
     let_go: Callable[[], None]
+    configure: Callable[[DaemonConfig], None]
+    """Take up a configuration that was reloaded."""
 
 
 class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
@@ -140,13 +146,15 @@ class Engine:
 
     app: EngineApp
     hands: Hands
+    config: DaemonConfig
+    """The one in force: `reload` replaces it."""
     let_go: Callable[[], None]
     """Attached clients stay with their containers when the API ends."""
 
     def __init__(
         self, config: DaemonConfig, drivers: Drivers, surroundings: Surroundings, clock: Clock, entropy: Entropy
     ) -> None:
-        self._config = config
+        self.config = config
         self._drivers = drivers
         self._surroundings = surroundings
         self._clock = clock
@@ -156,7 +164,7 @@ class Engine:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Engine]:
         """From the log outwards; left in the opposite order. Containers go on."""
-        root = Path(self._config.data_root)
+        root = Path(self.config.data_root)
         async with AsyncExitStack() as stack:
             feed = FeedStore(root / "views-events.db")
             await trio.to_thread.run_sync(feed.open)
@@ -184,7 +192,7 @@ class Engine:
 
     async def _come_alive(self, nursery: trio.Nursery) -> None:
         """Recovery, defaults, reactors, routes."""
-        config, hands, drivers, around = self._config, self.hands, self._drivers, self._surroundings
+        config, hands, drivers, around = self.config, self.hands, self._drivers, self._surroundings
         upstreams = config.dns or parse_resolv_conf(around.resolv_conf).nameservers
         names = Names(hands, drivers.sandboxes, drivers.resolver, upstreams)
         linked = Linked(hands, drivers.folders, with_variables=around.link_variables)
@@ -199,7 +207,6 @@ class Engine:
             config.dns_opts,
         )
         processes = Processes(hands, linked, drivers.identities, drivers.devices, around.traits)
-        runtimes = {name: runtime.path for name, runtime in config.runtimes.items()}
         image_service = ImageService(
             hands,
             drivers.registry,
@@ -239,7 +246,7 @@ class Engine:
             linked,
             etc,
             processes,
-            runtimes,
+            _paths(config),
             around.ephemeral,
         )
         health = HealthReactor(hands, drivers.runtime, drivers.streams, processes)
@@ -261,7 +268,9 @@ class Engine:
         await nursery.start(lifecycle.run, after)
         await nursery.start(health.run, after)
         await nursery.start(KeyReactor(hands).run, after)
-        self.app = self._app(nursery, image_service, health, subnets)
+        self._context = self._make_context(nursery, image_service, health, subnets)
+        self._starts, self._images = starts, image_service
+        self.app = _app(self._context)
 
     async def _network_ready(self, name: str, network_id: NetworkID) -> None:
         """The first containers want the default networks; a kernel that refuses one is a reason not to start."""
@@ -269,17 +278,37 @@ class Engine:
         if settled.error:
             raise ConfigError(f"failed to create the default network {name}: {settled.error}")
 
-    def _app(
+    async def reload(self, read: DaemonConfig) -> None:
+        """Take up what can be reloaded of a configuration, and tell of it (SYS-04). Whoever hears of it finds the new
+        values everywhere; what cannot be told does not happen."""
+        before = self.config
+        self._take_up(reloaded(before, read))
+        told = {**attributes(self.config), "name": self._drivers.host.facts().name}
+        report = ReportReloaded(engine_id=self._context.engine_id, attributes=told)
+        try:
+            await self.hands.application.execute(report, cause=Cause(actor="signal:SIGHUP", correlation="reload"))
+        except BaseException:
+            self._take_up(before)
+            raise
+
+    def _take_up(self, config: DaemonConfig) -> None:
+        self.config = self._context.config = config
+        self._context.facts = replace(self._context.facts, runtimes=frozenset({*BUILT_IN_RUNTIMES, *config.runtimes}))
+        self._drivers.configure(config)
+        self._images.configure(config)
+        self._starts.use_runtimes(_paths(config))
+
+    def _make_context(
         self,
         nursery: trio.Nursery,
         image_service: ImageService,
         health: HealthReactor,
         subnets: tuple[str, ...],
-    ) -> EngineApp:
-        hands, config = self.hands, self._config
+    ) -> ApiContext:
+        hands, config = self.hands, self.config
         sampling = Sampling(self._drivers.meter, self._drivers.host, hands.views.containers)
         nursery.start_soon(sampling.run, name="sampling")
-        context = ApiContext(
+        return ApiContext(
             application=hands.application,
             pump=hands.pump,
             vault=hands.vault,
@@ -297,23 +326,30 @@ class Engine:
             recent_health=health.recent,
             host_routes=lambda: subnets,
         )
-        app = create_app(context)
-        for routes in (
-            containers,
-            container_streams,
-            attach,
-            container_logs,
-            container_files,
-            execs,
-            commit,
-            images,
-            networks,
-            registry,
-            volumes,
-            disk_usage,
-        ):
-            routes.register(app, context)
-        return app
+
+def _app(context: ApiContext) -> EngineApp:
+    app = create_app(context)
+    for routes in (
+        containers,
+        container_streams,
+        attach,
+        container_logs,
+        container_files,
+        execs,
+        commit,
+        images,
+        networks,
+        registry,
+        volumes,
+        disk_usage,
+    ):
+        routes.register(app, context)
+    return app
+
+
+def _paths(config: DaemonConfig) -> dict[str, str]:
+    """Foreign runtimes, name to path."""
+    return {name: runtime.path for name, runtime in config.runtimes.items()}
 
 
 @asynccontextmanager

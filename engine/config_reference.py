@@ -9,6 +9,7 @@ import sys
 
 from engine.config import DaemonConfig
 from engine.options import OPTIONS, Kind, Option
+from engine.reload import RELOADABLE
 
 
 def config_page() -> str:
@@ -23,8 +24,11 @@ def config_page() -> str:
         "nobody knows are errors at start-up; `--validate` checks and exits. A missing file is an error only when",
         "`--config-file` names it.",
         "",
-        "| flag | daemon.json | kind | default | meaning |",
-        "|---|---|---|---|---|",
+        "SIGHUP makes a running engine take up the keys marked as reloaded, as a restart would: what is no longer in",
+        "the file has its default again. A file that cannot be used changes nothing.",
+        "",
+        "| flag | daemon.json | kind | default | reloaded | meaning |",
+        "|---|---|---|---|---|---|",
     ]
     lines += [_row(option, defaults) for option in OPTIONS if option.implemented]
     lines += [
@@ -42,7 +46,8 @@ def config_page() -> str:
 def _row(option: Option, defaults: DaemonConfig) -> str:
     short = f"`-{option.short}`, " if option.short else ""
     default = _default(option, getattr(defaults, option.field))
-    return f"| {short}`--{option.flag}` | `{option.key}` | {option.kind.value} | {default} | {option.help} |"
+    reloads = "yes" if option.field in RELOADABLE else ""
+    return f"| {short}`--{option.flag}` | `{option.key}` | {option.kind.value} | {default} | {reloads} | {option.help} |"
 
 
 def _default(option: Option, value: object) -> str:

@@ -114,10 +114,10 @@ class ImageService(Protocol):
         ...
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(kw_only=True)
 class ApiContext:
     """What a route may use. `ports` are the drivers by name (`ports.streams`, `ports.registry`), a struct of
-    bootstrap.py."""
+    bootstrap.py. `config` and `facts` are replaced as wholes by a reload; everything else is for ever."""
 
     application: Application
     pump: Pump

@@ -15,8 +15,8 @@ from collections.abc import Mapping
 import msgspec
 from msgspec.structs import replace
 
+from engine.aggregates import daemon, image, network, prune, transfer, volume
 from engine.aggregates import exec as exec_
-from engine.aggregates import image, network, prune, transfer, volume
 from engine.aggregates.container import events as container
 from engine.aggregates.decider import Recorded, Rejected
 from engine.aggregates.values import reference
@@ -101,6 +101,10 @@ class Narrator:
                 return self._volume(recorded.key, recorded)
             case "transfer":
                 return self._transfer(recorded.key, recorded)
+            case "daemon":
+                reload = recorded.event
+                assert isinstance(reload, daemon.DaemonReloaded), "nothing else is told of the engine"
+                return [("daemon", "reload", recorded.key, reload.attributes)]
             case "prune":
                 event = recorded.event
                 assert isinstance(event, prune.Pruned), "prunes have one event"

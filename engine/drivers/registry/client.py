@@ -51,6 +51,11 @@ class RegistryClient:
     async def __aexit__(self, *unused: object) -> None:
         await self.aclose()
 
+    def configure(self, policy: RegistryPolicy) -> None:
+        """Another policy, from the next request on."""
+        self._policy = policy
+        self._door.configure(policy)
+
     async def aclose(self) -> None:
         await self._door.aclose()
 

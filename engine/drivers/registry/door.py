@@ -51,6 +51,11 @@ class Door:
         self._challenges: dict[str, tuple[Challenge, ...]] = {}
         self._working: dict[str, Endpoint] = {}
 
+    def configure(self, policy: RegistryPolicy) -> None:
+        """Another policy, from the next request on."""
+        self.policy = self.transport.policy = policy
+        self._working.clear()
+
     async def aclose(self) -> None:
         await self.transport.aclose()
 

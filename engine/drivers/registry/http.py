@@ -25,7 +25,7 @@ class Transport:
     """Sends requests. Close it with `aclose`."""
 
     def __init__(self, policy: RegistryPolicy) -> None:
-        self._policy = policy
+        self.policy = policy
         self._clients: dict[tuple[str, bool], httpx.AsyncClient] = {}
 
     async def aclose(self) -> None:
@@ -48,7 +48,7 @@ class Transport:
         target = httpx.URL(url)
         sent = dict(headers)
         for _ in range(_REDIRECTS_MAX):
-            client = self._client(_host(target), verify=verify and not is_insecure(self._policy, _host(target)))
+            client = self._client(_host(target), verify=verify and not is_insecure(self.policy, _host(target)))
             async with client.stream(method, target, headers=sent, content=content, data=data) as response:
                 place = response.headers.get("location")
                 if response.status_code not in _REDIRECTS or not place or method not in ("GET", "HEAD"):
@@ -85,10 +85,10 @@ class Transport:
         client = self._clients.get((host, verify))
         if client is None:
             client = self._clients[host, verify] = httpx.AsyncClient(
-                verify=tls_context(self._policy, host, verify=verify),
+                verify=tls_context(self.policy, host, verify=verify),
                 timeout=_TIMEOUT,
                 limits=httpx.Limits(max_connections=None, max_keepalive_connections=4, keepalive_expiry=30.0),
-                headers={"User-Agent": self._policy.user_agent, "Accept-Encoding": "identity"},
+                headers={"User-Agent": self.policy.user_agent, "Accept-Encoding": "identity"},
                 follow_redirects=False,
             )
         return client

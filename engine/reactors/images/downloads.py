@@ -88,11 +88,16 @@ class Downloads:
         """parallel: downloads at a time, 0 for no limit; retry_step_s: longer by this before each further attempt."""
         self._registry = registry
         self._blobs = blobs
-        self._places = trio.CapacityLimiter(parallel or UNLIMITED)
-        self._attempts = max(attempts, 1)
+        self._places = trio.CapacityLimiter(UNLIMITED)
+        self.configure(parallel=parallel, attempts=attempts)
         self._retry_step_s = retry_step_s
         self._under_way: dict[Digest, Download] = {}
         self._nursery: trio.Nursery | None = None
+
+    def configure(self, *, parallel: int, attempts: int) -> None:
+        """Other limits, from now on."""
+        self._places.total_tokens = parallel or UNLIMITED
+        self._attempts = max(attempts, 1)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         async with trio.open_nursery() as nursery:

@@ -26,7 +26,7 @@ from engine.imageconfigs import ImageConfigs
 from engine.reactors.base import Hands
 from engine.reactors.images.additions import Additions
 from engine.reactors.images.commit import Commits
-from engine.reactors.images.downloads import Downloads
+from engine.reactors.images.downloads import UNLIMITED, Downloads
 from engine.reactors.images.holds import Holds
 from engine.reactors.images.layers import Emit
 from engine.reactors.images.load import Loads
@@ -76,7 +76,7 @@ class Images:
             holds=self.holds,
             host=host_platform,
         )
-        uploads = Uploads(
+        self._uploads = Uploads(
             registry,
             blobs,
             archives,
@@ -84,7 +84,7 @@ class Images:
             holds=self.holds,
             parallel=config.max_concurrent_uploads,
         )
-        self._pushes = Pushes(hands, uploads)
+        self._pushes = Pushes(hands, self._uploads)
         self._loads = Loads(
             hands, archives, blobs, layers, additions=self.additions, holds=self.holds, host=host_platform
         )
@@ -92,6 +92,11 @@ class Images:
         self._saves = Saves(hands, archives, self.holds)
         self._reactor = ImageReactor(hands, blobs, layers, self.holds)
         self._collector = Collector(hands, blobs, layers, self.holds)
+
+    def configure(self, config: DaemonConfig) -> None:
+        """Other limits: for transfers under way, too."""
+        self.downloads.configure(parallel=config.max_concurrent_downloads, attempts=config.max_download_attempts)
+        self._uploads.places.total_tokens = config.max_concurrent_uploads or UNLIMITED
 
     async def recover(self) -> int:
         """At start: transfers and commits that a crash cut off have failed, and what they left is discarded. How much

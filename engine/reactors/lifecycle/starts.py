@@ -81,6 +81,10 @@ class Starts:
         self._runtimes = runtimes
         self._ephemeral = ephemeral
 
+    def use_runtimes(self, runtimes: Mapping[str, str]) -> None:
+        """Other foreign runtimes (name to path), for starts from now on."""
+        self._runtimes = runtimes
+
     async def start(self, effect: effects.Start, correlation: str) -> None:
         """Perform one start and report its outcome. Never raises: a client waits for the outcome, and a start that met
         a bug has failed too."""

@@ -66,4 +66,5 @@ def simulated_drivers(machine: Machine, gate: Gate, faults: Faults) -> Drivers:
         registry=cast(Any, NoRegistry()),
         begin=begin,
         let_go=runtime.let_go,
+        configure=lambda config: None,
     )
