@@ -21,7 +21,7 @@ from typing import Any
 import trio
 from msgspec.structs import replace
 
-from engine import notify
+from engine import notify, stacks
 from engine.aggregates.container.rules import RuleFacts, check_cgroup_parent
 from engine.aggregates.decider import Rejected
 from engine.aggregates.values.etc_files import ALTERNATE_RESOLV_CONF, HOST_RESOLV_CONF, parse_resolv_conf
@@ -61,6 +61,7 @@ from engine.transactions import EphemeralRange
 logger = logging.getLogger("ishmael")
 DIRECTORY_MODE = 0o710
 GRACE_S = 1.0
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 LINK_VARIABLES = "DOCKER_KEEP_DEPRECATED_LEGACY_LINKS_ENV_VARS"
 """dockerd's switch, an environment variable of the engine: anything but 1 turns them off, and unset means on here."""
 """What running requests get when the engine stops: streams that follow would never end by themselves."""
@@ -69,15 +70,15 @@ INIT_NAMES = ("docker-init", "tini-static", "tini")
 
 
 async def run(config: DaemonConfig, reread: Callable[[], DaemonConfig]) -> None:
-    """The whole life of an engine: until SIGTERM or SIGINT. SIGHUP takes up what `reread` brings. Raises ConfigError
-    when it cannot start."""
+    """The whole life of an engine: until SIGTERM or SIGINT. SIGHUP takes up what `reread` brings, SIGUSR1 writes where
+    every task is. Raises ConfigError when it cannot start."""
     _prepare_process()
     first = config
     config = with_cgroup_driver(config, LinuxHost().facts())
     config, id_map = _remapped(config)
     for folder in (config.data_root, config.exec_root):
         os.makedirs(folder, DIRECTORY_MODE, exist_ok=True)
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+    with trio.open_signal_receiver(*SIGNALS) as signals:
         lock = _lock(config.data_root)
         try:
             async with _engine(config, id_map) as engine:
@@ -90,6 +91,9 @@ async def run(config: DaemonConfig, reread: Callable[[], DaemonConfig]) -> None:
                         async for number in signals:
                             if number == signal.SIGHUP:
                                 await _reload(engine, first, reread)
+                                continue
+                            if number == signal.SIGUSR1:
+                                _dump_stacks(config.exec_root)
                                 continue
                             logger.info("%s: stopping", signal.Signals(number).name)
                             break
@@ -117,6 +121,14 @@ async def _reload(engine: Engine, first: DaemonConfig, reread: Callable[[], Daem
     waiting = left_alone(first, read)
     if waiting:
         logger.warning("these have changed and wait for a restart of the engine: %s", ", ".join(waiting))
+
+
+def _dump_stacks(folder: str) -> None:
+    """SYS-14."""
+    try:
+        logger.info("SIGUSR1: stacks of all tasks written to %s", stacks.dump(folder, SystemClock().now_ns()))
+    except OSError as error:
+        logger.warning("SIGUSR1: stacks cannot be written: %s", error)
 
 
 @asynccontextmanager

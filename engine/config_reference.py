@@ -47,7 +47,8 @@ def _row(option: Option, defaults: DaemonConfig) -> str:
     short = f"`-{option.short}`, " if option.short else ""
     default = _default(option, getattr(defaults, option.field))
     reloads = "yes" if option.field in RELOADABLE else ""
-    return f"| {short}`--{option.flag}` | `{option.key}` | {option.kind.value} | {default} | {reloads} | {option.help} |"
+    flag = f"{short}`--{option.flag}`"
+    return f"| {flag} | `{option.key}` | {option.kind.value} | {default} | {reloads} | {option.help} |"
 
 
 def _default(option: Option, value: object) -> str:

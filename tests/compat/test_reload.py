@@ -1,9 +1,10 @@
-"""SIGHUP: a running engine takes up what can be reloaded of its daemon.json, all of it or nothing."""
+"""Signals to a running engine: SIGHUP takes up what can be reloaded of daemon.json, SIGUSR1 says where it is."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -33,9 +34,9 @@ def write(file: Path, keys: dict[str, Any]) -> Path:
     return file
 
 
-def hang_up(engine: Engine) -> None:
+def hang_up(engine: Engine, number: int = signal.SIGHUP) -> None:
     assert engine.process is not None
-    os.kill(engine.process.pid, signal.SIGHUP)
+    os.kill(engine.process.pid, number)
 
 
 def told(engine: Engine, since: float) -> list[dict[str, Any]]:
@@ -112,3 +113,19 @@ def test_a_file_that_cannot_be_used_changes_nothing(engine: Engine, file: Path, 
     assert words in engine.log.read_text()[seen:]
     assert engine.json("/info")["Labels"] == before
     assert told(engine, since) == []
+
+
+def test_where_every_task_is_can_be_asked(engine: Engine) -> None:
+    """SYS-14: a file under the exec root that only root reads, named in the log; no values in it."""
+    engine.cli("run", "-d", "--name", "quiet", "-e", "PASSWORD=quiet44", "busybox", "sleep", "1000")
+    seen = len(engine.log.read_text())
+    hang_up(engine, signal.SIGUSR1)
+    told = engine.wait_for(lambda: re.search(r"written to (\S+\.log)", engine.log.read_text()[seen:]))
+    file = Path(told[1])
+    assert file.parent == engine.exec_root
+    assert file.stat().st_mode & 0o777 == 0o600
+    text = file.read_text()
+    assert "task sampling" in text
+    assert "in Lifecycle.run" in text
+    assert "Current thread" in text
+    assert "quiet44" not in text
