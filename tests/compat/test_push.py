@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from engine.aggregates.values.descriptor import DOCKER_MANIFEST, OCI_MANIFEST
 from tests.compat.test_registry import registry_beside, remove_all
 from tests.support.engine import Engine
-from tests.support.images import image_of, layer_of
+from tests.support.images import busybox_layer, image_of, layer_of
 from tests.support.outside import standing_in
 from tests.support.registry import TestRegistry, tool
 
@@ -61,15 +62,21 @@ def test_a_pulled_image_has_the_same_digests_wherever_it_is_pushed(images: Engin
 def test_a_committed_and_an_imported_image_can_be_pulled_again(
     images: Engine, registry: TestRegistry, tmp_path: Path
 ) -> None:
-    """IMG-07, CTR-34: over layers that were never compressed; the containers of it see what was written."""
+    """IMG-07, CTR-34: layers that were never compressed, one of them over an OCI image; containers see what was
+    written."""
+    registry.push("base", "v1", image_of(busybox_layer(), oci=True, Env=["PATH=/bin", "FROM=base"]))
     name = f"{registry.address}/mine"
-    images.cli("run", "--name", "writer", "busybox", "sh", "-c", "echo written > /note")
+    images.cli("run", "--name", "writer", f"{registry.address}/base:v1", "sh", "-c", "echo written > /note")
     image_id = images.out("commit", "writer", f"{name}:committed")
     archive = tmp_path / "root.tar"
     archive.write_bytes(layer_of({"file": b"imported\n"}))
     imported_id = images.out("import", str(archive), f"{name}:imported")
     told = images.out("push", "-a", name)
     assert told.count("digest: sha256:") == 2
+    assert "Mounted from base" in told
+    for tag, kind in (("committed", OCI_MANIFEST), ("imported", DOCKER_MANIFEST)):
+        asked = registry.request("GET", f"/v2/mine/manifests/{tag}", Accept=f"{OCI_MANIFEST}, {DOCKER_MANIFEST}")
+        assert asked.headers["Content-Type"] == kind
     found = pushed(told)
     assert f"{name}@{found}" in images.json(f"/images/{name}:imported/json")["RepoDigests"]
     images.cli("rm", "writer")
@@ -84,6 +91,7 @@ def test_a_committed_and_an_imported_image_can_be_pulled_again(
 def test_pushes_that_docker_refuses(images: Engine, registry: TestRegistry) -> None:
     """IMG-07: unknown repository, unknown tag, no registry there."""
     images.cli("tag", "busybox", f"{registry.address}/box:v1")
+    before = images.json("/images/busybox/json")["RepoDigests"]
     for name, words in (
         ("nosuch/thing", "An image does not exist locally with the tag: nosuch/thing"),
         (f"{registry.address}/box:v2", f"tag does not exist: {registry.address}/box:v2"),
@@ -95,7 +103,7 @@ def test_pushes_that_docker_refuses(images: Engine, registry: TestRegistry) -> N
     done = images.cli("push", "127.0.0.1:1/box:v1", check=False)
     assert done.returncode == 1
     assert "dial tcp 127.0.0.1:1: connect: connection refused" in done.stderr
-    assert not images.json("/images/busybox/json")["RepoDigests"]
+    assert images.json("/images/busybox/json")["RepoDigests"] == before
 
 
 def test_a_registry_with_a_password_takes_pushes_of_those_who_know_it(images: Engine, tmp_path: Path) -> None:

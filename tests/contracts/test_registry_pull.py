@@ -1,4 +1,4 @@
-"""Contract of Registry, over a real registry on loopback."""
+"""Contract of Registry, over a real registry on loopback; of its writing half also over the simulated one."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from engine.aggregates.values.manifest import ImageIndex, Manifest, choose, pars
 from engine.aggregates.values.platform import Platform
 from engine.aggregates.values.reference import parse
 from engine.drivers.linux.storage.store import LinuxStorage
-from engine.drivers.ports.registry import Credentials
+from engine.drivers.ports.registry import Credentials, Registry
 from engine.drivers.registry.client import RegistryClient
 from engine.drivers.registry.policy import RegistryPolicy
 from engine.errors import Fault, PortError
 from tests.support.images import busybox_image, digest, image_of, layer_of
 from tests.support.registry import TestRegistry, free_port, running_registry
+from tests.support.served_engine import MemoryRegistry
 
 
 @pytest.fixture(scope="module")
@@ -143,9 +144,20 @@ async def test_cancelling_a_pull_closes_its_connection(registry: TestRegistry, c
     assert (await client.manifest(reference, None)).body == image.manifest
 
 
-async def test_what_is_pushed_can_be_pulled_and_mounted(private: TestRegistry, client: RegistryClient) -> None:
+@pytest.fixture(params=["memory", "real"])
+async def either(request: pytest.FixtureRequest, private: TestRegistry) -> AsyncIterator[tuple[Registry, str]]:
+    """A registry by its port, and its address: the simulated one, or a real one with a password."""
+    if request.param == "memory":
+        yield MemoryRegistry(), "127.0.0.1:5000"
+    else:
+        async with RegistryClient(RegistryPolicy()) as opened:
+            yield opened, private.address
+
+
+async def test_what_is_pushed_can_be_pulled_and_mounted(either: tuple[Registry, str]) -> None:
+    client, address = either
     image = image_of(layer_of({"f": b"z" * 200_000}))
-    reference = parse(f"{private.address}/pushed:1")
+    reference = parse(f"{address}/pushed:1")
 
     async def stream_of(blob: bytes) -> AsyncIterator[bytes]:
         yield blob[:1000]
@@ -156,13 +168,19 @@ async def test_what_is_pushed_can_be_pulled_and_mounted(private: TestRegistry, c
         assert not await client.has_blob(reference, descriptor, AHAB)
         await client.push_blob(reference, descriptor, partial(stream_of, blob), AHAB)
         assert await client.has_blob(reference, descriptor, AHAB)
-        assert await client.mount_blob(parse(f"{private.address}/mounted:1"), descriptor, "pushed", AHAB)
+        assert await client.mount_blob(parse(f"{address}/mounted:1"), descriptor, "pushed", AHAB)
     manifest = Descriptor(media_type=image.media_type, digest=Digest(digest(image.manifest)), size=len(image.manifest))
     for name in ("pushed:1", "mounted:1"):
-        await client.push_manifest(parse(f"{private.address}/{name}"), manifest, image.manifest, AHAB)
-        assert (await client.manifest(parse(f"{private.address}/{name}"), AHAB)).descriptor == manifest
+        await client.push_manifest(parse(f"{address}/{name}"), manifest, image.manifest, AHAB)
+        assert (await client.manifest(parse(f"{address}/{name}"), AHAB)).descriptor == manifest
     absent = Descriptor(media_type="", digest=Digest(digest(b"absent")), size=6)
     assert not await client.mount_blob(reference, absent, "mounted", AHAB)
+
+
+async def test_a_push_without_the_password_is_refused(private: TestRegistry, client: RegistryClient) -> None:
+    image = image_of(layer_of({}))
+    reference = parse(f"{private.address}/pushed:1")
+    manifest = Descriptor(media_type=image.media_type, digest=Digest(digest(image.manifest)), size=len(image.manifest))
     with pytest.raises(PortError) as refused:
         await client.push_manifest(reference, manifest, image.manifest, None)
     assert refused.value.fault is Fault.UNAUTHORIZED

@@ -47,6 +47,21 @@ async def written(storage: LinuxStorage, *images: SavedImage) -> bytes:
     return b"".join([part async for part in storage.archives.save(images)])
 
 
+async def test_a_plain_layer_is_compressed_to_the_same_bytes_each_time(storage: LinuxStorage) -> None:
+    """IMG-07."""
+    plain = layer_of({"noise": os.urandom(3_000_000), "zeros": bytes(3_000_000)})
+    stored = await storage.blobs.ingest(stream(plain))
+    seen: list[int] = []
+    made = await storage.archives.compress_layer(stored.digest, lambda done, _: seen.append(done))
+    body = b"".join([part async for part in storage.blobs.stream(made.digest)])
+    assert (digest(body), len(body)) == (made.digest, made.size)
+    assert made.media_type == "application/vnd.docker.image.rootfs.diff.tar.gzip"
+    assert gzip.decompress(body) == plain
+    assert seen[-1] == len(plain)
+    await storage.blobs.discard(made.digest)
+    assert await storage.archives.compress_layer(stored.digest) == made
+
+
 @pytest.mark.parametrize("squeeze", [bytes, gzip.compress])
 async def test_a_docker_archive_is_loaded_with_its_id_and_names(storage: LinuxStorage, squeeze: type) -> None:
     image = two_layers()

@@ -1,6 +1,6 @@
 """Writing to a registry: blobs, mounted or uploaded, and manifests.
 
-Owns the upload protocol (start, one PUT with the whole body) and its retries: a broken upload begins again, because the
+Owns the upload protocol (start, one PUT with the whole body) and the retries: a broken upload begins again, because the
 source is a file of ours. Source: OCI distribution-spec v1.1, "Pushing blobs".
 """
 
@@ -37,7 +37,7 @@ class Uploads:
             operation="push", credentials=credentials, actions=WRITE,
         )  # fmt: skip
         try:
-            await self._once(ask)
+            await self._persistently(ask)
         except PortError as error:
             if error.fault is Fault.NOT_FOUND:
                 return False
@@ -97,7 +97,19 @@ class Uploads:
             operation="push", credentials=credentials, actions=WRITE, headers={"Content-Type": descriptor.media_type},
             content=body,
         )  # fmt: skip
-        await self._once(ask)
+        await self._persistently(ask)
+
+    async def _persistently(self, ask: Ask) -> httpx.Response:
+        """As `_once`, with retries. A connection that was never made is not tried again: the user waits."""
+        for attempt in range(self._attempts):
+            try:
+                return await self._once(ask)
+            except PortError as error:
+                never_made = isinstance(error.__cause__, httpx.ConnectError | httpx.ConnectTimeout)
+                if never_made or not error.retriable or attempt == self._attempts - 1:
+                    raise
+            await trio.sleep(self._backoff_s[attempt])
+        raise AssertionError("the last attempt returns or raises")
 
     async def _once(self, ask: Ask) -> httpx.Response:
         """One request; the answer, its small body read and dropped. Raises PortError."""

@@ -7,7 +7,18 @@ import json
 import pytest
 
 from engine.aggregates.decider import Reason, Rejected
-from engine.aggregates.values.descriptor import DOCKER_LAYER_GZIP, OCI_INDEX, Descriptor
+from engine.aggregates.values.descriptor import (
+    DOCKER_CONFIG,
+    DOCKER_LAYER_GZIP,
+    DOCKER_LAYER_ZSTD,
+    DOCKER_MANIFEST,
+    OCI_CONFIG,
+    OCI_INDEX,
+    OCI_LAYER_GZIP,
+    OCI_LAYER_ZSTD,
+    OCI_MANIFEST,
+    Descriptor,
+)
 from engine.aggregates.values.ids import DiffID, Digest
 from engine.aggregates.values.layers import chain_ids
 from engine.aggregates.values.manifest import (
@@ -17,6 +28,7 @@ from engine.aggregates.values.manifest import (
     layer_history,
     parse_image_config,
     parse_manifest,
+    render_for_registry,
     render_manifest,
 )
 from engine.aggregates.values.platform import Platform, fallbacks, parse
@@ -53,6 +65,25 @@ def test_a_rendered_manifest_is_read_back_the_same() -> None:
     assert isinstance(manifest, Manifest)
     assert (manifest.config, manifest.layers) == (config, (layer,))
     assert body == render_manifest(config, [layer])
+
+
+@pytest.mark.parametrize(
+    ("below", "manifest", "names"),
+    [
+        (DOCKER_LAYER_GZIP, DOCKER_MANIFEST, [DOCKER_CONFIG, DOCKER_LAYER_GZIP, DOCKER_LAYER_GZIP]),
+        (OCI_LAYER_ZSTD, OCI_MANIFEST, [OCI_CONFIG, OCI_LAYER_ZSTD, OCI_LAYER_GZIP]),
+        (DOCKER_LAYER_ZSTD, OCI_MANIFEST, [OCI_CONFIG, OCI_LAYER_ZSTD, OCI_LAYER_GZIP]),
+    ],
+)
+def test_a_manifest_for_a_registry_speaks_one_vocabulary(below: str, manifest: str, names: list[str]) -> None:
+    """IMG-07."""
+    config = Descriptor(media_type=DOCKER_CONFIG, digest=Digest(ONE), size=7)
+    layers = [Descriptor(media_type=kind, digest=Digest(TWO), size=9) for kind in (below, DOCKER_LAYER_GZIP)]
+    media_type, body = render_for_registry(config, layers)
+    read = parse_manifest(body)
+    assert isinstance(read, Manifest)
+    assert media_type == read.media_type == manifest
+    assert [part.media_type for part in (read.config, *read.layers)] == names
 
 
 @pytest.mark.parametrize(

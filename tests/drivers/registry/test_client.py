@@ -377,6 +377,49 @@ async def test_tls_trusts_the_hosts_own_certs_d_and_nobody_else(tmp_path: Path) 
             assert (await client.manifest(reference, None)).body == MANIFEST
 
 
+async def test_a_token_for_a_push_is_for_writing_and_for_a_mount_also_for_reading_there() -> None:
+    """IMG-07, API-20."""
+
+    def handle(request: Any) -> None:
+        if request.path.startswith("/token"):
+            return answer(request, 200, json.dumps({"token": "t-0-k"}).encode())
+        request.rfile.read(int(request.headers.get("Content-Length") or 0))
+        if request.headers.get("Authorization") != "Bearer t-0-k":
+            challenge = f'Bearer realm="http://{server.address}/token",service="reg"'
+            return answer(request, 401, b"{}", WWW_Authenticate=challenge)
+        if request.command == "POST" and "mount" not in request.path:
+            return answer(request, 202, b"", Location="/upload/1")
+        return answer(request, 201)
+
+    async def source() -> AsyncIterator[bytes]:
+        yield BLOB
+
+    descriptor = Descriptor(media_type="", digest=BLOB_DIGEST, size=len(BLOB))
+    with serving(handle) as server:
+        async with impatient() as client:
+            assert await client.mount_blob(image_on(server), descriptor, "other/app", AHAB)
+            await client.push_blob(image_on(server), descriptor, source, AHAB)
+    asked = [urllib.parse.urlsplit(path).query for path, _ in server.seen if path.startswith("/token")]
+    scopes = [urllib.parse.parse_qs(query)["scope"][0] for query in asked]
+    own = "repository:library/app:pull,push"
+    assert scopes == [f"{own} repository:other/app:pull", own]
+
+
+async def test_a_manifest_is_put_again_when_the_registry_was_busy() -> None:
+    """IMG-05."""
+    received: list[bytes] = []
+
+    def handle(request: Any) -> None:
+        received.append(request.rfile.read(int(request.headers["Content-Length"])))
+        return answer(request, 503 if len(received) < 3 else 201)
+
+    descriptor = Descriptor(media_type="application/json", digest=Digest("sha256:" + "0" * 64), size=len(MANIFEST))
+    with serving(handle) as server:
+        async with impatient() as client:
+            await client.push_manifest(image_on(server), descriptor, MANIFEST, None)
+    assert received == [MANIFEST] * 3
+
+
 @pytest.mark.parametrize(
     ("status", "code", "fault"),
     [

@@ -78,6 +78,21 @@ async def test_a_loaded_archives_layers_are_compressed_and_the_compressed_ones_a
         assert registry.manifests[f"{REPOSITORY}:latest"] == (kind, body)
 
 
+async def test_a_saved_and_loaded_image_is_pushed_with_the_digests_it_came_with(tmp_path: Path) -> None:
+    """IMG-07: also one whose layers the registry had uncompressed; it is no business of ours."""
+    registry = MemoryRegistry()
+    image = image_of(BASE, TOP, oci=True, compress="none")
+    found = registry.push("127.0.0.1:5000/app", "latest", image)
+    async with running_engine(tmp_path / "one", registry_port=registry) as engine:
+        await engine.lines("POST", pull(REPOSITORY))
+        _, archive = await engine.ask("GET", f"/images/{REPOSITORY}/get")
+    registry = MemoryRegistry()
+    async with running_engine(tmp_path / "two", registry_port=registry) as engine:
+        await engine.lines("POST", "/images/load", archive)
+        assert (await push(engine))[-1]["aux"]["Digest"] == found
+    assert registry.holdings[REPOSITORY] == set(image.blobs)
+
+
 async def test_without_a_tag_every_tag_is_pushed_and_a_shared_layer_once(tmp_path: Path) -> None:
     """IMG-07."""
     registry = MemoryRegistry()
