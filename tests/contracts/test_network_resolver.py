@@ -154,6 +154,20 @@ async def test_an_alias_of_several_containers_has_all_their_addresses_in_turning
     assert first == list(reversed(second))
 
 
+async def test_a_link_is_a_name_of_this_container_alone_and_hides_the_same_name(site: Site) -> None:
+    """CTR-44, NET-24: also with the network's name behind it."""
+    assert addresses(await site.ask("web")) == ["172.18.0.5"]
+    networks = (site.first.network_id, site.second.network_id)
+    links = {site.second.network_id: {"store": "db", "web": "db"}}
+    resolver = site.world.networking.resolver
+    await resolver.serve(site.container.container_id, site.container.netns_fd, networks, [], links)
+    for name in ("store", "Store", "store.back.end", "web"):
+        assert addresses(await site.ask(name)) == ["172.19.0.9"], name
+    assert addresses(await site.ask("web.front")) == ["172.18.0.5"]
+    await resolver.serve(site.container.container_id, site.container.netns_fd, networks, [])
+    assert addresses(await site.ask("web")) == ["172.18.0.5"]
+
+
 async def test_ipv6_addresses_are_given_and_a_name_without_one_is_empty_not_unknown(site: Site) -> None:
     assert addresses(await site.ask("web", "AAAA")) == ["fd18::5"]
     empty = await site.ask("db", "AAAA")

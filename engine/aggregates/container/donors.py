@@ -31,26 +31,29 @@ def donors(host: HostConfig) -> dict[Kind, str]:
 
 
 def dependencies(state: ContainerState) -> tuple[ContainerID, ...]:
-    """The containers that must run before this one starts."""
+    """The other containers that must run before this one starts."""
     shared = (ContainerID(reference) for reference in donors(state.host).values())
-    return tuple(dict.fromkeys((*shared, *(link.container_id for link in state.links))))
+    found = dict.fromkeys((*shared, *(link.container_id for link in state.links)))
+    return tuple(other for other in found if other != state.container_id)
 
 
 def by_dependency(states: Iterable[ContainerState]) -> tuple[ContainerState, ...]:
     """In the order of their start: everybody after those of them it depends on."""
     waiting = {state.container_id: state for state in states}
-    ordered: list[ContainerState] = []
-
-    def take(container_id: ContainerID) -> None:
-        state = waiting.pop(container_id, None)
-        if state is not None:
-            for needed in dependencies(state):
-                take(needed)
-            ordered.append(state)
-
-    for container_id in tuple(waiting):
-        take(container_id)
-    return tuple(ordered)
+    ordered: dict[ContainerID, ContainerState] = {}
+    seen: set[ContainerID] = set()
+    for first in waiting:
+        path = [first]  # Not recursion: a chain of links may be as long as somebody likes.
+        while path:
+            container_id = path[-1]
+            needed = () if container_id in seen else dependencies(waiting[container_id])
+            seen.add(container_id)
+            further = [other for other in reversed(needed) if other in waiting and other not in seen]
+            if further:
+                path += further
+            else:
+                ordered.setdefault(container_id, waiting[path.pop()])
+    return tuple(ordered.values())
 
 
 def check_donor(state: ContainerState, donor: ContainerState, kind: Kind) -> None:

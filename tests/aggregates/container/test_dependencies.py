@@ -24,3 +24,11 @@ def test_linked_containers_and_donors_come_first_through_any_number_of_hands() -
     side = container("side", network_mode="container:db")
     other, db = container("other"), container("db")
     assert by_dependency([web, other, app, side, db]) == (db, side, app, web, other)
+
+
+def test_a_long_chain_and_one_that_needs_itself_are_ordered_too() -> None:
+    """SYS-10."""
+    chain = [container(str(number), str(number + 1)) for number in range(3000)]
+    assert by_dependency(chain) == tuple(reversed(chain))
+    alone = container("alone", network_mode="container:alone")
+    assert by_dependency([alone]) == (alone,)
