@@ -11,6 +11,7 @@ import re
 from typing import TYPE_CHECKING, cast
 
 import msgspec
+from msgspec.structs import replace
 from werkzeug.datastructures import MultiDict
 
 from engine.aggregates.decider import Cause, Reason, Rejected
@@ -89,11 +90,14 @@ def credentials_of(request: Request) -> Credentials | None:
 
 
 def forgiven_credentials(request: Request) -> Credentials | None:
-    """For what may be asked without any, bad credentials are none (moby ignores them, too)."""
+    """For what may be asked without any, bad credentials are none (moby ignores them, too). With them come the headers
+    that the client wants the registry to get (API-20)."""
     try:
-        return credentials_of(request)
+        credentials = credentials_of(request)
     except Rejected:
-        return None
+        credentials = None
+    meta = {name: value for name, value in request.headers.items() if name.lower().startswith("x-meta-")}
+    return replace(credentials or Credentials(), meta=meta) if meta else credentials
 
 
 def decode_credentials(encoded: str) -> Credentials | None:

@@ -128,6 +128,25 @@ def test_a_registry_is_searched(images: Engine) -> None:
     assert "connection refused" in images.cli("search", "127.0.0.1:1/whale", check=False).stderr
 
 
+def test_headers_for_the_registry_are_handed_on(images: Engine) -> None:
+    """API-20: `X-Meta-...` of a pull, a push and a search; and bad credentials are none."""
+    with standing_in(images.name), serving(lambda request: answer(request, 404, b"{}")) as server:
+        images.cli("tag", "busybox", f"{server.address}/app:v1")
+        sent = {"X-Meta-Ship": "Pequod", "X-Other": "no", "X-Registry-Auth": "%%%"}
+        for method, path, status in (
+            ("POST", f"/images/create?fromImage={server.address}/app&tag=v1", 404),
+            ("POST", f"/images/{server.address}/app/push?tag=v1", 200),
+            ("GET", f"/images/search?term={server.address}/app", 500),
+        ):
+            server.seen.clear()
+            assert images.request(method, path, **sent)[0] == status
+            assert server.seen, path
+            for _, headers in server.seen:
+                assert headers["X-Meta-Ship"] == "Pequod"
+                assert not {"X-Other", "X-Registry-Auth", "Authorization"} & set(headers)
+        images.cli("rmi", f"{server.address}/app:v1")
+
+
 def test_a_registry_that_is_not_there(images: Engine) -> None:
     """Bad input: a clear word, and nothing left."""
     done = images.cli("pull", "127.0.0.1:1/app", check=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Protocol
 
 import msgspec
@@ -13,12 +13,19 @@ from engine.drivers.ports.storage import Descriptor
 
 
 class Credentials(msgspec.Struct, frozen=True, kw_only=True):
-    """Of one request; never stored, never printed."""
+    """Who asks, of one request; never stored, never printed. meta: headers that the client wants the registry to get
+    (`X-Meta-...`)."""
 
     username: str = ""
     password: str = ""
     identity_token: str = ""
     registry_token: str = ""
+    meta: Mapping[str, str] = {}
+
+    @property
+    def secret(self) -> Credentials | None:
+        """Itself, when there is anything in it that proves who asks."""
+        return self if self.username or self.password or self.identity_token or self.registry_token else None
 
     def __repr__(self) -> str:
         return "Credentials(***)"

@@ -104,7 +104,9 @@ class Door:
     async def _ask(self, stack: AsyncExitStack, endpoint: Endpoint, ask: Ask) -> httpx.Response:
         """One endpoint: ask, answer its challenge once, ask again."""
         url = str(httpx.URL(endpoint.base + "/").join(ask.path)) if "://" in ask.path else endpoint.base + ask.path
-        own = None if endpoint.mirror else ask.credentials  # the registry's password is not its mirror's business.
+        given = ask.credentials or Credentials()
+        own = None if endpoint.mirror else given.secret  # the registry's password is not its mirror's business.
+        headers = {**given.meta, **ask.headers}
         scope = " ".join((f"repository:{ask.reference.path}:{ask.actions}", *ask.also))
         offered = self._challenges.get(endpoint.base, ())
         for final in (False, True):
@@ -115,7 +117,7 @@ class Door:
                 self.transport.stream(
                     ask.method,
                     url,
-                    headers={**ask.headers, "Authorization": authorization} if authorization else ask.headers,
+                    headers={**headers, "Authorization": authorization} if authorization else headers,
                     content=ask.content() if callable(ask.content) else ask.content,
                     verify=endpoint.verify,
                 )

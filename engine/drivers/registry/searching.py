@@ -58,11 +58,12 @@ async def _ask(door: Door, endpoint: Endpoint, url: str, credentials: Credential
     async def sent(headers: dict[str, str]) -> tuple[httpx.Response, bytes]:
         return await door.transport.send("GET", url, headers=headers, limit=_ANSWER_BYTES_MAX, verify=endpoint.verify)
 
-    response, body = await sent({})
-    if response.status_code == 401 and credentials is not None and (offered := challenges(response)):
-        authorization = await door.tokens.authorization(offered, _SCOPE, credentials, url)
+    given = credentials or Credentials()
+    response, body = await sent({**given.meta})
+    if response.status_code == 401 and given.secret is not None and (offered := challenges(response)):
+        authorization = await door.tokens.authorization(offered, _SCOPE, given.secret, url)
         if authorization is not None:
-            response, body = await sent({"Authorization": authorization})
+            response, body = await sent({**given.meta, "Authorization": authorization})
     if response.status_code != 200:
         raise PortError("search", f"unexpected status code {response.status_code}")
     try:

@@ -54,7 +54,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.server.seen.append((self.path, dict(self.headers)))  # type: ignore[attr-defined]
         self.server.handle_with(self)
 
-    do_POST = do_PUT = do_GET
+    do_POST = do_PUT = do_HEAD = do_GET
 
     def log_message(self, *unused: object) -> None: ...
 
@@ -66,7 +66,8 @@ def answer(request: Any, status: int, body: bytes = b"", **headers: str) -> None
     if "Content_Length" not in headers:
         request.send_header("Content-Length", str(len(body)))
     request.end_headers()
-    request.wfile.write(body)
+    if request.command != "HEAD":
+        request.wfile.write(body)
 
 
 @contextmanager

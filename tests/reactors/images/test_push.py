@@ -11,10 +11,10 @@ import pytest
 import trio
 
 from engine.aggregates.transfer import TransferDone, TransferFailed
-from engine.aggregates.values.reference import parse
+from tests.api.harness import Client, in_thread
 from tests.reactors.images.test_pull import BASE, TOP, history, pull, words
 from tests.support.images import TestImage, digest, image_of, layer_of
-from tests.support.served_engine import CAUSE, MemoryRegistry, TestEngine, running_engine
+from tests.support.served_engine import MemoryRegistry, TestEngine, running_engine
 
 pytestmark = pytest.mark.root
 
@@ -159,18 +159,12 @@ async def test_a_client_that_leaves_ends_its_push_and_leaves_no_blob(tmp_path: P
     async with running_engine(tmp_path, registry_port=registry) as engine:
         await load(engine, image, f"{REPOSITORY}:latest")
         before = await engine.storage.layers.inventory()
-        reference, told = parse(f"{REPOSITORY}:latest"), []
-
-        async def note(message: object) -> None:
-            await trio.lowlevel.checkpoint()
-            told.append(message)
-
         hanging = registry.gates = _EveryGate()
-        with trio.fail_after(10):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(engine.images.push, reference, None, note, CAUSE)
-                await engine.until(lambda: hanging.asked)
-                nursery.cancel_scope.cancel()
+        connection = Client(engine.served.path)
+        await in_thread(lambda: connection.request("POST", f"/images/{REPOSITORY}/push?tag=latest"))
+        await engine.until(lambda: hanging.asked)
+        connection.close()
+        await engine.until(lambda: engine.hands.application.live("transfer") == ())
         outcome = history(engine, "transfer")[-1].event
         assert isinstance(outcome, TransferFailed)
         assert outcome.error == "cancelled by the client"
