@@ -45,14 +45,16 @@ class Pushes:
         repository = replace(reference, tag="", digest="")
         async with told(self._hands, "push", str(reference), cause) as transfer:
             await emit(messages.status(f"The push refers to repository [{repository}]"))
-            layers = LayerPush(self._uploads, repository, credentials, emit)
-            try:
-                pushed = [
-                    await self._one(tag, layers, credentials, emit, transfer.cause) for tag in self._tags(reference)
-                ]
-            finally:
-                with trio.CancelScope(shield=True):
-                    await self._arrivals.discard_unused(layers.made)
+            async with self._uploads.holds.hold() as hold:
+                layers = LayerPush(self._uploads, repository, credentials, hold, emit)
+                try:
+                    pushed = [
+                        await self._one(tag, layers, credentials, hold, emit, transfer.cause)
+                        for tag in self._tags(reference)
+                    ]
+                finally:
+                    with trio.CancelScope(shield=True):
+                        await self._arrivals.discard_unused(layers.made)
             with trio.CancelScope(shield=True):
                 done = ReportTransferDone(transfer_id=transfer.transfer_id, images=tuple(dict.fromkeys(pushed)))
                 await self._hands.application.execute(done, cause=transfer.cause)
@@ -79,19 +81,24 @@ class Pushes:
         return tags
 
     async def _one(
-        self, reference: Reference, layers: LayerPush, credentials: Credentials | None, emit: Emit, cause: Cause
+        self,
+        reference: Reference,
+        layers: LayerPush,
+        credentials: Credentials | None,
+        hold: Hold,
+        emit: Emit,
+        cause: Cause,
     ) -> ImageID:
-        async with self._uploads.holds.hold() as hold:
-            state = await self._held(reference, hold)
-            assert state.config is not None, "an image that is there has a configuration"
-            received = await self._received(state)
-            there = await layers.run(state.layers, hold, compress=received is None)
-            await layers.send(state.config)
-            media_type, body = received or render_for_registry(state.config, there)
-            digest = Digest("sha256:" + hashlib.sha256(body).hexdigest())
-            descriptor = Descriptor(media_type=media_type, digest=digest, size=len(body))
-            await self._uploads.registry.push_manifest(reference, descriptor, body, credentials)
-            await self._record(state.image_id, replace(reference, tag="", digest=digest), cause)
+        state = await self._held(reference, hold)
+        assert state.config is not None, "an image that is there has a configuration"
+        received = await self._received(state)
+        there = await layers.run(state.layers, compress=received is None)
+        await layers.send(state.config)
+        media_type, body = received or render_for_registry(state.config, there)
+        digest = Digest("sha256:" + hashlib.sha256(body).hexdigest())
+        descriptor = Descriptor(media_type=media_type, digest=digest, size=len(body))
+        await self._uploads.registry.push_manifest(reference, descriptor, body, credentials)
+        await self._record(state.image_id, replace(reference, tag="", digest=digest), cause)
         await emit(messages.status(f"{reference.tag}: digest: {digest} size: {len(body)}"))
         await emit(messages.aux({"Tag": reference.tag, "Digest": digest, "Size": len(body)}))
         return state.image_id

@@ -53,18 +53,22 @@ class Uploads:
 
 
 class LayerPush:
-    """The layers of one repository's images; `run` once for each image. made: blobs that exist for this push alone."""
+    """The layers of one repository's images; `run` once for each image. made: blobs that exist for this push alone,
+    each held as often as it is named."""
 
-    def __init__(self, uploads: Uploads, repository: Reference, credentials: Credentials | None, emit: Emit) -> None:
+    def __init__(
+        self, uploads: Uploads, repository: Reference, credentials: Credentials | None, hold: Hold, emit: Emit
+    ) -> None:
         self._uploads = uploads
         self._registry = uploads.registry
         self._repository = repository
         self._credentials = credentials
+        self._hold = hold
         self._emit = emit
         self._there: dict[tuple[DiffID, bool], Descriptor] = {}
         self.made: list[Digest] = []
 
-    async def run(self, layers: Sequence[ImageLayer], hold: Hold, *, compress: bool) -> tuple[Descriptor, ...]:
+    async def run(self, layers: Sequence[ImageLayer], *, compress: bool) -> tuple[Descriptor, ...]:
         """Bring the layers there: what the registry has them as, in the order given. Raises PortError (possibly in an
         exception group)."""
         # The topmost first, as in Docker: it is the one that is new. A layer may lie in an image twice.
@@ -73,7 +77,7 @@ class LayerPush:
             await self._emit(messages.update(short(diff_id), "Preparing"))
         async with trio.open_nursery() as nursery:
             for layer in wanted.values():
-                work = partial(self._one, layer, hold, compress=compress)
+                work = partial(self._one, layer, compress=compress)
                 nursery.start_soon(work, name=f"push layer {short(layer.diff_id)}")
         return tuple(self._there[layer.diff_id, compress] for layer in layers)
 
@@ -83,7 +87,7 @@ class LayerPush:
             source = partial(self._uploads.blobs.stream, blob.digest)
             await self._registry.push_blob(self._repository, blob, source, self._credentials)
 
-    async def _one(self, layer: ImageLayer, hold: Hold, *, compress: bool) -> None:
+    async def _one(self, layer: ImageLayer, *, compress: bool) -> None:
         identifier = short(layer.diff_id)
         if (layer.diff_id, compress) in self._there:
             await self._emit(messages.update(identifier, "Layer already exists"))
@@ -93,7 +97,7 @@ class LayerPush:
         async with self._uploads.places:
             blob = layer.blob
             if compress and blob.media_type in UNCOMPRESSED:
-                blob = await self._compressed(layer, hold)
+                blob = await self._compressed(layer)
             await self._emit(messages.update(identifier, await self._brought(layer, blob)))
         self._there[layer.diff_id, compress] = blob
 
@@ -128,12 +132,12 @@ class LayerPush:
         found = {name.path for name in names if name.domain == own.domain and name.path != own.path}
         return sorted(found)[:MOUNTS_MAX]
 
-    async def _compressed(self, layer: ImageLayer, hold: Hold) -> Descriptor:
+    async def _compressed(self, layer: ImageLayer) -> Descriptor:
         """The layer as gzip, held. Another push of it that ends may discard the blob before it is held, hence again."""
         while True:
             with self._uploads.holds.arrival():
                 made = await self._uploads.archives.compress_layer(layer.blob.digest)
-                await hold.add(blobs=(made.digest,))
+                await self._hold.add(blobs=(made.digest,))
             self.made.append(made.digest)
             if await self._uploads.blobs.has(made.digest):
                 return made

@@ -172,6 +172,25 @@ async def test_a_client_that_leaves_ends_its_push_and_leaves_no_blob(tmp_path: P
         assert f"{REPOSITORY}:latest" not in registry.manifests
 
 
+async def test_a_compressed_layer_stays_until_the_last_push_of_it_has_ended(tmp_path: Path) -> None:
+    """IMG-07, IMG-26."""
+    registry = MemoryRegistry()
+    async with running_engine(tmp_path, registry_port=registry) as engine:
+        await load(engine, image_of(BASE), f"{REPOSITORY}:latest", "127.0.0.1:5001/app:latest")
+        before = await engine.storage.layers.inventory()
+        gates = registry.gates = _FirstGate()
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(push, engine)
+                await engine.until(lambda: gates.asked)
+                assert "aux" in (await push(engine, "127.0.0.1:5001/app"))[-1]
+                during = set((await engine.storage.layers.inventory()).blobs)
+                assert len(during - set(before.blobs)) == 1
+                gates.event.set()
+        assert f"{REPOSITORY}:latest" in registry.manifests
+        assert await engine.storage.layers.inventory() == before
+
+
 async def test_at_most_five_layers_are_on_their_way_and_the_others_wait(tmp_path: Path) -> None:
     """IMG-05."""
     registry = MemoryRegistry()
@@ -212,3 +231,19 @@ class _EveryGate(dict[str, trio.Event]):
 
     def __missing__(self, key: str) -> trio.Event:
         return self.event
+
+
+class _FirstGate(_EveryGate):
+    """A gate for the first who asks; nobody else waits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.closed = False
+
+    def __missing__(self, key: str) -> trio.Event:
+        if not self.closed:
+            self.closed = True
+            return self.event
+        opened = trio.Event()
+        opened.set()
+        return opened
