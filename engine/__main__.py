@@ -47,6 +47,9 @@ def configure_logging(config: DaemonConfig) -> None:
         stream=sys.stderr,
         format='time="%(asctime)s" level=%(levelname)s logger=%(name)s msg="%(message)s"',
     )
+    # They tell of every request its whole URL and of answers their headers: where an upload goes on, whose token it is.
+    for library in ("httpx", "httpcore"):
+        logging.getLogger(library).setLevel(logging.WARNING)
 
 
 def start(config: DaemonConfig, reread: Callable[[], DaemonConfig]) -> int:

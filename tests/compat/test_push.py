@@ -121,6 +121,7 @@ def test_a_registry_with_a_password_takes_pushes_of_those_who_know_it(images: En
         assert registry.request("HEAD", f"/v2/secret/manifests/{found}").status == 200
     stored = subprocess.run(["grep", "-rl", "whale", str(images.data_root)], capture_output=True, check=False)
     assert stored.stdout == b"", "the password stands in a file"
+    assert "/blobs/uploads/" not in images.log.read_text(), "who knows an upload's place can write there"
 
 
 def test_docker_py_reads_the_progress_and_events_tell_of_the_push(images: Engine, registry: TestRegistry) -> None:
