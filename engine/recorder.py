@@ -27,8 +27,11 @@ from eventsourcing.sqlite import (
 from engine import chain
 from engine.errors import PortError
 from engine.sqlite_errors import translated
+from engine.write_ahead import make_room
 
 BUSY_TIMEOUT_MS = 5000
+WAL_BYTES, WAL_KEPT_BYTES = 8 << 20, 32 << 20
+"""Of the write-ahead log: when it is opened, and what it keeps when it begins anew (about one round of commits)."""
 
 Row = tuple[int, str, int, str, bytes]
 """(position, stream, version, topic, state)."""
@@ -46,6 +49,7 @@ class LogRecorder(SQLiteApplicationRecorder):
 
     def __init__(self, datastore: SQLiteDatastore, events_table_name: str = "stored_events") -> None:
         super().__init__(datastore, events_table_name)
+        self._path = datastore.pool.db_name
         self._stack = contextlib.ExitStack()
         self._writer: SQLiteConnection | None = None
         self.position = 0
@@ -60,11 +64,12 @@ class LogRecorder(SQLiteApplicationRecorder):
         """Take the writer's connection and find the head. Raises PortError when the file can not be used."""
         with _translated("open the log"):
             self._writer = self._stack.enter_context(self.datastore.get_connection(commit=True))
-            for pragma in ("synchronous=FULL", "wal_autocheckpoint=0", "journal_size_limit=16777216"):
+            for pragma in ("synchronous=FULL", "wal_autocheckpoint=0", f"journal_size_limit={WAL_KEPT_BYTES}"):
                 # Checkpoints are copied to the main file by the housekeeper in a thread, not inside somebody's commit.
                 self._writer.cursor().execute(f"PRAGMA {pragma}")
             self._load_head()
             self._check_tail()
+            make_room(self._path, WAL_BYTES)
 
     def close(self) -> None:
         """Fold the write-ahead log into the file, so that a copy of the file alone is complete."""

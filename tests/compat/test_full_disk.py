@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,8 +28,12 @@ class Disk:
         self.root = root
         self._ballast = root / "ballast"
 
-    def fill(self) -> None:
-        """Leave not one block."""
+    def fill(self, *, reserve: bool = False) -> None:
+        """Leave not one block; not even those that the write-ahead logs have beyond their end, unless `reserve`."""
+        if not reserve:
+            for log in self.root.glob("*.db-wal"):
+                frames = struct.unpack_from("I", log.with_name(log.name[:-3] + "shm").read_bytes(), 16)[0]
+                os.truncate(log, 32 + frames * (24 + 4096))  # the shared index says how many frames count
         with self._ballast.open("ab", buffering=0) as file:
             for size in (1 << 20, 4096, 1):
                 with contextlib.suppress(OSError):
@@ -103,6 +108,18 @@ def test_a_full_disk_refuses_work_in_words_and_loses_nothing(small: tuple[Engine
         engine.cli("stop", "-t", "0", "talks")
     verified = engine.replay("verify")
     assert verified.returncode == 0, verified.stdout + verified.stderr
+
+
+def test_what_the_log_has_room_for_goes_on_on_a_full_disk(small: tuple[Engine, Disk]) -> None:
+    """A stop is carried out and its exit is known, also to an engine that starts while the disk is full."""
+    engine, disk = small
+    engine.cli("run", "-d", "--init", "--name", "ends", "busybox", "sleep", "1000")
+    disk.fill(reserve=True)
+    engine.cli("stop", "ends")
+    assert engine.json("/containers/ends/json")["State"]["ExitCode"] == 143
+    engine.kill()
+    engine.start()
+    assert engine.json("/containers/ends/json")["State"]["Status"] == "exited"
 
 
 def test_a_disk_that_is_full_at_a_restart_is_said_and_outlived(small: tuple[Engine, Disk]) -> None:

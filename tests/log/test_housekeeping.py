@@ -10,6 +10,7 @@ import trio
 import trio.testing
 
 from engine import application as module
+from engine import recorder
 from engine.application import LogOptions
 from engine.errors import PortError
 from replay.verify import verify
@@ -47,6 +48,7 @@ async def test_derived_state_is_checkpointed_some_time_after_a_change(tmp_path: 
 
 async def test_the_write_ahead_log_does_not_grow_with_history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "WAL_COMMITS", 20)
+    monkeypatch.setattr(recorder, "WAL_BYTES", 0)
     async with counters(tmp_path).running() as application:
         sizes = []
         for _ in range(600):
@@ -136,3 +138,14 @@ async def test_nothing_is_appended_to_a_log_whose_end_does_not_prove_itself(tmp_
     with pytest.raises(PortError, match="damaged"):
         async with counters(tmp_path).running():
             pass
+
+
+async def test_the_first_commits_find_room_in_the_write_ahead_log(tmp_path: Path) -> None:
+    """Its file does not grow with them, which is what makes a commit slow; and a reader finds the log's true end."""
+    async with counters(tmp_path).running() as application:
+        size = (tmp_path / "events.db-wal").stat().st_size
+        assert size == recorder.WAL_BYTES
+        for _ in range(20):
+            await application.execute(Add(name="a"), cause=CAUSE)
+        assert (tmp_path / "events.db-wal").stat().st_size == size
+        assert verify(tmp_path / "events.db").position == 20
