@@ -124,7 +124,7 @@ def test_a_link_is_taken_back_and_follows_names(engine: Engine) -> None:
     assert names(engine, "store") == ["/store", "/shop/database"]
     assert engine.json("/containers/shop/json")["HostConfig"]["Links"] == ["/store:/shop/database"]
     words = "Conflict, cannot remove the default link name of the container"
-    assert ask(engine, "DELETE", "/containers/store?link=1") == (500, words)
+    assert ask(engine, "DELETE", "/containers/store?link=1") == (409, words)
     engine.cli("rm", "--link", "/shop/database")
     assert names(engine, "store") == ["/store"]
     assert engine.json("/containers/shop/json")["HostConfig"]["Links"] is None

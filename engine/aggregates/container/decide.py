@@ -294,6 +294,8 @@ def _disconnect(state: ContainerState, command: c.DisconnectContainer) -> Events
     if state.host.network_mode == "host":
         raise Rejected(Reason.INVALID, HOST_NETWORK_IS_FIXED)
     joined = any(endpoint.network_id == command.network_id for endpoint in state.endpoints)
+    if command.network_id in state.disconnecting:
+        return ()  # under way: who asks again waits with who asked first
     if state.status in ALIVE and joined:
         return (e.ContainerDisconnectRequested(at=command.at, network_id=command.network_id),)
     return (e.ContainerDisconnected(network_id=command.network_id, name="" if wish.network_id else wish.name),)

@@ -226,7 +226,7 @@ def evolve(state: ContainerState, event: e.ContainerEvent) -> ContainerState:
                 connect_errors=(*errors, (event.network_id, event.error)),
             )
         case e.ContainerDisconnectRequested():
-            return replace(state, disconnecting=(*state.disconnecting, event.network_id))
+            return replace(state, disconnecting=tuple(dict.fromkeys((*state.disconnecting, event.network_id))))
         case e.ContainerDisconnected():
             return _disconnected(state, event)
         case e.ContainerRemoveRequested():

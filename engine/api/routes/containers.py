@@ -454,7 +454,7 @@ class Verbs:
         """Take a link name away (`docker rm --link web/db`); the containers stay (CTR-44)."""
         owner_name, _, alias = name.strip("/").partition("/")
         if not alias:
-            raise Rejected(Reason.SYSTEM, "Conflict, cannot remove the default link name of the container")
+            raise Rejected(Reason.CONFLICT, "Conflict, cannot remove the default link name of the container")
         owner = self._context.views.containers.find(owner_name)
         await self._execute((c.UnlinkContainer(container_id=owner.container_id, alias=alias),), cause)
 

@@ -644,6 +644,17 @@ def test_a_network_that_is_younger_than_its_container_is_left_by_name() -> None:
     assert state.networks == ()
 
 
+def test_leaving_a_network_twice_at_once_is_leaving_it_once() -> None:
+    """NET-05: who asks again waits with who asked first."""
+    leave = c.DisconnectContainer(container_id=ID, at=NOW, network_id=ATTACHED.network_id)
+    state = live(*LIVES[S.RUNNING])
+    events = DECIDER.decide(state, leave)
+    assert len(events) == 1
+    state = DECIDER.evolve(state, events[0])
+    assert DECIDER.decide(state, leave) == ()
+    assert DECIDER.evolve(state, events[0]).disconnecting == (ATTACHED.network_id,)
+
+
 def test_the_network_none_is_alone() -> None:
     """NET-05: as moby, 400."""
     state = replace(live(*LIVES[S.CREATED]), networks=(NetworkAttachment(name="none", network_id="e5" * 32),))
