@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.installed
 SYSTEM := .tools/.installed
-PACKAGES := python3-venv busybox-static nftables libnftables1 iproute2 procps tini
+PACKAGES := python3-venv busybox-static nftables libnftables1 iproute2 procps tini e2fsprogs
 
 .PHONY: demo test serve check docs clean setup bench crash guest
 
@@ -42,7 +42,7 @@ docs: setup
 
 setup: $(SYSTEM) $(SETUP)
 
-# The distribution's programs that the engine itself uses, or that its first container is made of.
+# The distribution's programs that the engine itself uses, its first container is made of, or a full disk is tried with.
 $(SYSTEM): Makefile
 	mkdir -p .tools
 	scripts/install-packages.sh $(PACKAGES)
