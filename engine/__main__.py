@@ -5,6 +5,7 @@ Everything behind `run` is bootstrap.py's. This module prints what a person read
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -54,6 +55,8 @@ def configure_logging(config: DaemonConfig) -> None:
 
 def start(config: DaemonConfig, reread: Callable[[], DaemonConfig]) -> int:
     """Run the engine until it is told to stop. reread: the configuration anew, from the same flags."""
+    # What is imported and recovered stays, so looking for garbage among it is lost time; bootstrap turns it on again.
+    gc.disable()
     import trio  # here: --version and --validate need neither trio nor the engine
 
     from engine import bootstrap

@@ -48,7 +48,7 @@ from engine.drivers.linux.storage.store import LinuxStorage
 from engine.drivers.linux.volume.host_paths import LinuxHostPaths
 from engine.drivers.linux.volume.local import LocalVolumes
 from engine.drivers.ports.host import HostFacts
-from engine.drivers.registry.client import RegistryClient
+from engine.drivers.registry.late import LateRegistry
 from engine.drivers.registry.policy import RegistryPolicy
 from engine.entropy import SystemEntropy
 from engine.errors import PortError
@@ -163,7 +163,7 @@ def _drivers(config: DaemonConfig, host: LinuxHost, logs: FileLogs, id_map: IdMa
     """Everything concrete. Nothing is touched before `begin`."""
     parser = apparmor.parser_of()
     runtime = LinuxRuntime(config.exec_root, config.data_root, apparmor.AppArmor(parser) if parser else None)
-    registry = RegistryClient(_registry_policy(config))
+    registry = LateRegistry(_registry_policy(config))
     storage = LinuxStorage(config.data_root, id_map=id_map)
     networking = LinuxNetworking(
         NetworkingOptions(
@@ -295,6 +295,7 @@ def _settle_memory() -> None:
     again and again. A request makes thousands of small objects and hardly a cycle, so it looks at young ones seldom."""
     gc.collect()
     gc.freeze()
+    gc.enable()
     gc.set_threshold(YOUNG_OBJECTS, 20, 50)
 
 
