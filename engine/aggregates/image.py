@@ -72,6 +72,14 @@ class RecordRepositoryDigest(ImageCommand, frozen=True, kw_only=True):
     reference: str
 
 
+class RecordCompressedLayer(ImageCommand, frozen=True, kw_only=True):
+    """A layer that was made here has been compressed for a push. layer: its blob as it lies here; blob: the compressed
+    one, kept from now on."""
+
+    layer: Digest
+    blob: Descriptor
+
+
 class RequireImage(ImageCommand, frozen=True, kw_only=True):
     """Changes nothing; rejected unless the image is here to stay. In one transaction with what is made from the image,
     it keeps a removal that was decided a moment ago from taking the layers away."""
@@ -121,6 +129,14 @@ class RepositoryDigestRecorded(Event, frozen=True, kw_only=True):
     reference: str
 
 
+class LayerCompressed(Event, frozen=True, kw_only=True):
+    """layer: the blob that is not compressed; blob: the one that is."""
+
+    NAME: ClassVar[str] = "image.layer_compressed"
+    layer: Digest
+    blob: Descriptor
+
+
 class ImageNoted(Event, frozen=True, kw_only=True):
     """What is no change of state and yet told by `/events`, in Docker's words: save."""
 
@@ -144,6 +160,7 @@ ImageEvent = (
     | ImageTagged
     | ImageUntagged
     | RepositoryDigestRecorded
+    | LayerCompressed
     | ImageNoted
     | ImageRemoveRequested
     | ImageRemoved
@@ -161,6 +178,7 @@ TRANSITIONS: dict[tuple[ImageStatus, type[Event]], tuple[ImageStatus, str]] = {
     (ImageStatus.READY, ImageTagged): (ImageStatus.READY, "user"),
     (ImageStatus.READY, ImageUntagged): (ImageStatus.READY, "user"),
     (ImageStatus.READY, RepositoryDigestRecorded): (ImageStatus.READY, "images reactor"),
+    (ImageStatus.READY, LayerCompressed): (ImageStatus.READY, "images reactor"),
     (ImageStatus.READY, ImageNoted): (ImageStatus.READY, "user"),
     (ImageStatus.READY, ImageRemoveRequested): (ImageStatus.REMOVING, "user"),
     (ImageStatus.REMOVING, ImageRemoved): (ImageStatus.ABSENT, "images reactor"),
@@ -168,7 +186,8 @@ TRANSITIONS: dict[tuple[ImageStatus, type[Event]], tuple[ImageStatus, str]] = {
 
 
 class ImageState(msgspec.Struct, frozen=True, kw_only=True):
-    """references: tags; repository_digests: `repo@digest`; both canonical. tagged_at: of the newest tag."""
+    """references: tags; repository_digests: `repo@digest`; both canonical. tagged_at: of the newest tag. compressed: of
+    layers that are not, by their blobs' digests: the blob that registries get."""
 
     image_id: ImageID
     status: ImageStatus = ImageStatus.ABSENT
@@ -183,6 +202,7 @@ class ImageState(msgspec.Struct, frozen=True, kw_only=True):
     references: frozenset[str] = frozenset()
     repository_digests: frozenset[str] = frozenset()
     tagged_at: int = 0
+    compressed: Mapping[Digest, Descriptor] = {}
 
     @property
     def size(self) -> int:
@@ -192,7 +212,7 @@ class ImageState(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def blobs(self) -> frozenset[Digest]:
         """Everything of it in the blob store."""
-        own = [part.digest for part in (self.config, self.manifest) if part is not None]
+        own = [part.digest for part in (self.config, self.manifest, *self.compressed.values()) if part is not None]
         return frozenset((*own, *(layer.blob.digest for layer in self.layers)))
 
     @property
@@ -233,6 +253,8 @@ def evolve(state: ImageState, event: ImageEvent) -> ImageState:
             )
         case RepositoryDigestRecorded():
             return replace(state, repository_digests=state.repository_digests | {event.reference})
+        case LayerCompressed():
+            return replace(state, compressed={**state.compressed, event.layer: event.blob})
         case ImageNoted():
             return state
         case ImageRemoveRequested():
@@ -248,6 +270,7 @@ ImageCommands = (
     | TagImage
     | UntagImage
     | RecordRepositoryDigest
+    | RecordCompressedLayer
     | RequireImage
     | NoteImage
     | RemoveImage
@@ -274,6 +297,11 @@ def decide(state: ImageState, command: ImageCommands) -> tuple[Event, ...]:
                 raise Rejected(Reason.CONFLICT, f"image {state.image_id} is being removed")
             known = command.reference in state.repository_digests
             return () if known else (RepositoryDigestRecorded(reference=command.reference),)
+        case RecordCompressedLayer():
+            if state.status is ImageStatus.REMOVING:
+                raise Rejected(Reason.CONFLICT, f"image {state.image_id} is being removed")
+            known = command.layer in state.compressed
+            return () if known else (LayerCompressed(layer=command.layer, blob=command.blob),)
         case RequireImage():
             if state.status is ImageStatus.REMOVING:
                 raise Rejected(Reason.NOT_FOUND, f"No such image: {state.image_id}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
@@ -155,13 +156,14 @@ async def either(request: pytest.FixtureRequest, private: TestRegistry) -> Async
 
 
 async def test_what_is_pushed_can_be_pulled_and_mounted(either: tuple[Registry, str]) -> None:
+    """IMG-07, IMG-05: a small blob with the end of its upload, a large one streamed before it."""
     client, address = either
-    image = image_of(layer_of({"f": b"z" * 200_000}))
+    image = image_of(layer_of({"f": b"z" * 200_000}), layer_of({"large": random.Random(7).randbytes(6_000_000)}))
     reference = parse(f"{address}/pushed:1")
 
-    async def stream_of(blob: bytes) -> AsyncIterator[bytes]:
-        yield blob[:1000]
-        yield blob[1000:]
+    async def stream_of(blob: bytes, offset: int) -> AsyncIterator[bytes]:
+        yield blob[offset : offset + 1000]
+        yield blob[offset + 1000 :]
 
     for name, blob in image.blobs.items():
         descriptor = Descriptor(media_type="", digest=Digest(name), size=len(blob))

@@ -142,12 +142,12 @@ class MemoryRegistry:
         self,
         reference: Reference,
         descriptor: Descriptor,
-        source: Callable[[], AsyncIterator[bytes]],
+        source: Callable[[int], AsyncIterator[bytes]],
         credentials: Credentials | None,
     ) -> None:
         self.begun.append((descriptor.digest, 0))
         body = b""
-        async for chunk in source():
+        async for chunk in source(0):
             body += chunk
             if descriptor.digest in self.gates:
                 await self.gates[descriptor.digest].wait()

@@ -80,11 +80,11 @@ class Registry(Protocol):
         self,
         reference: Reference,
         descriptor: Descriptor,
-        source: Callable[[], AsyncIterator[bytes]],
+        source: Callable[[int], AsyncIterator[bytes]],
         credentials: Credentials | None,
     ) -> None:
-        """Upload a blob of exactly `descriptor.size` bytes. source: makes the stream, again for each try; progress is
-        what it has handed out. Raises PortError, FORBIDDEN and UNAUTHORIZED among them."""
+        """Upload a blob of exactly `descriptor.size` bytes. source: makes the stream from an offset on, again for each
+        try; progress is what it has handed out. Raises PortError, FORBIDDEN and UNAUTHORIZED among them."""
         ...
 
     async def push_manifest(

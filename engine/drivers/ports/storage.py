@@ -74,8 +74,8 @@ class BlobStore(Protocol):
         """A small blob (manifest, config) whole; at most 8 MiB."""
         ...
 
-    def stream(self, digest: Digest) -> AsyncIterator[bytes]:
-        """A blob in chunks. Raises PortError(NOT_FOUND) before the first one."""
+    def stream(self, digest: Digest, offset: int = 0) -> AsyncIterator[bytes]:
+        """A blob in chunks, from `offset` on. Raises PortError(NOT_FOUND) before the first one."""
         ...
 
     async def discard(self, digest: Digest) -> None: ...

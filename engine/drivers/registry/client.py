@@ -175,7 +175,7 @@ class RegistryClient:
         self,
         reference: Reference,
         descriptor: Descriptor,
-        source: Callable[[], AsyncIterator[bytes]],
+        source: Callable[[int], AsyncIterator[bytes]],
         credentials: Credentials | None,
     ) -> None:
         await self._uploads.push_blob(reference, descriptor, source, credentials)

@@ -6,8 +6,8 @@ credentials meet a request.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, aclosing
 
 import httpx
 import msgspec
@@ -64,7 +64,10 @@ class Door:
         the last endpoint that could not be reached."""
         trouble: PortError | httpx.TransportError | None = None
         domain = ask.reference.domain
-        for endpoint in self._candidates(domain, writing=ask.actions != READ):
+        candidates = self._candidates(domain, writing=ask.actions != READ)
+        if "://" in ask.path:  # who was sent to a place is sent to no other, however many doors there are.
+            candidates = tuple(one for one in candidates if _same_origin(ask.path, one.base))[:1] or candidates[:1]
+        for endpoint in candidates:
             try:
                 response = await self._ask(stack, endpoint, ask)
             except (httpx.TransportError, PortError) as error:
@@ -113,12 +116,15 @@ class Door:
             authorization = await self.tokens.authorization(offered, scope, own, url) if offered else None
             if authorization is not None and not _same_origin(url, endpoint.base):
                 authorization = None  # an upload may lead to another host, which has its own way to know us.
+            content = ask.content() if callable(ask.content) else ask.content
+            if isinstance(content, AsyncGenerator):
+                await stack.enter_async_context(aclosing(content))  # who breaks off leaves a file open behind it.
             response = await stack.enter_async_context(
                 self.transport.stream(
                     ask.method,
                     url,
                     headers={**headers, "Authorization": authorization} if authorization else headers,
-                    content=ask.content() if callable(ask.content) else ask.content,
+                    content=content,
                     verify=endpoint.verify,
                 )
             )

@@ -75,7 +75,7 @@ class LateRegistry:
         self,
         reference: Reference,
         descriptor: Descriptor,
-        source: Callable[[], AsyncIterator[bytes]],
+        source: Callable[[int], AsyncIterator[bytes]],
         credentials: Credentials | None,
     ) -> None:
         await (await self._loaded()).push_blob(reference, descriptor, source, credentials)

@@ -15,7 +15,7 @@ import trio
 from msgspec.structs import replace
 
 from engine.aggregates.decider import Cause, Reason, Rejected
-from engine.aggregates.image import ImageState, ImageStatus, RecordRepositoryDigest
+from engine.aggregates.image import ImageLayer, ImageState, ImageStatus, RecordRepositoryDigest
 from engine.aggregates.transfer import ReportTransferDone
 from engine.aggregates.values.descriptor import Descriptor
 from engine.aggregates.values.ids import Digest, ImageID
@@ -24,8 +24,8 @@ from engine.aggregates.values.reference import Reference, parse
 from engine.drivers.ports.registry import Credentials
 from engine.reactors.base import Hands
 from engine.reactors.images import messages
-from engine.reactors.images.arrivals import Arrivals
-from engine.reactors.images.holds import Hold
+from engine.reactors.images.compression import Compression
+from engine.reactors.images.holds import Hold, Holds
 from engine.reactors.images.transfers import told
 from engine.reactors.images.uploads import LayerPush, Uploads
 
@@ -33,11 +33,12 @@ Emit = Callable[[object], Awaitable[None]]
 
 
 class Pushes:
-    def __init__(self, hands: Hands, uploads: Uploads) -> None:
+    def __init__(self, hands: Hands, uploads: Uploads, compression: Compression, holds: Holds) -> None:
         self._hands = hands
         self._uploads = uploads
         self._blobs = uploads.blobs
-        self._arrivals = Arrivals(hands, uploads.blobs, uploads.holds)
+        self._compression = compression
+        self._holds = holds
 
     async def push(self, reference: Reference, credentials: Credentials | None, emit: Emit, cause: Cause) -> None:
         """Push a tag, or without one every tag of the repository. Raises Rejected, PortError, both after the first
@@ -45,16 +46,12 @@ class Pushes:
         repository = replace(reference, tag="", digest="")
         async with told(self._hands, "push", str(reference), cause) as transfer:
             await emit(messages.status(f"The push refers to repository [{repository}]"))
-            async with self._uploads.holds.hold() as hold:
-                layers = LayerPush(self._uploads, repository, credentials, hold, emit)
-                try:
-                    pushed = [
-                        await self._one(tag, layers, credentials, hold, emit, transfer.cause)
-                        for tag in self._tags(reference)
-                    ]
-                finally:
-                    with trio.CancelScope(shield=True):
-                        await self._arrivals.discard_unused(layers.made)
+            async with self._holds.hold() as hold:
+                layers = LayerPush(self._uploads, repository, credentials, emit)
+                pushed = [
+                    await self._one(tag, layers, credentials, hold, emit, transfer.cause)
+                    for tag in self._tags(reference)
+                ]
             with trio.CancelScope(shield=True):
                 done = ReportTransferDone(transfer_id=transfer.transfer_id, images=tuple(dict.fromkeys(pushed)))
                 await self._hands.application.execute(done, cause=transfer.cause)
@@ -92,7 +89,11 @@ class Pushes:
         state = await self._held(reference, hold)
         assert state.config is not None, "an image that is there has a configuration"
         received = await self._received(state)
-        there = await layers.run(state.layers, compress=received is None)
+
+        async def choose(layer: ImageLayer) -> Descriptor:
+            return await self._compression.of(layer, state.image_id, hold, cause) if received is None else layer.blob
+
+        there = await layers.run(state.layers, choose)
         await layers.send(state.config)
         media_type, body = received or render_for_registry(state.config, there)
         digest = Digest("sha256:" + hashlib.sha256(body).hexdigest())

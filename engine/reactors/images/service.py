@@ -26,6 +26,7 @@ from engine.imageconfigs import ImageConfigs
 from engine.reactors.base import Hands
 from engine.reactors.images.additions import Additions
 from engine.reactors.images.commit import Commits
+from engine.reactors.images.compression import Compression
 from engine.reactors.images.downloads import UNLIMITED, Downloads
 from engine.reactors.images.holds import Holds
 from engine.reactors.images.layers import Emit
@@ -76,15 +77,8 @@ class Images:
             holds=self.holds,
             host=host_platform,
         )
-        self._uploads = Uploads(
-            registry,
-            blobs,
-            archives,
-            views=hands.views.images,
-            holds=self.holds,
-            parallel=config.max_concurrent_uploads,
-        )
-        self._pushes = Pushes(hands, self._uploads)
+        self._uploads = Uploads(registry, blobs, views=hands.views.images, parallel=config.max_concurrent_uploads)
+        self._pushes = Pushes(hands, self._uploads, Compression(hands, blobs, archives, self.holds), self.holds)
         self._loads = Loads(
             hands, archives, blobs, layers, additions=self.additions, holds=self.holds, host=host_platform
         )

@@ -54,7 +54,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.server.seen.append((self.path, dict(self.headers)))  # type: ignore[attr-defined]
         self.server.handle_with(self)
 
-    do_POST = do_PUT = do_HEAD = do_GET
+    do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = do_GET
 
     def log_message(self, *unused: object) -> None: ...
 
@@ -392,8 +392,8 @@ async def test_a_token_for_a_push_is_for_writing_and_for_a_mount_also_for_readin
             return answer(request, 202, b"", Location="/upload/1")
         return answer(request, 201)
 
-    async def source() -> AsyncIterator[bytes]:
-        yield BLOB
+    async def source(offset: int) -> AsyncIterator[bytes]:
+        yield BLOB[offset:]
 
     descriptor = Descriptor(media_type="", digest=BLOB_DIGEST, size=len(BLOB))
     with serving(handle) as server:
@@ -463,8 +463,8 @@ async def test_an_upload_that_breaks_begins_again_where_the_registry_says() -> N
         received.append((request.path, len(body)))
         return answer(request, 500 if len(received) == 1 else 201)
 
-    async def source() -> AsyncIterator[bytes]:
-        for start in range(0, len(BLOB), 70_000):
+    async def source(offset: int) -> AsyncIterator[bytes]:
+        for start in range(offset, len(BLOB), 70_000):
             yield BLOB[start : start + 70_000]
 
     descriptor = Descriptor(media_type="", digest=BLOB_DIGEST, size=len(BLOB))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import trio
 
 from engine.aggregates.transfer import TransferDone, TransferFailed
+from engine.aggregates.values.ids import Digest, short
 from tests.api.harness import Client, in_thread
 from tests.reactors.images.test_pull import BASE, TOP, history, pull, words
 from tests.support.images import TestImage, digest, image_of, layer_of
@@ -55,8 +57,9 @@ async def test_a_pulled_image_is_pushed_with_the_digests_it_came_with(tmp_path: 
         assert [status for name, status in again if name == base] == ["Preparing", "Layer already exists"]
 
 
-async def test_a_loaded_archives_layers_are_compressed_and_the_compressed_ones_are_not_kept(tmp_path: Path) -> None:
-    """IMG-07: and a second push finds them there, because they come out the same."""
+async def test_a_loaded_archives_layers_are_compressed_once_and_remembered(tmp_path: Path) -> None:
+    """IMG-07: over a restart, for another registry and for the next image with the layer; rmi gives their space
+    back."""
     registry = MemoryRegistry()
     image = image_of(BASE, TOP)
     async with running_engine(tmp_path, registry_port=registry) as engine:
@@ -72,10 +75,23 @@ async def test_a_loaded_archives_layers_are_compressed_and_the_compressed_ones_a
         assert {entry["mediaType"] for entry in manifest["layers"]} == {
             "application/vnd.docker.image.rootfs.diff.tar.gzip"
         }
-        assert await engine.storage.layers.inventory() == before
+        kept = {entry["digest"] for entry in manifest["layers"]}
+        assert set((await engine.storage.layers.inventory()).blobs) == {*before.blobs, *kept}
         again = await push(engine)
         assert [line.get("status") for line in again].count("Layer already exists") == 2
         assert registry.manifests[f"{REPOSITORY}:latest"] == (kind, body)
+        made = {name: os.stat(engine.storage.blobs.path(Digest(name))).st_ino for name in kept}
+    async with running_engine(tmp_path, registry_port=registry) as engine:
+        assert await engine.images.collect() == 0
+        await load(engine, image_of(BASE, Cmd=["/other"]), "127.0.0.1:5001/other:latest")
+        await engine.ask("POST", f"/images/{REPOSITORY}/tag?repo=127.0.0.1:5001/app")
+        for repository in ("127.0.0.1:5001/app", "127.0.0.1:5001/other"):
+            assert "aux" in (await push(engine, repository))[-1]
+        assert registry.manifests["127.0.0.1:5001/app:latest"] == (kind, body)
+        assert {name: os.stat(engine.storage.blobs.path(Digest(name))).st_ino for name in kept} == made
+        for name in (image.image_id, image_of(BASE, Cmd=["/other"]).image_id):
+            assert (await engine.ask("DELETE", f"/images/{name}?force=1"))[0] == 200
+        assert (await engine.storage.layers.inventory()).blobs == ()
 
 
 async def test_a_saved_and_loaded_image_is_pushed_with_the_digests_it_came_with(tmp_path: Path) -> None:
@@ -152,8 +168,8 @@ async def test_a_refused_manifest_fails_the_push_and_no_digest_is_recorded(tmp_p
         assert not shown.get("RepoDigests")
 
 
-async def test_a_client_that_leaves_ends_its_push_and_leaves_no_blob(tmp_path: Path) -> None:
-    """IMG-07, IMG-30."""
+async def test_a_client_that_leaves_ends_its_push_and_what_was_compressed_stays(tmp_path: Path) -> None:
+    """IMG-07, IMG-30: it is remembered for the next try."""
     registry = MemoryRegistry()
     image = image_of(layer_of({"noise": bytes(100_000)}))
     async with running_engine(tmp_path, registry_port=registry) as engine:
@@ -168,27 +184,64 @@ async def test_a_client_that_leaves_ends_its_push_and_leaves_no_blob(tmp_path: P
         outcome = history(engine, "transfer")[-1].event
         assert isinstance(outcome, TransferFailed)
         assert outcome.error == "cancelled by the client"
-        assert await engine.storage.layers.inventory() == before
+        after = set((await engine.storage.layers.inventory()).blobs)
+        kept = [blob.digest for state in engine.hands.views.images for blob in state.compressed.values()]
+        assert after == {*before.blobs, *kept}
+        assert len(kept) == 1
         assert f"{REPOSITORY}:latest" not in registry.manifests
 
 
-async def test_a_compressed_layer_stays_until_the_last_push_of_it_has_ended(tmp_path: Path) -> None:
-    """IMG-07, IMG-26."""
+async def test_pushes_at_once_compress_a_layer_once_and_send_it_to_a_repository_once(tmp_path: Path) -> None:
+    """IMG-07: two pushes to one registry and one to another; whoever comes second waits, and finds it there."""
     registry = MemoryRegistry()
+    image = image_of(BASE)
     async with running_engine(tmp_path, registry_port=registry) as engine:
-        await load(engine, image_of(BASE), f"{REPOSITORY}:latest", "127.0.0.1:5001/app:latest")
+        await load(engine, image, f"{REPOSITORY}:latest", f"{REPOSITORY}:v2", "127.0.0.1:5001/app:latest")
         before = await engine.storage.layers.inventory()
         gates = registry.gates = _FirstGate()
+        told: dict[str, list[dict[str, Any]]] = {}
+
+        async def pushing(name: str, tag: str) -> None:
+            told[f"{name}:{tag}"] = await push(engine, name, tag)
+
         with trio.fail_after(10):
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(push, engine)
+                nursery.start_soon(pushing, REPOSITORY, "latest")
                 await engine.until(lambda: gates.asked)
+                (blob,) = gates.asked
+                nursery.start_soon(pushing, REPOSITORY, "v2")
                 assert "aux" in (await push(engine, "127.0.0.1:5001/app"))[-1]
-                during = set((await engine.storage.layers.inventory()).blobs)
-                assert len(during - set(before.blobs)) == 1
                 gates.event.set()
-        assert f"{REPOSITORY}:latest" in registry.manifests
-        assert await engine.storage.layers.inventory() == before
+        layer = short(image.diff_ids[0])
+        assert [name for name, _ in registry.begun].count(blob) == 2
+        second = [status for name, status in words(told[f"{REPOSITORY}:v2"]) if name == layer]
+        assert second[-1] == "Layer already exists"
+        assert "Pushing" not in second
+        assert registry.manifests[f"{REPOSITORY}:latest"] == registry.manifests[f"{REPOSITORY}:v2"]
+        assert set((await engine.storage.layers.inventory()).blobs) == {*before.blobs, blob}
+
+
+async def test_who_waits_for_a_push_that_is_given_up_brings_the_layer_itself(tmp_path: Path) -> None:
+    """IMG-07, IMG-30."""
+    registry = MemoryRegistry()
+    async with running_engine(tmp_path, registry_port=registry) as engine:
+        await load(engine, image_of(BASE), f"{REPOSITORY}:latest", f"{REPOSITORY}:v2")
+        gates = registry.gates = _FirstGate()
+        connection = Client(engine.served.path)
+        await in_thread(lambda: connection.request("POST", f"/images/{REPOSITORY}/push?tag=latest"))
+        await engine.until(lambda: gates.asked)
+        told: list[dict[str, Any]] = []
+
+        async def pushing() -> None:
+            told.extend(await push(engine, REPOSITORY, "v2"))
+
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(pushing)
+                await engine.until(lambda: len(engine.hands.application.live("transfer")) == 2)
+                connection.close()
+        assert "aux" in told[-1]
+        assert "Pushed" in [line.get("status") for line in told]
 
 
 async def test_at_most_five_layers_are_on_their_way_and_the_others_wait(tmp_path: Path) -> None:

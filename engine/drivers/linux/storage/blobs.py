@@ -100,10 +100,11 @@ class LinuxBlobStore:
         with as_port_error("read blob"):
             return await self._in_thread(_read, self._places.blob(digest))
 
-    async def stream(self, digest: Digest) -> AsyncGenerator[bytes, None]:
+    async def stream(self, digest: Digest, offset: int = 0) -> AsyncGenerator[bytes, None]:
         with as_port_error("read blob"):
             fd = os.open(self._places.blob(digest), os.O_RDONLY | os.O_CLOEXEC)
         try:
+            os.lseek(fd, offset, os.SEEK_SET)
             while chunk := await self._in_thread(os.read, fd, _BATCH):
                 yield chunk
         finally:
