@@ -45,3 +45,14 @@ class PortError(Exception):
         self.retriable = retriable
         self.exit_code = exit_code
         """For a failed start: 126 (not executable), 127 (not found), 128 (anything else); 0 elsewhere."""
+
+    def again(self) -> PortError:
+        """The same refusal, for somebody else to raise: an exception gathers the history of whoever raises it."""
+        return PortError(
+            self.operation,
+            self.message,
+            fault=self.fault,
+            errno=self.errno,
+            retriable=self.retriable,
+            exit_code=self.exit_code,
+        )

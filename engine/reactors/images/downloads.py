@@ -76,7 +76,7 @@ class Download:
         while not self.ended:
             await self._changed.wait()
         if self.error is not None:
-            raise _own(self.error)
+            raise self.error.again()
 
 
 class Downloads:
@@ -196,8 +196,3 @@ class Downloads:
         download.attempt += 1
         download.enter(Phase.RETRYING)
         await trio.sleep(download.retry_in_s)
-
-
-def _own(error: PortError) -> PortError:
-    """Every watcher raises an exception of its own."""
-    return PortError(error.operation, error.message, fault=error.fault, errno=error.errno, retriable=error.retriable)

@@ -17,7 +17,7 @@ from engine.aggregates.image import AddImage, ImageLayer
 from engine.aggregates.transfer import ReportTransferDone
 from engine.aggregates.values.config import ContainerConfig
 from engine.aggregates.values.descriptor import DOCKER_CONFIG, Descriptor
-from engine.aggregates.values.ids import DiffID, Digest, ImageID, short
+from engine.aggregates.values.ids import ChainID, DiffID, Digest, ImageID, short
 from engine.aggregates.values.instructions import apply_instructions
 from engine.aggregates.values.manifest import parse_image_config
 from engine.aggregates.values.platform import Platform
@@ -28,7 +28,7 @@ from engine.reactors.images import messages
 from engine.reactors.images.additions import Additions
 from engine.reactors.images.arrivals import Arrivals
 from engine.reactors.images.holds import Hold, Holds
-from engine.reactors.images.layers import Emit, progress_of, wanted_layers
+from engine.reactors.images.layers import Emit, WantedLayer, progress_of, wanted_layers
 from engine.reactors.images.pull import add_image, check_config
 from engine.reactors.images.transfers import told
 
@@ -152,15 +152,23 @@ class Loads:
         check_config(config, len(image.layers))
         wanted = wanted_layers([layer.blob for layer in image.layers], config.diff_ids)
         await hold.add(layers=(layer.chain_id for layer in wanted))
-        layers = []
-        for layer in wanted:
-            async with progress_of(short(layer.diff_id), "Loading layer", emit) as progress:
-                made = await self._layers.unpack(
-                    layer.blob.digest, layer.blob.media_type, layer.diff_id, layer.parent, progress
-                )
-            layers.append(ImageLayer(diff_id=layer.diff_id, chain_id=layer.chain_id, blob=layer.blob, size=made.size))
+        sizes: dict[ChainID, int] = {}
+        async with trio.open_nursery() as nursery:
+            for layer in wanted:  # the layer store unpacks some at a time, and puts them into place in order.
+                nursery.start_soon(self._unpack, layer, sizes, emit, name=f"layer {short(layer.diff_id)}")
+        layers = tuple(
+            ImageLayer(diff_id=layer.diff_id, chain_id=layer.chain_id, blob=layer.blob, size=sizes[layer.chain_id])
+            for layer in wanted
+        )
         at = self._hands.clock.now_ns()
-        return add_image(config, image.config, tuple(layers), at=at, origin=origin, manifest=image.manifest)
+        return add_image(config, image.config, layers, at=at, origin=origin, manifest=image.manifest)
+
+    async def _unpack(self, layer: WantedLayer, sizes: dict[ChainID, int], emit: Emit) -> None:
+        async with progress_of(short(layer.diff_id), "Loading layer", emit) as progress:
+            made = await self._layers.unpack(
+                layer.blob.digest, layer.blob.media_type, layer.diff_id, layer.parent, progress
+            )
+        sizes[layer.chain_id] = made.size
 
 
 def _names(references: Iterable[str]) -> tuple[Reference, ...]:

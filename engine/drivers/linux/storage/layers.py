@@ -48,6 +48,14 @@ class LayerMeta(msgspec.Struct, frozen=True, kw_only=True):
     boot: str
 
 
+class _Unpacking:
+    """A layer that somebody unpacks at the moment."""
+
+    def __init__(self) -> None:
+        self.ended = trio.Event()
+        self.error: PortError | None = None
+
+
 class LinuxLayerStore:
     """See engine/drivers/ports/storage.py, LayerStore."""
 
@@ -55,23 +63,26 @@ class LinuxLayerStore:
         self._places = places
         self._workers = workers
         self._limiter = limiter
-        self._under_way: dict[ChainID, trio.Event] = {}
+        self._under_way: dict[ChainID, _Unpacking] = {}
 
     async def unpack(
         self, blob: Digest, media_type: str, diff_id: DiffID, parent: ChainID | None, progress: Progress | None = None
     ) -> Layer:
         chain_id = chain_id_of(parent, diff_id)
         while (others := self._under_way.get(chain_id)) is not None:
-            await others.wait()
+            await others.ended.wait()
         layer = await self.lookup(chain_id)
         if layer is not None:
             return layer
-        done = self._under_way[chain_id] = trio.Event()
+        own = self._under_way[chain_id] = _Unpacking()
         try:
             return await self._unpack(chain_id, blob, media_type, diff_id, parent, progress)
+        except PortError as error:
+            own.error = error
+            raise
         finally:
             del self._under_way[chain_id]
-            done.set()
+            own.ended.set()
 
     async def lookup(self, chain_id: ChainID) -> Layer | None:
         meta = await self.meta(chain_id)
@@ -159,10 +170,11 @@ class LinuxLayerStore:
         try:
             size = os.fstat(fd).st_size
             async with self._workers.limiter:
-                outcome = await self._workers.run(
+                outcome = await self._workers.run_next(
                     "unpack",
-                    {"directory": directory, "diff_id": diff_id},
-                    stdin=fd,
+                    # A plain blob was verified when it came, and its digest is the DiffID: not hashed twice.
+                    {"directory": directory, "diff_id": "" if str(blob) == diff_id else diff_id},
+                    data=fd,
                     on_progress=None if progress is None else lambda done: progress(done, size),
                 )
         finally:
@@ -176,8 +188,10 @@ class LinuxLayerStore:
         while parent is not None:
             others = self._under_way.get(parent)
             if others is not None:
-                await others.wait()
+                await others.ended.wait()
             meta = await self.meta(parent)
+            if meta is None and others is not None and others.error is not None:
+                raise others.error.again()  # the reason of both failures, whichever is told first.
             if meta is None:
                 raise PortError("unpack", f"parent layer {parent} is not there", fault=Fault.NOT_FOUND)
             chain.append(parent)

@@ -43,13 +43,17 @@ class LinuxStorage:
         """Run for ever: empty the trash and make new layers durable. First it abandons what an earlier run left
         unfinished; `repair` is the caller's, before containers."""
         self.places.abandon_temporaries()
-        while True:
-            try:
-                await self.sweep_once()
-            except PortError as error:
-                # A full disk, say: nothing is lost by trying again, and the engine must not end for it.
-                _logger.warning("sweeping: %s", error.message)
-            await trio.sleep(SWEEP_INTERVAL_S)
+        try:
+            while True:
+                try:
+                    await self.sweep_once()
+                except PortError as error:
+                    # A full disk, say: nothing is lost by trying again, and the engine must not end for it.
+                    _logger.warning("sweeping: %s", error.message)
+                await self.workers.retire()
+                await trio.sleep(SWEEP_INTERVAL_S)
+        finally:
+            await self.workers.retire(idle_s=0)
 
     async def sweep_once(self) -> int:
         """One round: how many things were deleted."""

@@ -4,10 +4,15 @@ Owns the protocol: the task's name in argv[2], its fields as JSON in argv[3]; da
 lines, of which the last is {"result": ...} or {"error": {...}} and earlier ones {"progress": n} or {"ready": ...}.
 Anything else on stderr is a crash's traceback. Refuses to know: the engine. Started with `python -I -S`, so imports
 stay few; a task imports its own module.
+
+A worker whose task is `serve` stays for more: each packet on the socket it was given is one task as JSON, with its data
+as a descriptor that becomes stdin. It ends with the socket, or with the first task that fails: that may have left
+anything behind.
 """
 
 from __future__ import annotations
 
+import _socket  # not socket: that imports selectors and enum, and half of a small task's time is imports
 import errno
 import importlib
 import json
@@ -33,7 +38,8 @@ _TASKS = {
     "compress_layer": "receiving.compress_layer",
 }
 
-
+TASK_BYTES_MAX = 1 << 16
+"""Of one task given to a worker that serves."""
 _DEPTH_MAX = 10_000
 """A path of PATH_MAX bytes has two thousand directories; walking is recursive."""
 
@@ -56,15 +62,36 @@ def main() -> None:
     name, fields = sys.argv[2], json.loads(sys.argv[3])
     os.umask(0)
     sys.setrecursionlimit(_DEPTH_MAX)
+    if not (_serve(fields["control"]) if name == "serve" else _perform(name, fields)):
+        sys.exit(1)
+
+
+def _serve(control: int) -> bool:
+    """Tasks one after the other, until there are no more or one has failed."""
+    packets = _socket.socket(fileno=control)
+    while True:
+        packet, ancillary, _, _ = packets.recvmsg(TASK_BYTES_MAX, _socket.CMSG_SPACE(4))
+        if not packet:
+            return True
+        data = int.from_bytes(ancillary[0][2], sys.byteorder)
+        os.dup2(data, 0)
+        os.close(data)
+        if not _perform(*json.loads(packet)):
+            return False
+
+
+def _perform(name: str, fields: dict[str, Any]) -> bool:
+    """One task, with its result or error reported; whether it went well."""
     try:
         report(result=_task(name)(fields))
     except TaskError as error:
         report(error={"fault": error.fault, "message": error.message, "errno": error.number})
-        sys.exit(1)
+        return False
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         report(error={"fault": "disk full" if full else "system", "message": _words(error), "errno": error.errno or 0})
-        sys.exit(1)
+        return False
+    return True
 
 
 def _task(name: str) -> Task:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import queue
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -29,13 +31,14 @@ def receive_archive(fields: dict[str, Any]) -> list[dict[str, Any]]:
     list of {name, file, digest, size, magic} and, for links, {name, link}."""
     members: list[dict[str, Any]] = []
     reader = TarReader(_stdin())
+    syncing = _Syncing()
     try:
         for entry in reader:
             name = os.fsdecode(entry.name)
             if len(members) >= _MEMBERS_MAX:
                 raise TaskError("invalid", "too many members in the archive")
             if entry.kind == REGULAR and entry.sparse is None:
-                members.append({"name": name, **_member(reader, f"{fields['directory']}/{len(members)}")})
+                members.append({"name": name, **_member(reader, f"{fields['directory']}/{len(members)}", syncing)})
                 _verify_name(members[-1])
                 report(progress=sum(member.get("size", 0) for member in members[-1:]))
             elif entry.kind in (LINK, SYMLINK):
@@ -43,6 +46,7 @@ def receive_archive(fields: dict[str, Any]) -> list[dict[str, Any]]:
         reader.drain()
     except (TarError, CompressionError) as error:
         raise TaskError("invalid", str(error)) from error
+    syncing.finish()
     return members
 
 
@@ -80,11 +84,40 @@ def _stdin() -> Callable[[], bytes]:
     return plain_source(io.BufferedReader(io.FileIO(0, closefd=False), 1 << 18))
 
 
-def _member(reader: TarReader, path: str) -> dict[str, Any]:
-    return {"file": path, **_write(reader.chunks(), path)}
+def _member(reader: TarReader, path: str, syncing: _Syncing) -> dict[str, Any]:
+    return {"file": path, **_write(reader.chunks(), path, syncing.add)}
 
 
-def _write(chunks: Any, path: str) -> dict[str, Any]:
+class _Syncing:
+    """Syncs files while the next ones come."""
+
+    def __init__(self) -> None:
+        self._files: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._trouble: OSError | None = None
+        self._thread = threading.Thread(target=self._run, name="sync", daemon=True)
+        self._thread.start()
+
+    def add(self, fd: int) -> None:
+        self._files.put(os.dup(fd))
+
+    def finish(self) -> None:
+        """Wait for the last one. Raises what the first failure was."""
+        self._files.put(-1)
+        self._thread.join()
+        if self._trouble is not None:
+            raise self._trouble
+
+    def _run(self) -> None:
+        while (fd := self._files.get()) >= 0:
+            try:
+                os.fsync(fd)
+            except OSError as error:
+                self._trouble = self._trouble or error
+            finally:
+                os.close(fd)
+
+
+def _write(chunks: Any, path: str, sync: Callable[[int], None] = os.fsync) -> dict[str, Any]:
     """Write and hash at once; synced, because these files become blobs by a rename alone."""
     content_hash, size, magic = hashlib.sha256(), 0, b""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
@@ -96,7 +129,7 @@ def _write(chunks: Any, path: str) -> dict[str, Any]:
                 magic += bytes(chunk[:MAGIC_BYTES])
             while chunk:
                 chunk = chunk[os.write(fd, chunk) :]
-        os.fsync(fd)
+        sync(fd)
     finally:
         os.close(fd)
     return {"digest": "sha256:" + content_hash.hexdigest(), "size": size, "magic": magic[:MAGIC_BYTES].hex()}
