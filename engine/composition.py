@@ -48,7 +48,7 @@ from engine.drivers.ports.logs import Logs
 from engine.drivers.ports.network import Networks as NetworksPort
 from engine.drivers.ports.network import Resolver, Sandboxes
 from engine.drivers.ports.registry import Registry
-from engine.drivers.ports.runtime import Meter, Runtime, Streams
+from engine.drivers.ports.runtime import Exit, Meter, Runtime, Streams
 from engine.drivers.ports.storage import (
     BlobStore,
     ContainerFolders,
@@ -250,10 +250,16 @@ class Engine:
             around.ephemeral,
         )
         health = HealthReactor(hands, drivers.runtime, drivers.streams, processes)
+        execs = ExecReactor(hands, drivers.runtime, processes)
+
+        def exec_ended(exited: Exit) -> None:
+            health.ended(exited)
+            execs.ended(exited)
+
         lifecycle = Lifecycle(
             hands,
             starts,
-            Ends(hands, drivers.runtime, drivers.streams, drivers.sandboxes, drivers.resolver, health.ended),
+            Ends(hands, drivers.runtime, drivers.streams, drivers.sandboxes, drivers.resolver, exec_ended),
             Freezes(hands, drivers.runtime),
             Updates(hands, drivers.runtime),
             Links(hands, drivers.sandboxes, names, linked),
@@ -264,7 +270,7 @@ class Engine:
         for name, network_id in defaults.items():
             await self._network_ready(name, network_id)
         nursery.start_soon(names.follow, after, name="names")
-        await nursery.start(ExecReactor(hands, drivers.runtime, processes).run, after)
+        await nursery.start(execs.run, after)
         await nursery.start(lifecycle.run, after)
         await nursery.start(health.run, after)
         await nursery.start(KeyReactor(hands).run, after)

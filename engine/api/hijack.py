@@ -6,8 +6,9 @@ server.py's. Source: moby daemon/server/router/container (attach, exec start); E
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, cast
 
 import trio
@@ -48,6 +49,11 @@ class Hijacked:
             await self._stream.send_all(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return
+
+    def finish(self) -> None:
+        """Tell the client that nothing more comes, ahead of the connection. For a stream nobody else holds."""
+        with suppress(OSError):
+            self._stream.socket.shutdown(socket.SHUT_WR)
 
     async def receive(self) -> bytes:
         """The client's next bytes, b"" at its half-close or when it is gone; for streams the engine serves itself."""

@@ -20,8 +20,10 @@ from engine.aggregates.container.lifecycle import Status
 from engine.aggregates.container.state import ContainerState
 from engine.aggregates.decider import Cause, Command
 from engine.aggregates.exec import RemoveExec, ReportExecExited
+from engine.aggregates.values.ids import ExecID
 from engine.application import Application, Committed
 from engine.clock import Clock
+from engine.drivers.ports.runtime import Exit
 from engine.entropy import Entropy
 from engine.errors import PortError
 from engine.projections.views import Views
@@ -61,6 +63,13 @@ class Hands(msgspec.Struct, frozen=True, kw_only=True):
         if self.container(container_id).status is not Status.REMOVED:
             return (report,)
         return (report, RemoveExec(exec_id=report.exec_id))
+
+    def exec_exited(self, exited: Exit) -> tuple[Command, ...]:
+        """What the exit of an exec's process is to the log."""
+        report = ReportExecExited(
+            exec_id=ExecID(exited.exec_id), at=exited.finished_at_ns, exit_code=exited.exit_code
+        )
+        return self.end_of_exec(report, exited.container_id)
 
     def newest(self, container_id: str) -> ContainerState:
         """As `container`, with what waits for the disk: what transactions are made of (`Application.newest`)."""

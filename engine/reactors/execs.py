@@ -18,7 +18,7 @@ from engine.aggregates.container.state import ContainerState
 from engine.aggregates.decider import Command
 from engine.aggregates.exec import ExecState, ExecStatus, RemoveExec, ReportExecExited, ReportExecStarted
 from engine.aggregates.values.ids import ContainerID, ExecID
-from engine.drivers.ports.runtime import ExecLaunch, Runtime, Stdio
+from engine.drivers.ports.runtime import ExecLaunch, Exit, Runtime, Stdio
 from engine.errors import PortError
 from engine.reactors.base import Hands, Works
 from engine.reactors.processes import Processes
@@ -28,6 +28,9 @@ NAME = "execs"
 SWEEP_INTERVAL_S = 300.0
 """Source: moby's execCommandGC; an exec can be inspected for at least this long after its end."""
 NOT_EXECUTABLE = 126
+BRIEF_S = 0.005
+"""How long the report of a start waits for the end, so that both are one commit: most commands people run end within
+milliseconds. Only where nobody waits for the report: an attached client has its output by then."""
 
 
 class ExecSecret(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,13 +51,29 @@ def overdue(execs: Iterable[ExecState], containers: Container[ContainerID], now_
     ]
 
 
+class _Beginning:
+    """A start under way, and its end when that is quicker than the report."""
+
+    def __init__(self) -> None:
+        self.over = trio.Event()
+        self.exited: Exit | None = None
+
+
 class ExecReactor:
-    """Run inside the root nursery, after reconciliation."""
+    """Run inside the root nursery, after reconciliation. `ended` must be told the exits of execs."""
 
     def __init__(self, hands: Hands, runtime: Runtime, processes: Processes) -> None:
         self._hands = hands
         self._runtime = runtime
         self._processes = processes
+        self._beginning: dict[ExecID, _Beginning] = {}
+
+    def ended(self, exited: Exit) -> None:
+        """A process has ended. Its exit is reported by whoever says so, unless it is reported with the start."""
+        beginning = self._beginning.get(ExecID(exited.exec_id))
+        if beginning is not None:
+            beginning.exited = exited
+            beginning.over.set()
 
     async def run(self, after: int, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Start what is asked for from now on, and sweep."""
@@ -69,19 +88,29 @@ class ExecReactor:
                     works.begin(("start", state.exec_id), partial(self._start, state, correlation))
 
     async def _start(self, state: ExecState, correlation: str) -> None:
-        container = self._hands.container(state.container_id)
+        beginning = self._beginning[state.exec_id] = _Beginning()
         try:
-            launch = await self._launch(state, container)
+            launch = await self._launch(state, self._hands.container(state.container_id))
             pid = await self._runtime.execute(launch)
+            outcome = await self._begun(state, beginning, pid)
         except PortError as error:
-            outcome: tuple[Command, ...] = self._failed(state, error.message, error.exit_code)
+            outcome = self._failed(state, error.message, error.exit_code)
         except Exception as error:
             # A client waits for the outcome, and a second try might run the command twice: a bug is a failure too.
             logger.exception("exec %s met a bug", state.exec_id)
             outcome = self._failed(state, f"internal error: {error!r}", 0)
-        else:
-            outcome = (ReportExecStarted(exec_id=state.exec_id, at=self._hands.clock.now_ns(), pid=pid),)
+        finally:
+            del self._beginning[state.exec_id]
         await self._hands.report_surely(NAME, correlation, *outcome)
+
+    async def _begun(self, state: ExecState, beginning: _Beginning, pid: int) -> tuple[Command, ...]:
+        """The start, and the end where that comes at once."""
+        started = ReportExecStarted(exec_id=state.exec_id, at=self._hands.clock.now_ns(), pid=pid)
+        if not state.detach:
+            with trio.move_on_after(BRIEF_S):
+                await beginning.over.wait()
+        exited = beginning.exited
+        return (started,) if exited is None else (started, *self._hands.exec_exited(exited))
 
     def _failed(self, state: ExecState, error: str, exit_code: int) -> tuple[Command, ...]:
         now, code = self._hands.clock.now_ns(), exit_code or NOT_EXECUTABLE

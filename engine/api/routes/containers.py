@@ -193,7 +193,7 @@ class Verbs:
             graph=context.ports.rootfs.describe(state.container_id, state.layers),
             default_runtime=context.config.default_runtime,
             links=self._links(state),
-            apparmor="apparmor" in context.host.facts().security,
+            apparmor="apparmor" in context.host.security,
             api_version=api_version,
         )
         if query.flag("size"):

@@ -193,6 +193,7 @@ async def start_exec(context: ApiContext, state: ExecState, body: StartBody, req
                 # The client asks for the exit code as soon as the connection ends: it must be there by then.
                 with trio.move_on_after(EXIT_WAIT_S):
                     await context.pump.until(f"exec:{state.exec_id}", lambda now: now.status is ExecStatus.EXITED)
+                client.finish()
 
         await nursery.start(attach, name="exec attach")
         await begin()

@@ -1,7 +1,8 @@
-"""Facts about the host, for `/info` and `/version`: read from the kernel when asked, nothing kept."""
+"""Facts about the host, for `/info` and `/version`: read when asked, but for what a kernel offers until it is booted."""
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 from pathlib import Path
@@ -50,7 +51,7 @@ _V2_LIMITS = {
 
 
 class LinuxHost:
-    """Reads `facts` from /proc and /sys; some 20 small reads, so cheap enough for every `/info`."""
+    """Reads `facts` from /proc and /sys; a handful of small reads, so cheap enough for every `/info`."""
 
     def __init__(self, root: Path = Path("/")) -> None:
         self._root = root
@@ -58,8 +59,6 @@ class LinuxHost:
     def facts(self) -> HostFacts:
         name = os.uname()
         system, version = self._os_release()
-        unified = (self._root / "sys/fs/cgroup/cgroup.controllers").exists()
-        controllers = self._controllers(unified=unified)
         return HostFacts(
             name=name.nodename,
             kernel_version=name.release,
@@ -69,12 +68,12 @@ class LinuxHost:
             machine=platform.machine(),
             cpus=len(os.sched_getaffinity(0)),
             memory_bytes=self._memory_bytes(),
-            cgroup_version="2" if unified else "1",
-            controllers=controllers,
-            limits=self._limits(unified, controllers),
-            mems=self._mems(unified=unified),
+            cgroup_version="2" if self._unified else "1",
+            controllers=self._controllers,
+            limits=self._limits,
+            mems=self._mems(),
             systemd=(self._root / "run/systemd/system").is_dir(),  # as sd_booted(3)
-            security=self._security(),
+            security=self.security,
             ip_forwarding=self._read("proc/sys/net/ipv4/ip_forward") == "1",
             open_files=len(os.listdir("/proc/self/fd")),
         )
@@ -105,34 +104,42 @@ class LinuxHost:
                 return int(line.split()[1]) * 1024
         return 0
 
-    def _controllers(self, *, unified: bool) -> frozenset[str]:
-        if unified:
+    @functools.cached_property
+    def _unified(self) -> bool:
+        return (self._root / "sys/fs/cgroup/cgroup.controllers").exists()
+
+    @functools.cached_property
+    def _controllers(self) -> frozenset[str]:
+        if self._unified:
             return frozenset(self._read("sys/fs/cgroup/cgroup.controllers").split())
         rows = [line.split() for line in self._read("proc/cgroups").splitlines() if not line.startswith("#")]
         enabled = [row[0] for row in rows if row[3] == "1"]
         return frozenset(name for name in enabled if (self._root / "sys/fs/cgroup" / name).is_dir())
 
-    def _limits(self, unified: bool, controllers: frozenset[str]) -> frozenset[str]:
+    @functools.cached_property
+    def _limits(self) -> frozenset[str]:
         """Which of Docker's limits work: by the files that would be written, where any group shows them."""
         groups = self._root / "sys/fs/cgroup"
-        if unified:
+        if self._unified:
             # The root group has no such files; every other one has, and only what the kernel was built with.
             children = [entry for entry in groups.iterdir() if entry.is_dir()]
             return frozenset(
                 limit
                 for limit, (controller, file) in _V2_LIMITS.items()
-                if controller in controllers and (not file or any((child / file).exists() for child in children))
+                if controller in self._controllers and (not file or any((child / file).exists() for child in children))
             )
         return frozenset(limit for limit, path in _V1_LIMITS.items() if (groups / path).exists())
 
-    def _mems(self, *, unified: bool) -> frozenset[int]:
-        path = "cpuset.mems.effective" if unified else "cpuset/cpuset.mems"
+    def _mems(self) -> frozenset[int]:
+        path = "cpuset.mems.effective" if self._unified else "cpuset/cpuset.mems"
         try:
             return numbers(self._read(f"sys/fs/cgroup/{path}")) or frozenset({0})
         except ValueError:
             return frozenset({0})
 
-    def _security(self) -> frozenset[str]:
+    @functools.cached_property
+    def security(self) -> frozenset[str]:
+        """See the port."""
         offered = set()
         if (self._root / "proc/sys/kernel/seccomp").is_dir():
             offered.add("seccomp")

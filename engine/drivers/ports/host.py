@@ -34,6 +34,11 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
 class Host(Protocol):
     """The machine the engine runs on."""
 
+    @property
+    def security(self) -> frozenset[str]:
+        """That of the facts, at no cost."""
+        ...
+
     def facts(self) -> HostFacts:
         """As they are now. Quick enough for the event loop."""
         ...

@@ -168,7 +168,8 @@ class Streams(Protocol):
 
         The fd is duplicated; the caller closes its own. multiplexed: 8-byte frames (no tty), else raw bytes. Output
         written before the attach is not repeated. A slow client slows the process once 1 MiB waits for it, as moby's.
-        registered: called once the request is accepted; a start asked for after that is seen from its first byte."""
+        registered: called once nothing can overtake the request; a start asked for after that is seen from its first
+        byte."""
         ...
 
     async def prepare(self, container_id: str, *, exec_id: str = "") -> None:

@@ -18,7 +18,6 @@ from engine.aggregates.container import events as e
 from engine.aggregates.container.lifecycle import Status
 from engine.aggregates.container.state import ContainerState
 from engine.aggregates.decider import Recorded
-from engine.aggregates.exec import ReportExecExited
 from engine.aggregates.values.ids import ContainerID, ExecID
 from engine.drivers.ports.network import Resolver, Sandboxes
 from engine.drivers.ports.runtime import Exit, Runtime, Streams
@@ -43,14 +42,14 @@ class Ends:
         streams: Streams,
         sandboxes: Sandboxes,
         resolver: Resolver,
-        probe_ended: Callable[[Exit], None],
+        exec_ended: Callable[[Exit], None],
     ) -> None:
         self._hands = hands
         self._runtime = runtime
         self._streams = streams
         self._sandboxes = sandboxes
         self._resolver = resolver
-        self._probe_ended = probe_ended
+        self._exec_ended = exec_ended
 
     async def signal_once(self, recorded: Recorded) -> None:
         """Send a plain signal (`docker kill -s HUP`)."""
@@ -155,10 +154,8 @@ class Ends:
 
     async def _exec_exited(self, exited: Exit) -> None:
         exec_id = ExecID(exited.exec_id)
-        self._probe_ended(exited)
+        self._exec_ended(exited)
         if self._hands.views.execs.get(exec_id) is not None:
             await self._hands.pump.until(f"exec:{exec_id}", lambda state: state.settled)
-            report = ReportExecExited(exec_id=exec_id, at=exited.finished_at_ns, exit_code=exited.exit_code)
-            ending = self._hands.end_of_exec(report, exited.container_id)
-            await self._hands.report(NAME, f"exit:{exec_id}", *ending)
+            await self._hands.report(NAME, f"exit:{exec_id}", *self._hands.exec_exited(exited))
         await self._runtime.forget(exited.container_id, exited.run, exec_id=exec_id)

@@ -13,6 +13,10 @@ from engine.oci.spec import Identity
 
 
 class SimulatedHost:
+    @property
+    def security(self) -> frozenset[str]:
+        return self.facts().security
+
     def facts(self) -> HostFacts:
         return HostFacts(
             name="simulated",

@@ -126,8 +126,11 @@ class Connection:
             for waiting in self._waiting.values():
                 waiting.done.set()
 
-    async def request(self, verb: str, fds: tuple[int, ...] = (), **arguments: Any) -> Any:
-        """Raises Refusal for an answer of no, PortError (retriable) when the supervisor is lost meanwhile."""
+    async def request(
+        self, verb: str, fds: tuple[int, ...] = (), *, sent: Callable[[], object] = lambda: None, **arguments: Any
+    ) -> Any:
+        """sent: called when the supervisor has it; what it is asked later is done later. Raises Refusal for an answer
+        of no, PortError (retriable) when the supervisor is lost meanwhile."""
         with trio.move_on_after(REQUEST_WAIT_S) as scope:
             await self._up.wait()
         sock = self._sock
@@ -140,6 +143,7 @@ class Connection:
         try:
             async with self._sending:
                 await sock.sendmsg([data], wire.ancillary(fds))
+            sent()
             await waiting.done.wait()
         except OSError as error:
             raise lost(verb) from error

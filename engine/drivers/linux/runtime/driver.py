@@ -381,9 +381,9 @@ class LinuxRuntime:
             want=want,
             detach_keys=detach_keys,
             early_input=early_input,
+            sent=registered,
         )
         ended = self._attachments.setdefault(ident, trio.Event())
-        registered()
         try:
             await ended.wait()
         except trio.Cancelled:
