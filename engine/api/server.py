@@ -1,7 +1,8 @@
 """One client connection: hypercorn's HTTP protocols over one trio stream, with what an engine needs beside.
 
 Owns: who the peer is (SO_PEERCRED), the correlation id of each request, back-pressure between socket and route,
-half-closing politely, and letting go of the socket for a hijack. Refuses to know: routes, versions, JSON.
+half-closing politely, and letting go of the socket for a hijack. Refuses to know: routes, versions, JSON. Plain
+requests never reach hypercorn (lane.py).
 
 It subclasses hypercorn's trio `TCPServer` and replaces five of its choices, each for a reason met in practice:
 the idle timer (an engine's clients keep connections for hours, and a task per request costs 60 us); the message channel
@@ -22,6 +23,7 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import Any, cast
 
 import h11
@@ -42,6 +44,8 @@ from hypercorn.typing import AppWrapper, ASGIReceiveEvent, ASGISendEvent, Connec
 from hypercorn.utils import parse_socket_addr
 
 from engine.api.errors import is_bug, status_and_message, unwrap
+from engine.api.lane import Lane
+from engine.api.plain import Plain
 
 log = logging.getLogger(__name__)
 
@@ -168,13 +172,18 @@ class RequestTasks(TaskGroup):
         try:
             await app(scope, inbox.take, send, trio.to_thread.run_sync, trio.from_thread.run)
         except Exception as error:
-            if is_bug(error):
-                log.exception("a response broke off")
-            else:
-                log.warning("a response broke off: %s", status_and_message(error)[1])
+            _tell_of_break(error)
         finally:
             inbox.finish()
             await send(None)
+
+
+def _tell_of_break(error: Exception) -> None:
+    """A response ended in its middle; its client hears nothing but that."""
+    if is_bug(error):
+        log.error("a response broke off", exc_info=error)
+    else:
+        log.warning("a response broke off: %s", status_and_message(error)[1])
 
 
 class EngineProtocol(H11Protocol):
@@ -257,21 +266,37 @@ async def _discard(event: object) -> None:
     """Where the rest of a hijacked request's HTTP goes."""
 
 
+Write = Callable[[bytes], Awaitable[None]]
+ServePlain = Callable[[Scope, bytes, Write], Awaitable[None]]
+"""Answer a request, given its body, by writing."""
+
+
 class EngineServer(TCPServer):
-    """Serves one connection: `await EngineServer(app, config, context, live, stream).run()`. `live` is the set of open
-    connections, which the listener closes at shutdown."""
+    """Serves one connection: `await EngineServer(app, serve_plain, config, context, live, stream).run()`. `live` is the
+    set of open connections, which the listener closes at shutdown."""
 
     def __init__(
-        self, app: AppWrapper, config: Config, context: WorkerContext, live: set[EngineServer], stream: Any
+        self,
+        app: AppWrapper,
+        serve_plain: ServePlain,
+        config: Config,
+        context: WorkerContext,
+        live: set[EngineServer],
+        stream: Any,
     ) -> None:
         super().__init__(app, config, context, {}, stream)
         self._live = live
+        self._serve_plain = serve_plain
         self._read_scope = trio.CancelScope()
         self._released: trio.Event | None = None
         self._lingering = False
         self._half_closed = False
-        self.idle = True
+        self._hypercorn_idle = True
+
+    @property
+    def idle(self) -> bool:
         """Between two requests: may be closed at any time."""
+        return self._hypercorn_idle and self._lane.idle
 
     async def run(self) -> None:
         self._live.add(self)
@@ -297,7 +322,24 @@ class EngineServer(TCPServer):
             self.protocol = ProtocolWrapper(self.app, self.config, self.context, tasks, state, *end, "http/1.1")
             self.protocol.protocol = EngineProtocol(self.app, self.config, self.context, tasks, state, *end)
             await self.protocol.initiate()
+            self._lane = Lane(nursery, partial(self._answer, state, client, server), self._rest, self._pass_on)
             await self._read_data()
+
+    async def _answer(self, state: ConnectionState, client: Any, server: Any, request: Plain) -> None:
+        scope = cast(Scope, request.scope(client, server, {**state}))
+        try:
+            await self._serve_plain(scope, request.body, self._send)
+        except Exception as error:
+            _tell_of_break(error)
+            await self.linger()
+
+    async def _rest(self) -> None:
+        """After the last plain request: go, if that is asked for."""
+        if self._half_closed or self.context.terminated.is_set():
+            await self.linger()
+
+    async def _pass_on(self, data: bytes) -> None:
+        await self.protocol.handle(RawData(data))
 
     async def _read_data(self) -> None:
         with self._read_scope:
@@ -307,11 +349,12 @@ class EngineServer(TCPServer):
                 except (trio.ClosedResourceError, trio.BrokenResourceError):
                     break
                 if not self._lingering:
-                    await self.protocol.handle(RawData(bytes(data)))
+                    await (self._lane.take(bytes(data)) if data else self._lane.end())
                 if not data:
                     self._half_closed = True
                     await self._hang_up()
                     break
+            self._lane.leave()
             await self.protocol.handle(Closed())
         if self._released is not None:
             await self._released.wait()
@@ -328,7 +371,10 @@ class EngineServer(TCPServer):
         if isinstance(event, RawData):
             await self._send(event.data)
         elif isinstance(event, Updated):
-            self.idle = event.idle
+            self._hypercorn_idle = event.idle
+            protocol = self.protocol.protocol
+            if event.idle and isinstance(protocol, EngineProtocol) and not protocol.connection.trailing_data[0]:
+                self._lane.reopen()
             if event.idle and self.context.terminated.is_set():
                 await self.linger()
         elif isinstance(event, Closed):
@@ -336,6 +382,8 @@ class EngineServer(TCPServer):
             await self.protocol.handle(Closed())
 
     async def _send(self, data: bytes) -> None:
+        if self._released is not None:
+            return  # what a route says behind a hijack is nobody's
         gone = False
         async with self.send_lock:
             try:
@@ -346,6 +394,7 @@ class EngineServer(TCPServer):
                 self.stream.socket.close()  # half a chunk may be out: nothing may follow it
                 raise
         if gone:
+            self._lane.leave()
             await self.protocol.handle(Closed())
 
     async def linger(self) -> None:
@@ -370,7 +419,7 @@ class EngineServer(TCPServer):
             raise RuntimeError("only an HTTP/1.1 request can be hijacked, and only once")
         self._released = trio.Event()
         self._read_scope.cancel()
-        early_input = protocol.forget_stream()
+        early_input = self._lane.give_away() if self._lane.running else protocol.forget_stream()
         async with self.send_lock:
             pass  # nothing of ours is on its way
         return cast(trio.SocketStream, self.stream), early_input

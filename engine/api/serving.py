@@ -44,7 +44,7 @@ async def serve_api(
     wrapped, config = ASGIWrapper(app), hypercorn_config()
 
     async def handle(stream: trio.SocketStream) -> None:
-        await EngineServer(wrapped, config, context, live, stream).run()
+        await EngineServer(wrapped, app.serve_plain, config, context, live, stream).run()
 
     listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(sock.dup())) for sock in sockets]
     closing = trio.Event()

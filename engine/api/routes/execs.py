@@ -192,8 +192,9 @@ async def start_exec(context: ApiContext, state: ExecState, body: StartBody, req
             if end.reason == "eof":
                 # The client asks for the exit code as soon as the connection ends: it must be there by then.
                 with trio.move_on_after(EXIT_WAIT_S):
-                    await context.pump.until(f"exec:{state.exec_id}", lambda now: now.status is ExecStatus.EXITED)
-                client.finish()
+                    now = await context.pump.until(f"exec:{state.exec_id}", lambda now: now.status is ExecStatus.EXITED)
+                    if not now.error:  # which is still to be told
+                        client.finish()
 
         await nursery.start(attach, name="exec attach")
         await begin()

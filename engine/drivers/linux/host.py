@@ -1,4 +1,4 @@
-"""Facts about the host, for `/info` and `/version`: read when asked, but for what a kernel offers until it is booted."""
+"""Facts about the host, for `/info` and `/version`: read when asked, but for what lasts as long as the kernel."""
 
 from __future__ import annotations
 
