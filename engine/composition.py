@@ -329,6 +329,7 @@ class Engine:
             facts=self._surroundings.rules,
             ephemeral=self._surroundings.ephemeral,
             sampling=sampling,
+            lasting=nursery,
             recent_health=health.recent,
             host_routes=lambda: subnets,
         )

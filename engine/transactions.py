@@ -53,7 +53,7 @@ def start(
     for attachment in state.networks:
         network = find_network(attachment.network_id or attachment.name)
         if network is None:
-            raise Rejected(Reason.NOT_FOUND, f"network {attachment.name} not found")
+            raise Rejected(Reason.NOT_FOUND, f"network {attachment.network_id or attachment.name} not found")
         attachment = replace(attachment, network_id=network.network_id)
         attachments.append(attachment)
         publishes = publishes or network.settings.driver == "bridge"

@@ -10,6 +10,8 @@ import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
+import trio
+
 from engine.aggregates.container.rules import RuleFacts
 from engine.aggregates.container.state import ContainerState
 from engine.aggregates.decider import Cause, Command, Recorded
@@ -134,6 +136,8 @@ class ApiContext:
     """What the rules of container configurations need to know of the host."""
     ephemeral: EphemeralRange
     sampling: Sampling
+    lasting: trio.Nursery
+    """For what goes on when its client leaves: it ends with the engine."""
     recent_health: Callable[[ContainerState], Sequence[HealthResult]] = lambda state: state.health.log
     """The last probes of a container, those included that changed nothing."""
     host_routes: Callable[[], Sequence[str]] = tuple

@@ -240,7 +240,7 @@ class Creation:
                 f"invalid config for network {name}: invalid endpoint settings:\n"
                 "network-scoped alias is supported only for containers in user defined networks",
             )
-        return NetworkAttachment(name=network.settings.name, network_id=network.network_id, config=config)
+        return NetworkAttachment(name=network.settings.name, config=config)
 
     def _links(self, host: HostConfig) -> tuple[Link, ...]:
         """CTR-44: legacy links, which have no meaning on other networks. Source: moby daemon/daemon_unix.go

@@ -1,7 +1,7 @@
 """Answers that take time: progress and events as JSON messages, frames of output, archives.
 
 Every yielded piece leaves as one chunk, at once. The work behind an answer runs in the request's own nursery: when the
-client goes away it is cancelled. What must be finished regardless says so with `unaborted`.
+client goes away it is cancelled. What must be finished regardless says so with `outlasting` or `unaborted`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager, aclosing
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import msgspec
 import trio
@@ -22,6 +22,7 @@ from engine.api.errors import is_bug, status_and_message
 from engine.api.responses import JSON
 from engine.api.responses import empty as empty  # one import for routes that answer both ways
 from engine.api.responses import json_response as json_response
+from engine.errors import Fault, PortError
 
 if TYPE_CHECKING:
     from engine.api.app import EngineRequest
@@ -42,6 +43,7 @@ serving: ContextVar[EngineRequest] = ContextVar("request")
 request = cast("EngineRequest", LocalProxy(serving))
 """The same, for routes: stands for whatever request their task has."""
 
+T = TypeVar("T")
 Emit = Callable[[object], Awaitable[None]]
 """Sends one message; waits while the client is slow."""
 
@@ -138,9 +140,33 @@ def error_line(error: Exception) -> dict[str, object]:
     return {"errorDetail": {"message": message}, "error": message}
 
 
+async def outlasting(engine: trio.Nursery, work: Callable[[], Awaitable[T]]) -> T:
+    """The result of work that goes on when its client leaves: it runs in the engine's nursery, and ends with that."""
+    results: list[T] = []
+    failures: list[Exception] = []
+    done = trio.Event()
+
+    async def run() -> None:
+        try:
+            results.append(await work())
+        except Exception as error:
+            if is_bug(error):
+                log.exception("what goes on without a client failed unexpectedly")
+            failures.append(error)
+        finally:
+            done.set()
+
+    engine.start_soon(run, name="outlasting")
+    await done.wait()
+    for failure in failures:
+        raise failure
+    if not results:
+        raise PortError("engine", "the engine is stopping", fault=Fault.UNAVAILABLE, retriable=True)
+    return results[0]
+
+
 def unaborted() -> AbstractContextManager[object]:
-    """For work that goes on when its client leaves (stop, kill, restart, wait-safe verbs). Bound it with a deadline: it
-    holds the engine's shutdown up, too."""
+    """For a single commit that somebody else counts on, also when its client has left. It holds up the engine's end."""
     return trio.CancelScope(shield=True)
 
 

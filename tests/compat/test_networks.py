@@ -159,6 +159,27 @@ def test_a_chosen_subnet_and_address(engine: Engine) -> None:
     assert engine.cli("run", "--rm", "--ip", "10.1.1.1", "busybox", "true", check=False).returncode == 125
 
 
+def test_a_container_that_was_on_a_network_wants_that_one(engine: Engine) -> None:
+    """NET-05, CTR-08: another network of the same name is another network to a container that has been on the first
+    one, and as good as it to one that never ran."""
+    engine.cli("network", "create", "yard")
+    for name in ("old", "new"):
+        engine.cli("create", "--name", name, "--network", "yard", "busybox", "true")
+    engine.cli("start", "-a", "old")
+    was = engine.json("/networks/yard")["Id"]
+    engine.cli("network", "rm", "yard")
+    engine.cli("network", "create", "yard")
+    engine.cli("start", "-a", "new")
+    refused = engine.cli("start", "old", check=False)
+    assert f"network {was} not found" in refused.stderr
+    engine.cli("network", "disconnect", "yard", "old")
+    engine.cli("network", "connect", "yard", "old")
+    engine.cli("start", "-a", "old")
+    engine.cli("network", "rm", "yard")
+    engine.cli("network", "disconnect", "yard", "old")
+    assert engine.json("/containers/old/json")["NetworkSettings"]["Networks"] == {}
+
+
 def test_a_network_in_use_cannot_be_removed(engine: Engine) -> None:
     """NET-01, NET-04, NET-06."""
     engine.cli("network", "create", "yard")

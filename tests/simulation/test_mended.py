@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 import trio
 import trio.testing
 
@@ -14,7 +15,7 @@ from engine.aggregates.container.lifecycle import Status
 from engine.errors import PortError
 from tests.simulation.checkers import settled
 from tests.simulation.faults import Faults, SimulatedClock
-from tests.simulation.lives import IMAGE, Answer, Lives
+from tests.simulation.lives import IMAGE, Answer, Cut, Lives
 from tests.simulation.machine import Behaviour, Machine
 from tests.simulation.simulation import MEMORY, determined
 
@@ -211,5 +212,48 @@ def test_a_network_that_a_start_of_the_engine_could_not_make_again_is_made_later
         world.refuse("create network", times=3)
         await world.ask("GET", "/containers/json", status=200)
         await world.at_rest()
+
+    play(tmp_path, story)
+
+
+def test_a_stop_that_waits_for_a_start_does_not_hold_up_the_end_of_the_engine(tmp_path: Path) -> None:
+    """CTR-10, SYS-12: it goes on without its client, and not without its engine."""
+
+    async def story(world: World) -> None:
+        await world.create("web")
+        faults = world.lives._faults
+        faults.on, faults.slow, faults.refuse, faults.lie = True, 1.0, 0.0, 0.0
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(unanswered, world, "POST", "/containers/web/start")
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(unanswered, world, "POST", "/containers/web/stop")
+            await trio.testing.wait_all_tasks_blocked()
+            world.lives.stop()
+        faults.on = False
+        await world.at_rest()
+
+    play(tmp_path, story)
+
+
+async def unanswered(world: World, method: str, path: str) -> None:
+    with pytest.raises(Cut):
+        await world.ask(method, path)
+
+
+def test_a_stop_goes_on_without_its_client(tmp_path: Path) -> None:
+    """CTR-10: also while it still waits for a start."""
+
+    async def story(world: World) -> None:
+        await world.create("web")
+        faults = world.lives._faults
+        faults.on, faults.slow, faults.refuse, faults.lie = True, 1.0, 0.0, 0.0
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(world.ask, "POST", "/containers/web/start")
+            await trio.testing.wait_all_tasks_blocked()
+            with trio.move_on_after(0.0001):
+                await world.ask("POST", "/containers/web/stop")
+        faults.on = False
+        await world.at_rest()
+        assert world.state("web").status is Status.EXITED
 
     play(tmp_path, story)

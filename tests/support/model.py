@@ -17,6 +17,8 @@ OK, CREATED, DONE, SAME = 200, 201, 204, 304
 BAD, FORBIDDEN, MISSING, CONFLICT, FAILED = 400, 403, 404, 409, 500
 UNSTARTED_CODE = 128
 BUILTIN = ("bridge", "host", "none")
+ANY, ONLY = 0, -1
+"""Which network of a name a container wants, beside the number of a particular one."""
 
 PROGRAM = (
     "trap 'exit $(cat /dev/shm/code)' USR1; {term}; trap : HUP; touch /dev/shm/ready; "
@@ -44,7 +46,8 @@ class Container:
     restart_count: int = 0
     started_before: bool = False
     manually_stopped: bool = False
-    networks: set[str] = field(default_factory=set)
+    networks: dict[str, int] = field(default_factory=dict)
+    """Name -> which of the networks of that name: any until the container has been on it."""
     events: list[str] = field(default_factory=list)
     thawed: bool = False
     """A signal thawed it once: whether an `unpause` is told before its end is nobody's promise."""
@@ -64,7 +67,9 @@ class Model:
         self.containers: dict[str, Container] = {}
         """By key: a number that the caller gives at creation, as an id."""
         self.gone: dict[str, Container] = {}
-        self.networks: set[str] = set()
+        self.networks: dict[str, int] = {}
+        """Name -> the how manieth of all that were made."""
+        self.networks_made = 0
 
     def named(self, name: str) -> Container | None:
         return next((c for c in self.containers.values() if c.name == name), None)
@@ -78,7 +83,7 @@ class Model:
         if self.named(container.name) is not None:
             return CONFLICT
         if not container.mode.startswith("container:"):
-            container.networks = {container.mode}
+            container.networks = {container.mode: ANY}
         self.containers[container.key] = container
         container.told("create")
         return CREATED
@@ -147,6 +152,7 @@ class Model:
             if container.auto_remove:
                 self._goes(container)
             return refused
+        container.networks = {name: self.networks.get(name, ONLY) for name in container.networks}
         container.status, container.exit_code = "running", 0
         container.started_before, container.manually_stopped = True, False
         container.told("start")
@@ -158,7 +164,11 @@ class Model:
             if donor is None:
                 return FAILED  # Not 404: it is not the container that was asked for.
             return 0 if donor.running else CONFLICT
-        return 0 if container.networks <= {*self.networks, *BUILTIN} else MISSING
+        return 0 if all(self._found(*wish) for wish in container.networks.items()) else MISSING
+
+    def _found(self, network: str, which: int) -> bool:
+        """A container that has been on a network wants that one, not another of its name (getNetworkID)."""
+        return network in BUILTIN or (network in self.networks and which in (ANY, self.networks[network]))
 
     def stop(self, name: str) -> int:
         container = self.named(name)
@@ -294,7 +304,8 @@ class Model:
     def create_network(self, network: str) -> int:
         if network in self.networks:
             return CONFLICT
-        self.networks.add(network)
+        self.networks_made += 1
+        self.networks[network] = self.networks_made
         return CREATED
 
     def remove_network(self, network: str) -> int:
@@ -303,7 +314,7 @@ class Model:
             return MISSING
         if any(c.running and network in c.networks for c in self.containers.values()):
             return FORBIDDEN
-        self.networks.remove(network)
+        del self.networks[network]
         return DONE
 
     def connect(self, network: str, name: str) -> int:
@@ -312,16 +323,17 @@ class Model:
             return MISSING
         if container.mode == "host" or container.mode.startswith("container:") or "none" in container.networks:
             return BAD
-        if network in container.networks:
+        known = network in container.networks and self._found(network, container.networks[network])
+        if known:
             return FORBIDDEN if container.running else OK
-        container.networks.add(network)
+        container.networks[network] = self.networks[network] if container.running else ANY
         return OK
 
     def disconnect(self, network: str, name: str) -> int:
         container = self.named(name)
-        if container is None or network not in self.networks:
+        if container is None or (container.running and network not in self.networks):
             return MISSING
         if network not in container.networks:
             return FAILED
-        container.networks.remove(network)
+        del container.networks[network]
         return OK

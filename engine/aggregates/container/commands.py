@@ -219,7 +219,7 @@ class ReportConnectFailed(ContainerCommand, frozen=True, kw_only=True):
 
 
 class DisconnectContainer(ContainerCommand, frozen=True, kw_only=True):
-    """name: of the network, for a wish that is older than it."""
+    """name: of the network, for a wish that knows it by that. network_id: "" for a network that is gone."""
 
     at: int
     network_id: str

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import NoReturn
 
+from msgspec.structs import replace
+
 from engine.aggregates.container import commands as c
 from engine.aggregates.container import events as e
 from engine.aggregates.container.lifecycle import ALIVE, STARTABLE, Status
@@ -271,7 +273,7 @@ def _connect(state: ContainerState, command: c.ConnectContainer) -> Events:
         raise Rejected(Reason.INVALID, NONE_IS_ALONE)
     if state.status in ALIVE:
         return (e.ContainerConnectRequested(at=command.at, attachment=attachment),)
-    return (e.ContainerConnected(attachment=attachment),)
+    return (e.ContainerConnected(attachment=replace(attachment, network_id="")),)
 
 
 def _check_links_may_change(state: ContainerState) -> None:
@@ -284,12 +286,17 @@ def _check_links_may_change(state: ContainerState) -> None:
 
 def _disconnect(state: ContainerState, command: c.DisconnectContainer) -> Events:
     _check_links_may_change(state)
-    wish = next((a for a in state.networks if _is_of(a, command.network_id, command.name)), None)
+    wishes = state.networks
+    wish = next(
+        (a for a in wishes if _is_of(a, command.network_id, command.name)),
+        # A wish that follows a network which is gone can be taken back by the name it had.
+        next((a for a in wishes if a.name == command.name and state.status not in ALIVE), None),
+    )
     if wish is None:
         # moby has no better word for it than 500 (daemon/container_operations.go).
+        known_as = command.name or command.network_id
         raise Rejected(
-            Reason.SYSTEM,
-            f"container {state.container_id} is not connected to network {command.network_id}",
+            Reason.SYSTEM, f"container {state.container_id} is not connected to the network {known_as}"
         )
     if state.host.network_mode == "host":
         raise Rejected(Reason.INVALID, HOST_NETWORK_IS_FIXED)
@@ -298,11 +305,12 @@ def _disconnect(state: ContainerState, command: c.DisconnectContainer) -> Events
         return ()  # under way: who asks again waits with who asked first
     if state.status in ALIVE and joined:
         return (e.ContainerDisconnectRequested(at=command.at, network_id=command.network_id),)
-    return (e.ContainerDisconnected(network_id=command.network_id, name="" if wish.network_id else wish.name),)
+    left = wish.network_id or command.network_id
+    return (e.ContainerDisconnected(network_id=left, name="" if wish.network_id else wish.name),)
 
 
 def _is_of(attachment: NetworkAttachment, network_id: str, name: str) -> bool:
-    """A wish that is older than its network knows it by name only."""
+    """A wish that was never fulfilled knows its network by name only."""
     return attachment.network_id == network_id if attachment.network_id else attachment.name == name
 
 

@@ -303,23 +303,30 @@ def _disconnected(state: ContainerState, event: e.ContainerDisconnected) -> Cont
     left = {endpoint.endpoint_id for endpoint in state.endpoints if endpoint.network_id == event.network_id}
     return replace(
         state,
-        networks=tuple(a for a in state.networks if a.network_id != event.network_id and _other_name(a, event)),
+        networks=tuple(attachment for attachment in state.networks if not _is_left(attachment, event)),
         endpoints=tuple(x for x in state.endpoints if x.network_id != event.network_id),
         ports=() if state.carrier in left else state.ports,
         disconnecting=tuple(n for n in state.disconnecting if n != event.network_id),
     )
 
 
-def _other_name(attachment: NetworkAttachment, event: e.ContainerDisconnected) -> bool:
-    return bool(attachment.network_id) or attachment.name != event.name
+def _is_left(attachment: NetworkAttachment, event: e.ContainerDisconnected) -> bool:
+    if attachment.network_id:
+        return attachment.network_id == event.network_id
+    return attachment.name == event.name
 
 
 def _connected(state: ContainerState, event: e.ContainerConnected) -> ContainerState:
     network_id = event.attachment.network_id
     return replace(
         state,
-        networks=(*(a for a in state.networks if a.network_id != network_id), event.attachment),
+        networks=(*(a for a in state.networks if not _same_network(a, event.attachment)), event.attachment),
         endpoints=state.endpoints if event.endpoint is None else (*state.endpoints, event.endpoint),
         connecting=tuple(a for a in state.connecting if a.network_id != network_id),
         connect_errors=tuple(pair for pair in state.connect_errors if pair[0] != network_id),
     )
+
+
+def _same_network(one: NetworkAttachment, other: NetworkAttachment) -> bool:
+    """Of two networks with one name at most one exists: the newer wish means that one."""
+    return one.name == other.name or (one.network_id != "" and one.network_id == other.network_id)

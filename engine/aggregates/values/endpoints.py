@@ -44,8 +44,9 @@ class PortWish(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class NetworkAttachment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A container's wish to be on a network. `name` as the user gave it (or the network's own); `network_id` is ""
-    until the network exists. `config` is the user's EndpointConfig."""
+    """A container's wish to be on a network. `name` as the user gave it (or the network's own). `network_id` is ""
+    until the container has been on it: up to then the wish follows the name, from then on that one network, as in moby
+    (getNetworkID). `config` is the user's EndpointConfig."""
 
     name: str
     network_id: str = ""

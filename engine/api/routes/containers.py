@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import trio
@@ -38,7 +39,7 @@ from engine.api.rest import at_rest
 from engine.api.shapes import containers as shapes
 from engine.api.shapes.container_filters import ContainerFilter
 from engine.api.shapes.container_rows import ContainerRows
-from engine.api.streams import current_request, empty, json_response, unaborted
+from engine.api.streams import current_request, empty, json_response, outlasting
 
 STOP_TIMEOUT_S = 10
 UNEXECUTABLE = 128
@@ -307,9 +308,9 @@ class Verbs:
             signal, deadline = self._ending(now, query, now_ns)
             return c.StopContainer(container_id=now.container_id, at=now_ns, signal=signal, deadline=deadline)
 
-        with unaborted():  # CTR-10: a client that leaves does not stop the stop.
-            state = await self._execute_at_rest(state, wish, cause)
-        await self._ended(state)
+        # CTR-10: a client that leaves does not stop the stop.
+        asked = partial(self._execute_at_rest, state, wish, cause)
+        await self._ended(await outlasting(self._context.lasting, asked))
 
     async def restart(self, state: ContainerState, query: Query, cause: Cause) -> None:
         """Whatever a restart is refused for is a failure of the server to moby (daemon/restart.go)."""

@@ -157,11 +157,13 @@ class NetworkRoutes:
 
     def _dangling(self, state: NetworkState) -> bool:
         """Made by a user, and no container is or wishes to be on it."""
-        return not state.predefined and not state.endpoints and state.network_id not in self._wished()
+        wished = self._wished() & {state.network_id, state.settings.name}
+        return not state.predefined and not state.endpoints and not wished
 
     def _wished(self) -> set[str]:
+        """Ids, and names where a container has not been on the network yet."""
         return {
-            attachment.network_id
+            attachment.network_id or attachment.name
             for container in self._context.views.containers
             for attachment in (*container.networks, *container.connecting)
         }
@@ -294,28 +296,34 @@ class NetworkRoutes:
             )
 
     async def disconnect(self, name: str, body: shapes.DisconnectBody, cause: Cause) -> None:
-        """NET-05. force also takes the endpoint of a container that is gone."""
-        network = self.find(name)
+        """NET-05. force also takes the endpoint of a container that is gone. From a network that is gone itself a
+        container can be taken while it does not run: nothing else would let it start again."""
         try:
             container = self._container(body.container)
         except Rejected as error:
             if body.force and error.reason is Reason.NOT_FOUND:
-                await self._force_release(network, body.container, cause)
+                await self._force_release(self.find(name), body.container, cause)
                 return
             raise
         await at_rest(self._context, container.container_id)
+        network_id, known_as = self._left(name, container, force=body.force)
         await self._context.application.execute(
             DisconnectContainer(
                 container_id=container.container_id,
                 at=self._context.clock.now_ns(),
-                network_id=network.network_id,
-                name=network.settings.name,
+                network_id=network_id,
+                name=known_as,
             ),
             cause=cause,
         )
-        await self._container_settled(
-            container.container_id, lambda state: network.network_id not in state.disconnecting
-        )
+        await self._container_settled(container.container_id, lambda state: network_id not in state.disconnecting)
+
+    def _left(self, name: str, container: ContainerState, *, force: bool) -> tuple[str, str]:
+        """The id ("" for a network that is gone) and the name of a network to leave."""
+        if self._context.views.networks.lookup(name) is None and (force or not container.alive):
+            return "", name
+        network = self.find(name)
+        return network.network_id, network.settings.name
 
     async def _force_release(self, network: NetworkState, owner: str, cause: Cause) -> None:
         held = [container_id for container_id in network.endpoints if owner and container_id.startswith(owner)]

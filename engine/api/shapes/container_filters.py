@@ -37,7 +37,6 @@ class ContainerFilter:
         self._before = self._moment("before")
         self._since = self._moment("since")
         self._ancestors = self._images()
-        self._networks = self._network_ids()
 
     @property
     def names_states(self) -> bool:
@@ -65,7 +64,7 @@ class ContainerFilter:
             and (self._before is None or state.created_at < self._before)
             and (self._since is None or state.created_at > self._since)
             and (self._ancestors is None or state.image_id in self._ancestors)
-            and (self._networks is None or any(a.network_id in self._networks for a in state.networks))
+            and self._on_network(state)
             and self._has_volume(state)
             and self._has_ports(state)
         )
@@ -121,12 +120,15 @@ class ContainerFilter:
             found |= children
         return frozenset(found)
 
-    def _network_ids(self) -> frozenset[str] | None:
+    def _on_network(self, state: ContainerState) -> bool:
+        """By a network's name, or the beginning of its id for one that the container has been on (moby daemon/list.go).
+        """
         wanted = self._filters.get("network")
-        if not wanted:
-            return None
-        found = (self._views.networks.lookup(value) for value in wanted)
-        return frozenset(network.network_id for network in found if network is not None)
+        return not wanted or any(
+            attachment.name == value or attachment.network_id.startswith(value)
+            for attachment in state.networks
+            for value in wanted
+        )
 
 
 def _expanded(key: str, value: str) -> frozenset[str]:

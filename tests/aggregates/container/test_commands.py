@@ -292,7 +292,7 @@ def test_a_report_about_a_container_that_never_was_is_refused() -> None:
             S.CREATED,
             c.DisconnectContainer(container_id=ID, at=NOW, network_id=OTHER),
             Reason.SYSTEM,
-            f"container {ID} is not connected to network {OTHER}",
+            f"container {ID} is not connected to the network {OTHER}",
         ),
         (S.REMOVED, START, Reason.NOT_FOUND, f"No such container: {ID}"),
     ],
@@ -642,6 +642,20 @@ def test_a_network_that_is_younger_than_its_container_is_left_by_name() -> None:
     for event in DECIDER.decide(state, leave):
         state = DECIDER.evolve(state, event)
     assert state.networks == ()
+
+
+def test_a_wish_follows_its_networks_name_until_the_container_has_been_there() -> None:
+    """NET-05: connected on paper it knows the network by name; one that follows a network which is gone gives way to a
+    new one of the same name, and can be taken back by that name."""
+    stopped = live(*LIVES[S.EXITED])
+    (told,) = DECIDER.decide(stopped, c.ConnectContainer(container_id=ID, at=NOW, attachment=WISH))
+    assert told == e.ContainerConnected(attachment=NetworkAttachment(name=WISH.name))
+    old = replace(stopped, networks=(replace(WISH, network_id="d9" * 32),))
+    assert DECIDER.evolve(old, told).networks == (NetworkAttachment(name=WISH.name),)
+    for network_id in ("", WISH.network_id):
+        leave = c.DisconnectContainer(container_id=ID, at=NOW, network_id=network_id, name=WISH.name)
+        (left,) = DECIDER.decide(old, leave)
+        assert DECIDER.evolve(old, left).networks == ()
 
 
 def test_leaving_a_network_twice_at_once_is_leaving_it_once() -> None:
