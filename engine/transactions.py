@@ -20,10 +20,12 @@ from engine.aggregates.names import MoveName, NameKind, ReleaseName, ReserveName
 from engine.aggregates.network import AllocateEndpoint, NetworkState, ReleaseEndpoint
 from engine.aggregates.ports import ReleasePorts, ReservePorts
 from engine.aggregates.values.endpoints import NetworkAttachment, PortWish
-from engine.aggregates.values.ids import EndpointID, ImageID, NetworkID, VolumeName, short
+from engine.aggregates.values.ids import Digest, EndpointID, ImageID, NetworkID, VolumeName, short
 from engine.aggregates.values.mounts import MountPoint
 from engine.aggregates.values.ports import port_wishes
 from engine.aggregates.volume import ReferenceVolume, ReleaseVolume
+
+NO_DIGEST = Digest("")
 
 FindNetwork = Callable[[str], NetworkState | None]
 """By id, name or prefix."""
@@ -155,12 +157,13 @@ def rename(state: ContainerState, name: str) -> tuple[Command, ...]:
     )
 
 
-def tag(image_id: ImageID, reference: str, owner: str, at: int) -> tuple[Command, ...]:
-    """Give an image a canonical reference, taking it from `owner` (an image id, or "")."""
+def tag(image_id: ImageID, reference: str, owner: str, at: int, index: Digest = NO_DIGEST) -> tuple[Command, ...]:
+    """Give an image a canonical reference, taking it from `owner` (an image id, or ""). index: what the reference
+    stands for, when that is one of the image's indexes."""
     taken = (UntagImage(image_id=ImageID(owner), reference=reference),) if owner and owner != image_id else ()
     return (
         *taken,
-        TagImage(image_id=image_id, at=at, reference=reference),
+        TagImage(image_id=image_id, at=at, reference=reference, index=index),
         MoveName(kind=NameKind.IMAGE, name=reference, owner=image_id),
     )
 

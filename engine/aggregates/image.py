@@ -54,10 +54,12 @@ class AddImage(ImageCommand, frozen=True, kw_only=True):
 
 
 class TagImage(ImageCommand, frozen=True, kw_only=True):
-    """reference: canonical, with a tag. The name ledger is moved in the same transaction."""
+    """reference: canonical, with a tag. The name ledger is moved in the same transaction. index: what the name stands
+    for, when that is an index of which this is one image."""
 
     at: int
     reference: str
+    index: Digest = Digest("")
 
 
 class UntagImage(ImageCommand, frozen=True, kw_only=True):
@@ -70,6 +72,13 @@ class RecordRepositoryDigest(ImageCommand, frozen=True, kw_only=True):
     """`docker.io/library/alpine@sha256:...`: under this digest that repository had it."""
 
     reference: str
+
+
+class RecordIndex(ImageCommand, frozen=True, kw_only=True):
+    """The image is one of an index, there as `manifest`. Both bodies are in the store."""
+
+    index: Descriptor
+    manifest: Descriptor
 
 
 class RecordCompressedLayer(ImageCommand, frozen=True, kw_only=True):
@@ -114,9 +123,12 @@ class ImageAdded(Event, frozen=True, kw_only=True):
 
 
 class ImageTagged(Event, frozen=True, kw_only=True):
+    """index: what the name stands for; "" when that is the image itself."""
+
     NAME: ClassVar[str] = "image.tagged"
     at: int
     reference: str
+    index: Digest = Digest("")
 
 
 class ImageUntagged(Event, frozen=True, kw_only=True):
@@ -127,6 +139,14 @@ class ImageUntagged(Event, frozen=True, kw_only=True):
 class RepositoryDigestRecorded(Event, frozen=True, kw_only=True):
     NAME: ClassVar[str] = "image.repository_digest_recorded"
     reference: str
+
+
+class ImageIndexed(Event, frozen=True, kw_only=True):
+    """The image is one of an index. manifest: as which."""
+
+    NAME: ClassVar[str] = "image.indexed"
+    index: Descriptor
+    manifest: Descriptor
 
 
 class LayerCompressed(Event, frozen=True, kw_only=True):
@@ -160,6 +180,7 @@ ImageEvent = (
     | ImageTagged
     | ImageUntagged
     | RepositoryDigestRecorded
+    | ImageIndexed
     | LayerCompressed
     | ImageNoted
     | ImageRemoveRequested
@@ -178,6 +199,7 @@ TRANSITIONS: dict[tuple[ImageStatus, type[Event]], tuple[ImageStatus, str]] = {
     (ImageStatus.READY, ImageTagged): (ImageStatus.READY, "user"),
     (ImageStatus.READY, ImageUntagged): (ImageStatus.READY, "user"),
     (ImageStatus.READY, RepositoryDigestRecorded): (ImageStatus.READY, "images reactor"),
+    (ImageStatus.READY, ImageIndexed): (ImageStatus.READY, "images reactor"),
     (ImageStatus.READY, LayerCompressed): (ImageStatus.READY, "images reactor"),
     (ImageStatus.READY, ImageNoted): (ImageStatus.READY, "user"),
     (ImageStatus.READY, ImageRemoveRequested): (ImageStatus.REMOVING, "user"),
@@ -185,9 +207,17 @@ TRANSITIONS: dict[tuple[ImageStatus, type[Event]], tuple[ImageStatus, str]] = {
 }
 
 
+class Membership(msgspec.Struct, frozen=True, kw_only=True):
+    """An index that an image is one of, and the manifest by which it is."""
+
+    index: Descriptor
+    manifest: Descriptor
+
+
 class ImageState(msgspec.Struct, frozen=True, kw_only=True):
     """references: tags; repository_digests: `repo@digest`; both canonical. tagged_at: of the newest tag. compressed: of
-    layers that are not, by their blobs' digests: the blob that registries get."""
+    layers that are not, by their blobs' digests: the blob that registries get. indexes: those it is one of, by digest;
+    tagged_indexes: tags that stand for one of them."""
 
     image_id: ImageID
     status: ImageStatus = ImageStatus.ABSENT
@@ -203,6 +233,8 @@ class ImageState(msgspec.Struct, frozen=True, kw_only=True):
     repository_digests: frozenset[str] = frozenset()
     tagged_at: int = 0
     compressed: Mapping[Digest, Descriptor] = {}
+    indexes: Mapping[Digest, Membership] = {}
+    tagged_indexes: Mapping[str, Digest] = {}
 
     @property
     def size(self) -> int:
@@ -212,8 +244,10 @@ class ImageState(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def blobs(self) -> frozenset[Digest]:
         """Everything of it in the blob store."""
-        own = [part.digest for part in (self.config, self.manifest, *self.compressed.values()) if part is not None]
-        return frozenset((*own, *(layer.blob.digest for layer in self.layers)))
+        parts = [self.config, self.manifest, *self.compressed.values(), *(layer.blob for layer in self.layers)]
+        for member in self.indexes.values():
+            parts += [member.index, member.manifest]
+        return frozenset(part.digest for part in parts if part is not None)
 
     @property
     def chain(self) -> tuple[ChainID, ...]:
@@ -244,15 +278,25 @@ def evolve(state: ImageState, event: ImageEvent) -> ImageState:
                 parent=event.parent,
             )
         case ImageTagged():
-            return replace(state, references=state.references | {event.reference}, tagged_at=event.at)
+            others = _without(state.tagged_indexes, event.reference)
+            return replace(
+                state,
+                references=state.references | {event.reference},
+                tagged_at=event.at,
+                tagged_indexes={**others, event.reference: event.index} if event.index else others,
+            )
         case ImageUntagged():
             return replace(
                 state,
                 references=state.references - {event.reference},
                 repository_digests=state.repository_digests - {event.reference},
+                tagged_indexes=_without(state.tagged_indexes, event.reference),
             )
         case RepositoryDigestRecorded():
             return replace(state, repository_digests=state.repository_digests | {event.reference})
+        case ImageIndexed():
+            member = Membership(index=event.index, manifest=event.manifest)
+            return replace(state, indexes={**state.indexes, event.index.digest: member})
         case LayerCompressed():
             return replace(state, compressed={**state.compressed, event.layer: event.blob})
         case ImageNoted():
@@ -265,11 +309,16 @@ def evolve(state: ImageState, event: ImageEvent) -> ImageState:
             assert_never(event)
 
 
+def _without(mapping: Mapping[str, Digest], key: str) -> Mapping[str, Digest]:
+    return {name: value for name, value in mapping.items() if name != key}
+
+
 ImageCommands = (
     AddImage
     | TagImage
     | UntagImage
     | RecordRepositoryDigest
+    | RecordIndex
     | RecordCompressedLayer
     | RequireImage
     | NoteImage
@@ -287,8 +336,9 @@ def decide(state: ImageState, command: ImageCommands) -> tuple[Event, ...]:
         case TagImage():
             if state.status is ImageStatus.REMOVING:
                 raise Rejected(Reason.CONFLICT, f"image {state.image_id} is being removed")
-            known = command.reference in state.references
-            return () if known else (ImageTagged(at=command.at, reference=command.reference),)
+            index = state.tagged_indexes.get(command.reference, "")
+            known = command.reference in state.references and index == command.index
+            return () if known else (ImageTagged(at=command.at, reference=command.reference, index=command.index),)
         case UntagImage():
             known = command.reference in state.references | state.repository_digests
             return (ImageUntagged(reference=command.reference),) if known else ()
@@ -297,6 +347,11 @@ def decide(state: ImageState, command: ImageCommands) -> tuple[Event, ...]:
                 raise Rejected(Reason.CONFLICT, f"image {state.image_id} is being removed")
             known = command.reference in state.repository_digests
             return () if known else (RepositoryDigestRecorded(reference=command.reference),)
+        case RecordIndex():
+            if state.status is ImageStatus.REMOVING:
+                raise Rejected(Reason.CONFLICT, f"image {state.image_id} is being removed")
+            known = command.index.digest in state.indexes
+            return () if known else (ImageIndexed(index=command.index, manifest=command.manifest),)
         case RecordCompressedLayer():
             if state.status is ImageStatus.REMOVING:
                 raise Rejected(Reason.CONFLICT, f"image {state.image_id} is being removed")

@@ -7,7 +7,7 @@ route with behaviour of their own. bootstrap.py puts the real things together.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import trio
@@ -18,7 +18,7 @@ from engine.aggregates.decider import Cause, Command, Recorded
 from engine.aggregates.image import ImageState
 from engine.aggregates.values.commit import CommitWish
 from engine.aggregates.values.health import HealthResult
-from engine.aggregates.values.ids import ImageID
+from engine.aggregates.values.ids import Digest, ImageID
 from engine.aggregates.values.manifest import ImageConfig
 from engine.aggregates.values.platform import Platform
 from engine.aggregates.values.reference import Reference
@@ -63,6 +63,10 @@ class ImageService(Protocol):
         """What a container inherits, from the image's configuration blob."""
         ...
 
+    async def entries_of(self, index: Digest) -> Sequence[Mapping[str, Any]]:
+        """The descriptors of an index that an image here is one of."""
+        ...
+
     async def pull(
         self,
         reference: Reference,
@@ -75,9 +79,15 @@ class ImageService(Protocol):
     ) -> ImageID: ...
 
     async def push(
-        self, reference: Reference, credentials: Credentials | None, emit: EmitMessage, cause: Cause
+        self,
+        reference: Reference,
+        credentials: Credentials | None,
+        emit: EmitMessage,
+        cause: Cause,
+        platform: Platform | None = None,
     ) -> None:
-        """Push a tag, or all of a repository's. The first message comes before the registry is asked."""
+        """Push a tag, or all of a repository's; of an index the image of one platform, where one is given. The first
+        message comes before the registry is asked."""
         ...
 
     async def load(
@@ -98,8 +108,9 @@ class ImageService(Protocol):
         """An image of what a container wrote, over the image it was made from."""
         ...
 
-    async def tag(self, image_id: ImageID, reference: Reference, cause: Cause) -> None:
-        """Give an image a name, from whoever has it."""
+    async def tag(self, image_id: ImageID, reference: Reference, cause: Cause, index: Digest = ...) -> None:
+        """Give an image a name, from whoever has it. index: what the name stands for, when that is one of the image's
+        indexes."""
         ...
 
     async def collect(self) -> int:

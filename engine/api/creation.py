@@ -40,6 +40,7 @@ from engine.aggregates.values.ports import port_wishes
 from engine.aggregates.volume import CreateVolume
 from engine.api import creation_versions, naming
 from engine.api.context import ApiContext
+from engine.api.image_platforms import find
 from engine.errors import PortError
 
 PLATFORM_SINCE = (1, 41)
@@ -74,8 +75,7 @@ class Creation:
         if name:
             name = checked_name(name)
         config, host = self._split()
-        image = context.views.images.find(config.image)
-        self._check_platform(image, platform if self._api_version >= PLATFORM_SINCE else "")
+        image = self._image(config.image, platform if self._api_version >= PLATFORM_SINCE else "")
         image_config = await context.images.config_of(image)
         config = merge(config, image_config.config)
         host = self._with_defaults(config, host)
@@ -122,25 +122,18 @@ class Creation:
         config = creation_versions.config_of(ContainerConfig(**fields), self._api_version)
         return config, creation_versions.host_of(self._body.host_config, self._api_version)
 
-    def _check_platform(self, image: ImageState, wanted: str) -> None:
+    def _image(self, name: str, wanted: str) -> ImageState:
         """What is asked for must be there; what is not asked for and does not fit is a warning (CTR-47)."""
-        if image.platform is None:
-            return
-        if not wanted:
-            here = self._context.images.host_platform
-            if image.platform.normalized not in fallbacks(here):
-                self._warnings.append(
-                    f"The requested image's platform ({image.platform}) does not match the detected host platform "
-                    f"({here}) and no specific platform was requested"
-                )
-            return
-        asked = parse_platform(wanted, self._context.images.host_platform).normalized
-        if (asked.os, asked.architecture) != (image.platform.os, image.platform.architecture):
-            raise Rejected(
-                Reason.NOT_FOUND,
-                f"image with reference {self._body.image} was found but its platform ({image.platform}) does not match "
-                f"the specified platform ({asked})",
+        here = self._context.images.host_platform
+        if wanted:
+            return find(self._context, name, parse_platform(wanted, here))
+        image = find(self._context, name)
+        if image.platform is not None and image.platform.normalized not in fallbacks(here):
+            self._warnings.append(
+                f"The requested image's platform ({image.platform}) does not match the detected host platform "
+                f"({here}) and no specific platform was requested"
             )
+        return image
 
     def _with_defaults(self, config: ContainerConfig, host: HostConfig) -> HostConfig:
         daemon = self._context.config

@@ -121,16 +121,37 @@ class ImageRemovals:
             commands.append(RemoveImage(image_id=state.image_id, at=self._context.clock.now_ns()))
         committed = await self._context.application.execute(*commands, cause=cause)
         records = [{"Untagged": parse(name).familiar} for name in removal.names]
-        if not removal.delete:
-            return records
+        if removal.delete:
+            records += await self._deleted(state, committed.position, prune=prune, cause=cause)
+        for part in self._parts_left(state, removal.names):
+            records += await self._perform(part, Removal(names=(), delete=True), prune=prune, cause=cause)
+        return records
+
+    async def _deleted(self, state: ImageState, after: int, *, prune: bool, cause: Cause) -> list[Record]:
+        """What went with an image that is being removed: its layers, and parents that nobody names."""
+        records: list[Record] = []
         records.append({"Deleted": state.image_id})
         records += [
-            {"Deleted": chain_id} for chain_id in await self._removed_layers(state.image_id, committed.position)
+            {"Deleted": chain_id} for chain_id in await self._removed_layers(state.image_id, after)
         ]
         parent = self._context.views.images.get(state.parent) if prune and state.parent else None
         if parent is not None and not names_of(parent) and self._conflict(parent, references=()) is None:
             records += await self._perform(parent, Removal(names=(), delete=True), prune=True, cause=cause)
         return records
+
+    def _parts_left(self, state: ImageState, names: Iterable[str]) -> list[ImageState]:
+        """Images that were here only as parts of an index for which the names stood, and that nothing uses."""
+        images = self._context.views.images
+        indexes = dict.fromkeys(state.tagged_indexes.get(name, name.partition("@")[2]) for name in names)
+        return [
+            part
+            for index in indexes
+            for part in images.of_index(index)
+            if part.image_id != state.image_id
+            and part.status is ImageStatus.READY
+            and not (names_of(part) or images.is_part(part))
+            and self._conflict(part, references=()) is None
+        ]
 
     async def _removed_layers(self, image_id: str, after: int) -> tuple[str, ...]:
         """Wait for the reactor's outcome. No deadline: it only renames, and the client's leaving cancels the wait."""

@@ -68,6 +68,7 @@ async def test_a_list_shows_names_sizes_and_users(tmp_path: Path) -> None:
         assert shown[one.image_id] == {
             "Containers": 1,
             "Created": 0,
+            "Descriptor": {"mediaType": one.media_type, "digest": found, "size": len(one.manifest)},
             "Id": one.image_id,
             "Labels": {"a": "b"},
             "ParentId": "",

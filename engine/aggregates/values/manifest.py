@@ -128,6 +128,12 @@ def parse_manifest(body: bytes, media_type: str = "") -> Manifest | ImageIndex:
     return Manifest(media_type=kind, config=config, layers=layers, annotations=_strings(document.get("annotations")))
 
 
+def index_entries(body: bytes) -> tuple[Mapping[str, Any], ...]:
+    """The descriptors of an index as they stand there, with everything that is said in them. Raises
+    Rejected(INVALID)."""
+    return tuple(_list(_json_object(body, "manifest"), "manifests"))
+
+
 def choose(index: ImageIndex, wanted: Platform) -> IndexEntry:
     """The entry to run on `wanted`: exact first, then fallbacks of its variant. Raises Rejected(NOT_FOUND)."""
     runnable = [entry for entry in index.entries if ATTESTATION not in entry.annotations]
@@ -159,16 +165,18 @@ def render_for_registry(config: Descriptor, layers: Sequence[Descriptor]) -> tup
     return OCI_MANIFEST, _render(OCI_MANIFEST, replace(config, media_type=OCI_CONFIG), renamed)
 
 
-def _render(media_type: str, config: Descriptor, layers: Sequence[Descriptor]) -> bytes:
-    def document(descriptor: Descriptor) -> dict[str, Any]:
-        return {"mediaType": descriptor.media_type, "size": descriptor.size, "digest": descriptor.digest}
+def descriptor(one: Descriptor) -> dict[str, Any]:
+    """As OCI writes it."""
+    return {"mediaType": one.media_type, "size": one.size, "digest": one.digest}
 
+
+def _render(media_type: str, config: Descriptor, layers: Sequence[Descriptor]) -> bytes:
     return msgspec.json.encode(
         {
             "schemaVersion": 2,
             "mediaType": media_type,
-            "config": document(config),
-            "layers": [document(layer) for layer in layers],
+            "config": descriptor(config),
+            "layers": [descriptor(layer) for layer in layers],
         }
     )
 

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from collections.abc import AsyncIterator
 
-import msgspec
 import trio
-from msgspec.structs import replace
 from quart import Response
 
 from engine.aggregates.decider import Reason, Rejected
-from engine.aggregates.image import ImageState, ImageStatus
-from engine.aggregates.values import platform as platforms
+from engine.aggregates.image import ImageStatus
 from engine.aggregates.values.ids import SHA256_DIGEST
 from engine.aggregates.values.platform import Platform
 from engine.aggregates.values.reference import TAG, Reference, parse
 from engine.api.app import EngineApp, not_implemented
 from engine.api.context import ApiContext
 from engine.api.filters import Filters
+from engine.api.image_lists import filtered, summary_of, target_of
+from engine.api.image_platforms import decode_platform, find, platform_of
 from engine.api.image_removal import ImageRemovals, Record
 from engine.api.params import Query, cause_of, forgiven_credentials
 from engine.api.pruning import PRUNE_FILTERS, alone, prune_label_match, prune_until, tell_pruned
@@ -28,7 +25,6 @@ from engine.api.shapes import images as shapes
 from engine.api.streams import Emit, current_request, eager_raw_response, progress_stream, request
 from engine.errors import PortError
 
-LIST_FILTERS = frozenset({"dangling", "label", "label!", "before", "since", "reference", "until"})
 TAR = "application/x-tar"
 NO_CREDENTIALS = "no basic auth credentials"
 
@@ -40,12 +36,13 @@ def register(app: EngineApp, context: ApiContext) -> None:
     @app.route("/images/json", methods=["GET"])
     async def list_images() -> Response:
         query, version = Query.of(request), current_request().api_version
-        for wanted, since in (("manifests", (1, 47)), ("identity", (1, 54))):
-            if version >= since and query.flag(wanted):
-                raise not_implemented(f"listing images with {wanted}")
+        if version >= (1, 54) and query.flag("identity"):
+            raise not_implemented("listing images with identity")
         found = filtered(context, query.filters(), every=query.flag("all"))
         shared = shapes.layer_uses(context.views.images) if version >= (1, 42) and query.flag("shared-size") else None
-        return json_response([summary_of(context, state, shared) for state in found])
+        manifests = version >= (1, 47) and query.flag("manifests")
+        told = [await summary_of(context, state, version, shared, manifests=manifests) for state in found]
+        return json_response(told)
 
     @app.route("/images/create", methods=["POST"])
     async def create() -> Response:
@@ -83,18 +80,15 @@ def register(app: EngineApp, context: ApiContext) -> None:
         asked = query.text("platform") if version >= (1, 49) else ""
         if manifests and asked:
             raise Rejected(Reason.INVALID, "conflicting options: manifests and platform options cannot both be set")
-        state = find(context, name)
-        if asked:
-            check_platform(state, name, decode_platform(asked))
+        state = find(context, name, decode_platform(asked) if asked else None)
         config = await context.images.config_of(state)
-        return json_response(shapes.inspect(state, config, context.config.data_root, version))
+        shape = shapes.inspect(state, config, context.config.data_root, version)
+        return json_response(shape | await target_of(context, state, version, manifests=manifests))
 
     @app.route("/images/<path:name>/history", methods=["GET"])
     async def history(name: str) -> Response:
-        state = find(context, name)
-        asked = Query.of(request).text("platform")
-        if asked and current_request().api_version >= (1, 48):
-            check_platform(state, name, decode_platform(asked))
+        asked = Query.of(request).text("platform") if current_request().api_version >= (1, 48) else ""
+        state = find(context, name, decode_platform(asked) if asked else None)
         return json_response(shapes.history(state, await context.images.config_of(state)))
 
     @app.route("/images/<path:name>/tag", methods=["POST"])
@@ -105,20 +99,21 @@ def register(app: EngineApp, context: ApiContext) -> None:
             raise Rejected(Reason.INVALID, "invalid reference format")
         if reference.familiar_name == "sha256":
             raise Rejected(Reason.INVALID, "refusing to create an ambiguous tag using digest algorithm as name")
-        await context.images.tag(find(context, name).image_id, reference, cause_of(request))
+        state = find(context, name)
+        index = context.views.images.index_of(state, name)
+        await context.images.tag(state.image_id, reference, cause_of(request), index)
         return empty(201)
 
     @app.route("/images/<path:name>/push", methods=["POST"])
     async def push(name: str) -> Response:
         query = Query.of(request)
         reference = push_reference(name, query.text("tag"))
-        asked = query.text("platform")
-        if asked and current_request().api_version >= (1, 46):
-            check_platform(find(context, reference.familiar), reference.familiar, decode_platform(asked))
+        asked = query.text("platform") if current_request().api_version >= (1, 46) else ""
+        platform = decode_platform(asked) if asked else None
         credentials, cause = forgiven_credentials(request), cause_of(request)
 
         async def produce(emit: Emit) -> None:
-            await context.images.push(reference, credentials, emit, cause)
+            await context.images.push(reference, credentials, emit, cause, platform)
 
         return await progress_stream(produce)
 
@@ -220,36 +215,6 @@ def tag_reference(repository: str, tag: str) -> Reference | None:
     return reference.with_default_tag()
 
 
-def platform_of(context: ApiContext, text: str) -> Platform | None:
-    return platforms.parse(text, context.images.host_platform) if text else None
-
-
-class _PlatformParameter(msgspec.Struct, frozen=True):
-    os: str = ""
-    architecture: str = ""
-    variant: str = ""
-
-
-def decode_platform(text: str) -> Platform:
-    """The JSON form that inspect and history take: `{"os":"linux","architecture":"arm64"}`."""
-    try:
-        wanted = msgspec.json.decode(text, type=_PlatformParameter)
-    except msgspec.MsgspecError as error:
-        raise Rejected(Reason.INVALID, f"failed to parse platform: {error}") from error
-    if not wanted.os or not wanted.architecture:
-        raise Rejected(Reason.INVALID, "both OS and Architecture must be provided")
-    return Platform(os=wanted.os, architecture=wanted.architecture, variant=wanted.variant).normalized
-
-
-def check_platform(state: ImageState, name: str, wanted: Platform) -> None:
-    if state.platform is not None and state.platform.normalized not in platforms.fallbacks(wanted):
-        raise Rejected(
-            Reason.NOT_FOUND,
-            f"image with reference {name} was found but its platform ({state.platform}) does not match the specified "
-            f"platform ({wanted})",
-        )
-
-
 def _no_platform_choice() -> None:
     """save and load of single platforms: an image here has one."""
     version = current_request().api_version
@@ -274,90 +239,6 @@ def _body() -> AsyncIterator[bytes]:
     return chunks()
 
 
-# -- list --------------------------------------------------------------------------------------------------------------
-
-
-def find(context: ApiContext, name: str) -> ImageState:
-    state = context.views.images.find(name)
-    assert isinstance(state, ImageState)
-    return state
-
-
-def summary_of(context: ApiContext, state: ImageState, shared: Counter[str] | None) -> dict[str, object]:
-    users = len(context.views.containers.using_image(state.image_id))
-    facts = shapes.ListFacts(containers=users, shared=shared)
-    return shapes.summary(state, facts, current_request().api_version)
-
-
-def filtered(context: ApiContext, filters: Filters, *, every: bool) -> list[ImageState]:
-    """IMG-08, newest first."""
-    filters.validate(LIST_FILTERS)
-    dangling = filters.boolean("dangling", default=False) if "dangling" in filters else None
-    before = _limit(context, filters, "before")
-    since = _limit(context, filters, "since")
-    until = prune_until(filters, context.clock.now_ns())
-    parents = {state.parent for state in context.views.images}
-    found = [
-        state
-        for state in context.views.images
-        if state.status is ImageStatus.READY
-        and (before is None or state.created_at < before)
-        and (since is None or state.created_at > since)
-        and (until is None or state.created_at <= until)
-        and prune_label_match(filters, state.labels)
-        and ("reference" not in filters or _named(_narrowed(filters, state)))
-        and (dangling is None or dangling == (not state.references))
-        and (every or _named(state) or state.image_id not in parents)
-    ]
-    if "reference" in filters:
-        found = [_narrowed(filters, state) for state in found]
-    return sorted(found, key=lambda state: (state.created_at, state.added_at), reverse=True)
-
-
-def _named(state: ImageState) -> bool:
-    return bool(state.references or state.repository_digests)
-
-
-def _limit(context: ApiContext, filters: Filters, key: str) -> int | None:
-    """The creation of the image a filter names; of the last one, as in moby."""
-    moments = [find(context, name).created_at for name in filters.get(key)]
-    return moments[-1] if moments else None
-
-
-def _narrowed(filters: Filters, state: ImageState) -> ImageState:
-    """With those of its names alone that fit one of the patterns, as `name` or as `name:tag`; `*` stays within a
-    component. Source: moby daemon/images/images.go."""
-    expressions = [_glob(pattern) for pattern in filters.get("reference")]
-
-    def fits(name: str) -> bool:
-        reference = parse(name)
-        return any(e.fullmatch(reference.familiar) or e.fullmatch(reference.familiar_name) for e in expressions)
-
-    return replace(
-        state,
-        references=frozenset(filter(fits, state.references)),
-        repository_digests=frozenset(filter(fits, state.repository_digests)),
-    )
-
-
-def _glob(pattern: str) -> re.Pattern[str]:
-    """Go's path.Match as a regular expression. Raises Rejected(INVALID) for one that does not compile."""
-    translated = ""
-    for part in re.findall(r"\\.|\[\^?[^\]]*\]|.", pattern):
-        if part == "*":
-            translated += "[^/]*"
-        elif part == "?":
-            translated += "[^/]"
-        elif part.startswith("[") and len(part) > 1:
-            translated += part
-        else:
-            translated += re.escape(part[-1])
-    try:
-        return re.compile(translated)
-    except re.error as error:
-        raise Rejected(Reason.INVALID, "syntax error in pattern") from error
-
-
 # -- prune -------------------------------------------------------------------------------------------------------------
 
 
@@ -368,7 +249,8 @@ async def _prune(context: ApiContext, removals: ImageRemovals, filters: Filters)
     deleted: list[Record] = []
     reclaimed = 0
     for state in context.views.images:
-        if state.status is not ImageStatus.READY or (dangling and state.references):
+        named = state.references or context.views.images.is_part(state)
+        if state.status is not ImageStatus.READY or (dangling and named):
             continue
         if (until is not None and state.created_at > until) or not prune_label_match(filters, state.labels):
             continue

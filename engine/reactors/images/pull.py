@@ -32,7 +32,7 @@ from engine.drivers.ports.registry import Credentials, Registry, RemoteManifest
 from engine.drivers.ports.storage import BlobStore, LayerStore
 from engine.reactors.base import Hands
 from engine.reactors.images import messages
-from engine.reactors.images.additions import Additions
+from engine.reactors.images.additions import Additions, Belonging
 from engine.reactors.images.downloads import Downloads
 from engine.reactors.images.holds import Hold, Holds
 from engine.reactors.images.layers import LayerFetch, wanted_layers
@@ -50,12 +50,23 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Resolved(msgspec.Struct, frozen=True, kw_only=True):
-    """What the registry has under a reference. top: what the name stands for (an index, perhaps); remote and manifest:
-    of the chosen image."""
+    """What the registry has under a reference. top: what the name stands for; index: that, when it is one; remote and
+    manifest: of the chosen image."""
 
-    top: Descriptor
+    top: RemoteManifest
+    index: ImageIndex | None
     remote: RemoteManifest
     manifest: Manifest
+
+    @property
+    def belonging(self) -> Belonging | None:
+        if self.index is None:
+            return None
+        return Belonging(
+            index=replace(self.top.descriptor, media_type=self.index.media_type),
+            manifest=replace(self.remote.descriptor, media_type=self.manifest.media_type),
+            manifests={entry.descriptor.digest: entry.descriptor for entry in self.index.entries},
+        )
 
 
 class Pulls:
@@ -115,36 +126,49 @@ class Pulls:
             image = await self._image(wish, resolved, hold, emit)
             image_id = image.image_id
             names = () if reference.digest else (reference,)
-            before = self._hands.views.images.owner(str(names[0] if names else reference))
+            digest = resolved.top.descriptor.digest
+            fresh = self._is_news(image_id, reference, resolved)
             await self._additions.add(
                 image,
                 cause=cause,
                 names=names,
-                repository_digests=(replace(repository, digest=resolved.top.digest),),
+                repository_digests=(replace(repository, digest=digest),),
                 also=(ReportTransferDone(transfer_id=transfer_id, images=(image_id,)),),
+                belonging=resolved.belonging,
             )
-        await emit(messages.status(f"Digest: {resolved.top.digest}"))
-        return image_id, before != image_id
+        await emit(messages.status(f"Digest: {digest}"))
+        return image_id, fresh
+
+    def _is_news(self, image_id: ImageID, reference: Reference, resolved: Resolved) -> bool:
+        """Whether the name stood for something else, or for an index of which this image was not here."""
+        images = self._hands.views.images
+        state, owner = images.get(image_id), images.get(images.owner(str(reference)))
+        if state is None or owner is None:
+            return True
+        index = images.index_of(owner, str(reference))
+        return owner.image_id != image_id and (index != resolved.top.descriptor.digest or index not in state.indexes)
 
     async def _resolve(self, wish: Wish) -> Resolved:
         """Manifest, and through an index the one for the platform."""
-        remote = await self._registry.manifest(wish.reference, wish.credentials)
-        top = remote.descriptor
+        top = remote = await self._registry.manifest(wish.reference, wish.credentials)
+        index = None
         parsed = parse_manifest(remote.body, remote.descriptor.media_type)
         if isinstance(parsed, ImageIndex):
+            index = parsed
             chosen = choose(parsed, wish.platform or self._host)
             inner = replace(wish.reference, tag="", digest=chosen.descriptor.digest)
             remote = await self._registry.manifest(inner, wish.credentials)
             parsed = parse_manifest(remote.body, remote.descriptor.media_type)
             if isinstance(parsed, ImageIndex):
                 raise Rejected(Reason.INVALID, "an image index inside an image index is not supported")
-        return Resolved(top=top, remote=remote, manifest=parsed)
+        return Resolved(top=top, index=index, remote=remote, manifest=parsed)
 
     async def _image(self, wish: Wish, resolved: Resolved, hold: Hold, emit: Emit) -> AddImage:
         """Everything of the image, in the store."""
         manifest = resolved.manifest
-        body = resolved.remote.descriptor
-        await hold.add(blobs=(body.digest, manifest.config.digest, *(blob.digest for blob in manifest.layers)))
+        body = replace(resolved.remote.descriptor, media_type=manifest.media_type)
+        top = resolved.top.descriptor.digest
+        await hold.add(blobs=(top, body.digest, manifest.config.digest, *(blob.digest for blob in manifest.layers)))
         config = await self._config(wish, manifest)
         self._check(wish, manifest, config)
         wanted = wanted_layers(manifest.layers, config.diff_ids)
@@ -162,7 +186,9 @@ class Pulls:
                 emit=emit,
             )
             layers = await fetch.run(wanted)
-            await self._blobs.ingest(_once(resolved.remote.body), body.digest)
+        for part in (resolved.remote, resolved.top) if known is None or resolved.index is not None else ():
+            if not await self._blobs.has(part.descriptor.digest):
+                await self._blobs.ingest(_once(part.body), part.descriptor.digest)
         return add_image(config, manifest.config, layers, at=self._hands.clock.now_ns(), origin="pull", manifest=body)
 
     async def _config(self, wish: Wish, manifest: Manifest) -> ImageConfig:

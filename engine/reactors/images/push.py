@@ -11,47 +11,76 @@ import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
+import msgspec
 import trio
 from msgspec.structs import replace
 
 from engine.aggregates.decider import Cause, Reason, Rejected
-from engine.aggregates.image import ImageLayer, ImageState, ImageStatus, RecordRepositoryDigest
+from engine.aggregates.image import ImageLayer, ImageState, RecordRepositoryDigest
 from engine.aggregates.transfer import ReportTransferDone
 from engine.aggregates.values.descriptor import Descriptor
 from engine.aggregates.values.ids import Digest, ImageID
-from engine.aggregates.values.manifest import render_for_registry, render_manifest
+from engine.aggregates.values.manifest import descriptor, render_for_registry
+from engine.aggregates.values.platform import Platform
 from engine.aggregates.values.reference import Reference, parse
 from engine.drivers.ports.registry import Credentials
 from engine.reactors.base import Hands
 from engine.reactors.images import messages
 from engine.reactors.images.compression import Compression
 from engine.reactors.images.holds import Hold, Holds
+from engine.reactors.images.push_targets import Target, Targets
 from engine.reactors.images.transfers import told
 from engine.reactors.images.uploads import LayerPush, Uploads
 
 Emit = Callable[[object], Awaitable[None]]
 
 
+class _Sending(msgspec.Struct, frozen=True, kw_only=True):
+    """What is the same for everything that one push sends."""
+
+    layers: LayerPush
+    credentials: Credentials | None
+    hold: Hold
+    cause: Cause
+
+
 class Pushes:
-    def __init__(self, hands: Hands, uploads: Uploads, compression: Compression, holds: Holds) -> None:
+    def __init__(
+        self, hands: Hands, uploads: Uploads, targets: Targets, compression: Compression, holds: Holds
+    ) -> None:
         self._hands = hands
         self._uploads = uploads
         self._blobs = uploads.blobs
+        self._targets = targets
         self._compression = compression
         self._holds = holds
 
-    async def push(self, reference: Reference, credentials: Credentials | None, emit: Emit, cause: Cause) -> None:
-        """Push a tag, or without one every tag of the repository. Raises Rejected, PortError, both after the first
-        message. Cancelled with its client; what the registry has by then it keeps, and no name stands for it."""
+    async def push(
+        self,
+        reference: Reference,
+        credentials: Credentials | None,
+        emit: Emit,
+        cause: Cause,
+        platform: Platform | None = None,
+    ) -> None:
+        """Push a tag, or without one every tag of the repository; platform: of an index this image alone.
+
+        Raises Rejected, PortError, both after the first message. Cancelled with its client; what the registry has by
+        then it keeps, and no name stands for it."""
         repository = replace(reference, tag="", digest="")
         async with told(self._hands, "push", str(reference), cause) as transfer:
             await emit(messages.status(f"The push refers to repository [{repository}]"))
             async with self._holds.hold() as hold:
-                layers = LayerPush(self._uploads, repository, credentials, emit)
-                pushed = [
-                    await self._one(tag, layers, credentials, hold, emit, transfer.cause)
-                    for tag in self._tags(reference)
-                ]
+                sending = _Sending(
+                    layers=LayerPush(self._uploads, repository, credentials, emit),
+                    credentials=credentials,
+                    hold=hold,
+                    cause=transfer.cause,
+                )
+                pushed = []
+                for tag in self._tags(reference):
+                    target = await self._targets.of(tag, platform, hold)
+                    pushed.append(await self._one(tag, target, sending, emit))
             with trio.CancelScope(shield=True):
                 done = ReportTransferDone(transfer_id=transfer.transfer_id, images=tuple(dict.fromkeys(pushed)))
                 await self._hands.application.execute(done, cause=transfer.cause)
@@ -77,53 +106,46 @@ class Pushes:
             raise Rejected(Reason.NOT_FOUND, f"no tags to push for {reference.familiar_name}")
         return tags
 
-    async def _one(
-        self,
-        reference: Reference,
-        layers: LayerPush,
-        credentials: Credentials | None,
-        hold: Hold,
-        emit: Emit,
-        cause: Cause,
-    ) -> ImageID:
-        state = await self._held(reference, hold)
+    async def _one(self, reference: Reference, target: Target, sending: _Sending, emit: Emit) -> ImageID:
+        top = target.index
+        for state, manifest in target.images:
+            place = reference if top is None else replace(reference, tag="")
+            sent = await self._image(place, state, manifest, sending)
+        if top is None:
+            top = sent
+        else:
+            body = await self._blobs.read(top.digest)
+            await self._uploads.registry.push_manifest(reference, top, body, sending.credentials)
+        await self._record(target.named.image_id, replace(reference, tag="", digest=top.digest), sending.cause)
+        if target.instead_of is not None:
+            index, chosen = map(descriptor, (target.instead_of, top))
+            note = {"manifestPushedInsteadOfIndex": True, "originalIndex": index, "selectedManifest": chosen}
+            await emit(messages.aux(note))
+        await emit(messages.status(f"{reference.tag}: digest: {top.digest} size: {top.size}"))
+        await emit(messages.aux({"Tag": reference.tag, "Digest": top.digest, "Size": top.size}))
+        return target.images[0][0].image_id
+
+    async def _image(
+        self, reference: Reference, state: ImageState, manifest: Descriptor | None, sending: _Sending
+    ) -> Descriptor:
+        """One image with everything of it, under the tag if there is one; the manifest it has there."""
         assert state.config is not None, "an image that is there has a configuration"
-        received = await self._received(state)
 
         async def choose(layer: ImageLayer) -> Descriptor:
-            return await self._compression.of(layer, state.image_id, hold, cause) if received is None else layer.blob
+            if manifest is not None:
+                return layer.blob
+            return await self._compression.of(layer, state.image_id, sending.hold, sending.cause)
 
-        there = await layers.run(state.layers, choose)
-        await layers.send(state.config)
-        media_type, body = received or render_for_registry(state.config, there)
-        digest = Digest("sha256:" + hashlib.sha256(body).hexdigest())
-        descriptor = Descriptor(media_type=media_type, digest=digest, size=len(body))
-        await self._uploads.registry.push_manifest(reference, descriptor, body, credentials)
-        await self._record(state.image_id, replace(reference, tag="", digest=digest), cause)
-        await emit(messages.status(f"{reference.tag}: digest: {digest} size: {len(body)}"))
-        await emit(messages.aux({"Tag": reference.tag, "Digest": digest, "Size": len(body)}))
-        return state.image_id
-
-    async def _held(self, reference: Reference, hold: Hold) -> ImageState:
-        """The image of a tag, whose blobs nobody discards from now on."""
-        images = self._hands.views.images
-        state = images.get(images.owner(str(reference)))
-        if state is not None:
-            await hold.add(blobs=state.blobs)
-            state = images.get(state.image_id)
-        if state is None or state.status is not ImageStatus.READY:
-            raise Rejected(Reason.NOT_FOUND, f"tag does not exist: {reference.familiar}")
-        return state
-
-    async def _received(self, state: ImageState) -> tuple[str, bytes] | None:
-        """(media type, body) of the manifest that somebody else made; None when there is none, or the engine's own
-        over the layers as they lie here (a loaded archive's)."""
-        assert state.config is not None, "an image that is there has a configuration"
-        if state.manifest is None or not await self._blobs.has(state.manifest.digest):
-            return None
-        body = await self._blobs.read(state.manifest.digest)
-        own = render_manifest(state.config, [layer.blob for layer in state.layers])
-        return None if body == own else (state.manifest.media_type, body)
+        there = await sending.layers.run(state.layers, choose)
+        await sending.layers.send(state.config)
+        if manifest is not None:
+            body = await self._blobs.read(manifest.digest)
+        else:
+            media_type, body = render_for_registry(state.config, there)
+            digest = Digest("sha256:" + hashlib.sha256(body).hexdigest())
+            manifest = Descriptor(media_type=media_type, digest=digest, size=len(body))
+        await self._uploads.registry.push_manifest(reference, manifest, body, sending.credentials)
+        return manifest
 
     async def _record(self, image_id: ImageID, reference: Reference, cause: Cause) -> None:
         record = RecordRepositoryDigest(image_id=image_id, reference=str(reference))

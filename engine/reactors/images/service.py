@@ -6,7 +6,8 @@ and downloads.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
 
 import trio
 
@@ -15,7 +16,7 @@ from engine.aggregates.decider import Cause
 from engine.aggregates.image import ImageState
 from engine.aggregates.transfer import ReportTransferFailed
 from engine.aggregates.values.commit import CommitWish
-from engine.aggregates.values.ids import ImageID
+from engine.aggregates.values.ids import Digest, ImageID
 from engine.aggregates.values.manifest import ImageConfig
 from engine.aggregates.values.platform import Platform
 from engine.aggregates.values.reference import Reference
@@ -33,10 +34,12 @@ from engine.reactors.images.layers import Emit
 from engine.reactors.images.load import Loads
 from engine.reactors.images.pull import Pulls, Wish
 from engine.reactors.images.push import Pushes
+from engine.reactors.images.push_targets import Targets
 from engine.reactors.images.removal import Collector, ImageReactor
 from engine.reactors.images.save import Saves
 from engine.reactors.images.transfers import NAME
 from engine.reactors.images.uploads import Uploads
+from engine.transactions import NO_DIGEST
 
 
 class Images:
@@ -59,7 +62,7 @@ class Images:
         self.host_platform = host_platform
         self.configs = ImageConfigs(blobs)
         self.holds = Holds()
-        self.additions = Additions(hands)
+        self.additions = Additions(hands, host_platform)
         self.downloads = Downloads(
             registry,
             blobs,
@@ -78,7 +81,13 @@ class Images:
             host=host_platform,
         )
         self._uploads = Uploads(registry, blobs, views=hands.views.images, parallel=config.max_concurrent_uploads)
-        self._pushes = Pushes(hands, self._uploads, Compression(hands, blobs, archives, self.holds), self.holds)
+        self._pushes = Pushes(
+            hands,
+            self._uploads,
+            Targets(hands.views.images, blobs, self.configs, host_platform),
+            Compression(hands, blobs, archives, self.holds),
+            self.holds,
+        )
         self._loads = Loads(
             hands, archives, blobs, layers, additions=self.additions, holds=self.holds, host=host_platform
         )
@@ -116,8 +125,11 @@ class Images:
     async def config_of(self, image: ImageState) -> ImageConfig:
         return await self.configs.of(image)
 
-    async def tag(self, image_id: ImageID, reference: Reference, cause: Cause) -> None:
-        await self.additions.tag(image_id, reference, cause)
+    async def entries_of(self, index: Digest) -> Sequence[Mapping[str, Any]]:
+        return await self.configs.entries(index)
+
+    async def tag(self, image_id: ImageID, reference: Reference, cause: Cause, index: Digest = NO_DIGEST) -> None:
+        await self.additions.tag(image_id, reference, cause, index)
 
     async def pull(
         self,
@@ -132,8 +144,15 @@ class Images:
         wish = Wish(reference=reference, platform=platform, credentials=credentials)
         return await self._pulls.pull(wish, emit, cause, all_tags=all_tags)
 
-    async def push(self, reference: Reference, credentials: Credentials | None, emit: Emit, cause: Cause) -> None:
-        await self._pushes.push(reference, credentials, emit, cause)
+    async def push(
+        self,
+        reference: Reference,
+        credentials: Credentials | None,
+        emit: Emit,
+        cause: Cause,
+        platform: Platform | None = None,
+    ) -> None:
+        await self._pushes.push(reference, credentials, emit, cause, platform)
 
     async def load(
         self, archive: AsyncIterator[bytes], emit: Emit, cause: Cause, *, quiet: bool = True

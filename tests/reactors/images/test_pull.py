@@ -106,8 +106,8 @@ async def test_an_index_gives_the_image_of_the_wanted_platform(tmp_path: Path) -
         assert shown["Id"] == mine.image_id
         assert shown["RepoDigests"] == [f"multi@{index}"]
         await engine.lines("POST", pull("multi", platform="linux/arm64"))
-        _, shown = await engine.ask("GET", "/images/multi/json")
-        assert (shown["Id"], shown["Architecture"]) == (other.image_id, "arm64")
+        _, shown = await engine.ask("GET", f"/images/{other.image_id}/json")
+        assert shown["Architecture"] == "arm64"
         status, answer = await engine.ask("POST", pull("multi", platform="linux/s390x"))
         assert status == 404
         assert "no matching manifest for linux/s390x" in answer["message"]
