@@ -20,12 +20,13 @@ from engine.clock import Clock, SystemClock
 from engine.codec import EventCodec, LogError
 from replay import render, tables
 from replay.diff import compare, living_states
+from replay.kept import why_content, why_image
 from replay.moments import Moment, MomentError, moment
 from replay.plain import plain, record
 from replay.reader import LogReader
 from replay.timeline import Filter, timeline
 from replay.verify import verify
-from replay.why import why
+from replay.why import Story, why
 from replay.world import PEOPLE_KINDS, NotFoundError, World, world_at
 
 DEFAULT_LOG = Path("/var/lib/ishmael/events.db")
@@ -205,7 +206,7 @@ def _diff(question: Question) -> int:
 
 def _why(question: Question) -> int:
     world = question.world()
-    told = why(question.reader, world, world.find(question.arguments.container, ("container",)))
+    told = _story(question.reader, world, question.arguments.object)
     if question.arguments.json:
         steps = [
             {"correlation": step.correlation, "asked_by": step.asked_by, "events": [record(one) for one in step.events]}
@@ -215,6 +216,18 @@ def _why(question: Question) -> int:
     else:
         render.story(question.out, told, world)
     return OK
+
+
+def _story(reader: LogReader, world: World, word: str) -> Story:
+    """Of a container, an image, or of content by its digest."""
+    try:
+        stream = world.find(word, ("container", "image"))
+    except NotFoundError as error:
+        try:
+            return why_content(reader, world, word)
+        except NotFoundError:
+            raise error from None
+    return why_image(reader, world, stream) if stream.startswith("image:") else why(reader, world, stream)
 
 
 def _verify(arguments: argparse.Namespace) -> int:
@@ -253,7 +266,8 @@ def parser() -> argparse.ArgumentParser:
     at.add_argument("-a", "--all", action="store_true", help="of ps: also what did not run")
     diff = _add_verb(verbs, common, "diff", _diff, "what changed between two moments", ("before", "after"))
     diff.add_argument("-a", "--all", action="store_true", help="also execs, transfers and the ledgers")
-    _add_verb(verbs, common, "why", _why, "the story of a container, and why it ended", ("container",))
+    about = "why a container ended, or why an image or layer is still or no longer here"
+    _add_verb(verbs, common, "why", _why, about, ("object",))
     proof = _add_verb(verbs, common, "verify", None, "does the log prove itself?", ())
     proof.add_argument("--expect", metavar="POSITION:SEAL", type=_head, help="a head that was noted earlier")
     return root

@@ -43,12 +43,13 @@ def why(reader: LogReader, world: World, stream: str) -> Story:
     return Story(
         stream=stream,
         label=world.label(stream),
-        steps=_steps(events),
+        steps=steps(events),
         verdict=verdict(own, world.states[stream]),
     )
 
 
-def _steps(events: Sequence[Recorded]) -> tuple[Step, ...]:
+def steps(events: Sequence[Recorded]) -> tuple[Step, ...]:
+    """Events by what asked for them."""
     groups: dict[str, list[Recorded]] = {}
     for recorded in events:
         groups.setdefault(recorded.cause.correlation, []).append(recorded)

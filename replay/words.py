@@ -119,6 +119,12 @@ def _of_others(event: Event) -> str:
             return f"{event.kind} begun{f' of {event.reference}' if event.reference else ''}"
         case transfer.TransferFailed():
             return f"failed: {event.error}"
+        case transfer.ContentLeased():
+            return f"leased {len(event.blobs)} blobs and {len(event.layers)} layers"
+        case transfer.TransferInterrupted():
+            return f"interrupted: {event.error}; what it has leased is kept until {clock_time(event.kept_until)}"
+        case transfer.LeaseReleased():
+            return f"lease released: {event.reason}"
         case volume.VolumeCreated():
             return "made" + (", without a name of its own" if event.anonymous else "")
         case volume.VolumeReferenced():

@@ -321,7 +321,7 @@ class SmallLives(Machine):
     @rule(
         command=st.sampled_from(
             [test_exec.START, test_exec.STARTED, test_exec.EXITED, test_exec.REMOVE]
-            + [test_transfer.DONE, test_transfer.FAILED]
+            + [test_transfer.DONE, test_transfer.FAILED, test_transfer.CUT, test_transfer.RELEASE]
             + [test_image.ADD, test_image.NAME, test_image.UNNAME, test_image.RECORD, test_image.REQUIRE]
             + [test_image.REMOVE, test_image.REMOVED]
             + [test_volume.CREATE, test_volume.USE, test_volume.USE_TOO, test_volume.LEAVE, test_volume.REMOVE]

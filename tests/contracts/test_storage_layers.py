@@ -86,6 +86,68 @@ async def test_a_cancelled_ingest_leaves_nothing(storage: LinuxStorage) -> None:
     assert nothing_left(storage)
 
 
+async def test_an_ingest_that_breaks_off_is_gone_on_with_where_it_was(storage: LinuxStorage) -> None:
+    data = os.urandom(3_500_000)
+    name = Digest(digest(data))
+
+    async def breaking(part: bytes) -> AsyncIterator[bytes]:
+        async for chunk in stream(part):
+            yield chunk
+        raise PortError("pull", "cut", retriable=True)
+
+    assert await storage.blobs.partial(name) == 0
+    for upto in (1 << 20, 3 << 20):
+        begun = await storage.blobs.partial(name)
+        with pytest.raises(PortError, match="cut"):
+            await storage.blobs.ingest(breaking(data[begun:upto]), name, size=len(data), resume=True)
+        assert await storage.blobs.partial(name) == upto
+        assert (await storage.layers.inventory()).partial == (name,)
+        assert not await storage.blobs.has(name)
+    await storage.blobs.ingest(stream(data[3 << 20 :]), name, size=len(data), resume=True)
+    assert await storage.blobs.partial(name) == 0
+    with open(storage.blobs.path(name), "rb") as file:
+        assert file.read() == data
+
+
+@pytest.mark.parametrize("wrong", ["byte", "length"])
+async def test_what_came_wrong_is_not_gone_on_with(storage: LinuxStorage, wrong: str) -> None:
+    data = os.urandom(2 << 20)
+    name = Digest(digest(data))
+    bad = data[:-1] + bytes([data[-1] ^ 1]) if wrong == "byte" else data + b"more"
+    with pytest.raises(PortError) as refused:
+        await storage.blobs.ingest(stream(bad), name, size=len(data), resume=True)
+    assert refused.value.retriable
+    assert await storage.blobs.partial(name) == 0
+    assert (await storage.layers.inventory()).partial == ()
+
+
+async def test_one_goes_on_when_another_who_was_cancelled_has_let_go(storage: LinuxStorage) -> None:
+    data = os.urandom(2 << 20)
+    name = Digest(digest(data))
+
+    async def stuck() -> AsyncIterator[bytes]:
+        yield data[: 1 << 20]
+        await trio.sleep_forever()
+
+    async def begin(scope: trio.CancelScope) -> None:
+        with scope:
+            await storage.blobs.ingest(stuck(), name, size=len(data), resume=True)
+
+    async def after() -> None:
+        await storage.blobs.ingest(stream(data[1 << 20 :]), name, size=len(data), resume=True)
+
+    scope = trio.CancelScope()
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(begin, scope)
+            while await storage.blobs.partial(name) < 1 << 20:
+                await trio.sleep(0.001)
+            nursery.start_soon(after)
+            await trio.sleep(0.01)
+            scope.cancel()
+    assert await storage.blobs.has(name)
+
+
 @pytest.mark.parametrize("compress", ["gzip", "zstd", "none"])
 async def test_layers_unpack_side_by_side_and_make_one_root(storage: LinuxStorage, compress: str) -> None:
     chain = await unpacked(

@@ -26,6 +26,7 @@ from engine.aggregates.decider import Recorded
 from engine.aggregates.exec import ExecStatus
 from engine.aggregates.image import ImageStatus
 from engine.aggregates.network import NetworkStatus
+from engine.aggregates.transfer import TransferStatus
 from engine.aggregates.volume import VolumeStatus
 from engine.codec import EventCodec
 from replay.reader import LogReader
@@ -79,7 +80,9 @@ def unsettled(world: World) -> list[str]:
             found.append(f"network {state.settings.name} is {state.status.value}")
     found += [f"volume {s.name} is removing" for s in world.living("volume") if s.status is VolumeStatus.REMOVING]
     found += [f"image {s.image_id} is removing" for s in world.living("image") if s.status is ImageStatus.REMOVING]
-    found += [f"transfer of {s.reference} is open" for s in world.living("transfer")]
+    found += [
+        f"transfer of {s.reference} is open" for s in world.living("transfer") if s.status is TransferStatus.OPEN
+    ]
     return found
 
 
@@ -270,6 +273,10 @@ def _names(path: Path) -> set[str]:
         return set()
 
 
+def hexadecimal(digests: Iterable[str]) -> set[str]:
+    return {each.partition(":")[2] for each in digests}
+
+
 def _disk(engine: Engine, world: World) -> Iterator[str]:
     root = engine.data_root
     existing = {state.container_id for state in containers_of(world)}
@@ -280,13 +287,14 @@ def _disk(engine: Engine, world: World) -> Iterator[str]:
     for image in world.living("image"):
         layers.update(image.chain)
         blobs.update(image.blobs)
-    have = _names(root / "layers") - {"init"}
-    wanted = {chain.partition(":")[2] for chain in layers}
-    yield from _strange("layer", have - wanted)
+    leased = {each for state in world.living("transfer") for each in (*state.blobs, *state.layers)}
+    have, wanted, spared = _names(root / "layers") - {"init"}, hexadecimal(layers), hexadecimal(leased)
+    yield from _strange("layer", have - wanted - spared)
     yield from (f"layer {name} is missing" for name in sorted(wanted - have))
-    have, wanted = _names(root / "content" / "sha256"), {digest.partition(":")[2] for digest in blobs}
-    yield from _strange("blob", have - wanted)
+    have, wanted = _names(root / "content" / "sha256"), hexadecimal(blobs)
+    yield from _strange("blob", have - wanted - spared)
     yield from (f"blob {name} is missing" for name in sorted(wanted - have))
+    yield from _strange("part of a blob", _names(root / "content" / "partial") - spared)
     yield from _strange("volume", _names(root / "volumes") - {state.name for state in world.living("volume")})
     yield from _strange("temporary", _names(root / "tmp"))
     yield from _strange("piece of trash", _names(root / "trash"))

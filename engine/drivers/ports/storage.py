@@ -46,7 +46,10 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StorageInventory(msgspec.Struct, frozen=True, kw_only=True):
+    """partial: of blobs that have come in part (`BlobStore.ingest`, resume)."""
+
     blobs: tuple[Digest, ...] = ()
+    partial: tuple[Digest, ...] = ()
     layers: tuple[ChainID, ...] = ()
     containers: tuple[ContainerID, ...] = ()
 
@@ -61,9 +64,17 @@ class BlobStore(Protocol):
         *,
         size: int | None = None,
         progress: Progress | None = None,
+        resume: bool = False,
     ) -> Descriptor:
         """Store a stream; verified before it becomes visible. size: what a descriptor promised; a longer stream is cut
-        off and refused. Raises PortError(INVALID) on a mismatch, PortError(DISK_FULL), leaving nothing."""
+        off and refused. Raises PortError(INVALID) on a mismatch, PortError(DISK_FULL), leaving nothing.
+
+        resume: the stream begins behind the first `partial(expected)` bytes; what has come is kept when it breaks off,
+        also over a crash, until `discard` or a mismatch. One at a time for a digest."""
+        ...
+
+    async def partial(self, digest: Digest) -> int:
+        """How many bytes of a blob have come, by an `ingest` with `resume` that broke off. They are not verified."""
         ...
 
     def path(self, digest: Digest) -> str: ...
@@ -78,7 +89,9 @@ class BlobStore(Protocol):
         """A blob in chunks, from `offset` on. Raises PortError(NOT_FOUND) before the first one."""
         ...
 
-    async def discard(self, digest: Digest) -> None: ...
+    async def discard(self, digest: Digest) -> None:
+        """Also what there is of it in part."""
+        ...
 
 
 class LayerStore(Protocol):

@@ -2,7 +2,7 @@
 
 Owns the shared downloads, their limit, their attempts and their resumption. Pulls that want the same blob watch one
 download; it is cancelled when its last watcher has left (IMG-30). An interrupted stream goes on from where it broke,
-by Range; a blob with the wrong digest is fetched anew.
+by Range, also by the next pull after a failure or a crash; a blob with the wrong digest is fetched anew.
 Refuses to know: what a blob is for, and how progress is shown.
 """
 
@@ -160,17 +160,20 @@ class Downloads:
                 download.enter(Phase.VERIFYING)
 
         while not await self._blobs.has(descriptor.digest):
+            begun = await self._blobs.partial(descriptor.digest)
+            download.received = begun
             download.enter(Phase.DOWNLOADING)
             try:
                 await self._blobs.ingest(
-                    self._stream(download), descriptor.digest, size=descriptor.size, progress=progress
-                )
+                    self._stream(download, begun), descriptor.digest, size=descriptor.size, progress=progress,
+                    resume=True,
+                )  # fmt: skip
             except PortError as error:
                 await self._again(download, error)
 
-    async def _stream(self, download: Download) -> AsyncIterator[bytes]:
-        """The blob's bytes as one stream, however often the connection breaks."""
-        offset, size = 0, download.descriptor.size
+    async def _stream(self, download: Download, begun: int) -> AsyncIterator[bytes]:
+        """The blob's bytes from `begun` on, as one stream, however often the connection breaks."""
+        offset, size = begun, download.descriptor.size
         while offset < size:
             broken = PortError("pull", "unexpected EOF", retriable=True)
             try:

@@ -1,7 +1,7 @@
-"""What is in use and not yet an image: blobs and layers that a transfer has found or fetched.
+"""What somebody reads at the moment, or is about to name in the log: blobs and layers that must not go meanwhile.
 
-Owns the counts, and the lock under which a removal looks at them and discards. In memory only: a crash ends all
-transfers, and the collection at start finds what they left.
+Owns the counts, and the lock under which a removal looks at them and discards. In memory only: a crash ends all who
+hold. What is brought from elsewhere and must outlive a crash is leased (transfers.py).
 """
 
 from __future__ import annotations
@@ -21,10 +21,15 @@ class Hold:
     def __init__(self, holds: Holds) -> None:
         self._holds = holds
         self.keys: list[str] = []
+        self.blobs: list[Digest] = []
+        self.layers: list[ChainID] = []
 
     async def add(self, blobs: Iterable[Digest] = (), layers: Iterable[ChainID] = ()) -> None:
         """From now on nobody discards these. Waits while a removal is discarding, so: first hold, then look."""
+        blobs, layers = tuple(blobs), tuple(layers)
         async with self._holds.lock:
+            self.blobs += blobs
+            self.layers += layers
             keys = [*(f"blob {digest}" for digest in blobs), *(f"layer {chain_id}" for chain_id in layers)]
             self.keys += keys
             self._holds.counts.update(keys)

@@ -36,7 +36,8 @@ from engine.reactors.images.additions import Additions, Belonging
 from engine.reactors.images.downloads import Downloads
 from engine.reactors.images.holds import Hold, Holds
 from engine.reactors.images.layers import LayerFetch, wanted_layers
-from engine.reactors.images.transfers import told
+from engine.reactors.images.leases import superseded
+from engine.reactors.images.transfers import Transfer, told
 
 Emit = Callable[[object], Awaitable[None]]
 
@@ -115,25 +116,28 @@ class Pulls:
     async def _told(self, wish: Wish, emit: Emit, cause: Cause) -> tuple[ImageID, bool]:
         """One pull with its intent before and its outcome behind it."""
         async with told(self._hands, "pull", str(wish.reference), cause) as transfer:
-            return await self._pull(wish, emit, transfer.transfer_id, transfer.cause)
+            return await self._pull(wish, emit, transfer)
 
-    async def _pull(self, wish: Wish, emit: Emit, transfer_id: str, cause: Cause) -> tuple[ImageID, bool]:
+    async def _pull(self, wish: Wish, emit: Emit, transfer: Transfer) -> tuple[ImageID, bool]:
         reference = wish.reference
         resolved = await self._resolve(wish)
         repository = replace(reference, tag="", digest="")
         await emit(messages.status(f"Pulling from {reference.path}", reference.digest or reference.tag))
         async with self._holds.hold() as hold:
-            image = await self._image(wish, resolved, hold, emit)
+            image = await self._image(wish, resolved, hold, transfer, emit)
             image_id = image.image_id
             names = () if reference.digest else (reference,)
             digest = resolved.top.descriptor.digest
             fresh = self._is_news(image_id, reference, resolved)
             await self._additions.add(
                 image,
-                cause=cause,
+                cause=transfer.cause,
                 names=names,
                 repository_digests=(replace(repository, digest=digest),),
-                also=(ReportTransferDone(transfer_id=transfer_id, images=(image_id,)),),
+                also=(
+                    ReportTransferDone(transfer_id=transfer.transfer_id, images=(image_id,)),
+                    *superseded(self._hands, "pull", str(reference)),
+                ),
                 belonging=resolved.belonging,
             )
         await emit(messages.status(f"Digest: {digest}"))
@@ -163,17 +167,22 @@ class Pulls:
                 raise Rejected(Reason.INVALID, "an image index inside an image index is not supported")
         return Resolved(top=top, index=index, remote=remote, manifest=parsed)
 
-    async def _image(self, wish: Wish, resolved: Resolved, hold: Hold, emit: Emit) -> AddImage:
+    async def _image(self, wish: Wish, resolved: Resolved, hold: Hold, transfer: Transfer, emit: Emit) -> AddImage:
         """Everything of the image, in the store."""
         manifest = resolved.manifest
         body = replace(resolved.remote.descriptor, media_type=manifest.media_type)
         top = resolved.top.descriptor.digest
         await hold.add(blobs=(top, body.digest, manifest.config.digest, *(blob.digest for blob in manifest.layers)))
+        here = self._hands.views.images.get(ImageID(manifest.config.digest)) is not None
+        if not here:
+            await transfer.lease(self._holds, blobs=hold.blobs)
         config = await self._config(wish, manifest)
         self._check(wish, manifest, config)
         wanted = wanted_layers(manifest.layers, config.diff_ids)
         await hold.add(layers=(layer.chain_id for layer in wanted))
         known = await self._known(ImageID(manifest.config.digest), hold)
+        if known is None:
+            await transfer.lease(self._holds, hold.blobs, hold.layers)
         if known is not None:
             layers, body = known.layers, known.manifest or body
         else:

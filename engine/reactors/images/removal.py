@@ -1,7 +1,7 @@
 """Images on their way out: what only they used is discarded.
 
 A removal is an intent in the log (image.remove_requested); this reactor finishes it, also after a crash. What a layer
-or blob is still used by is a fold over all images, all containers and what transfers hold, never a counter.
+or blob is still used by is a fold over all images, all containers and all leases, beside what is held at the moment.
 """
 
 from __future__ import annotations
@@ -11,14 +11,17 @@ from functools import partial
 
 import trio
 
+from engine.aggregates.decider import Cause
 from engine.aggregates.image import ImageState, ImageStatus, ReportImageRemoved
 from engine.aggregates.values.ids import ChainID, Digest
 from engine.drivers.ports.storage import BlobStore, LayerStore
 from engine.errors import PortError
 from engine.reactors.base import Hands, Works, follow_states
 from engine.reactors.images.holds import Holds
+from engine.reactors.images.leases import release, transfers
 
 NAME = "images"
+LEASES_LOOKED_AT_S = 600.0
 
 
 class ImageReactor:
@@ -66,13 +69,29 @@ class ImageReactor:
 
 
 class Collector:
-    """Discards what nothing in the log uses: what crashes and failed transfers left."""
+    """Discards what nothing in the log uses: what crashes and failed transfers left, once no lease keeps it."""
 
     def __init__(self, hands: Hands, blobs: BlobStore, layers: LayerStore, holds: Holds) -> None:
         self._hands = hands
         self._blobs = blobs
         self._layers = layers
         self._holds = holds
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Release leases whose time has come, and discard what only they kept; for ever."""
+        task_status.started()
+        while True:
+            await self.expire(self._hands.clock.now_ns())
+            await trio.sleep(LEASES_LOOKED_AT_S)
+
+    async def expire(self, now_ns: int) -> None:
+        if await self._release("nobody tried again", until_ns=now_ns):
+            await self.collect()
+
+    async def give_up(self) -> int:
+        """At a prune: release every lease that waits for another try, and collect."""
+        await self._release("given up by a prune")
+        return await self.collect()
 
     async def collect(self) -> int:
         """How many blobs and layers went; none while an archive is being loaded. What resists is left for the next
@@ -82,20 +101,23 @@ class Collector:
                 return 0
             inventory = await self._layers.inventory()
             blobs, layers = used(self._hands)
-            spare_layers = [
-                chain_id
-                for chain_id in inventory.layers
-                if chain_id not in layers and not self._holds.has_layer(chain_id)
+            spare = [
+                *(
+                    self._layers.discard_layer(chain_id)
+                    for chain_id in inventory.layers
+                    if chain_id not in layers and not self._holds.has_layer(chain_id)
+                ),
+                *(
+                    self._blobs.discard(digest)
+                    for digest in dict.fromkeys((*inventory.blobs, *inventory.partial))
+                    if digest not in blobs and not self._holds.has_blob(digest)
+                ),
             ]
-            spare_blobs = [
-                digest for digest in inventory.blobs if digest not in blobs and not self._holds.has_blob(digest)
-            ]
-            gone = 0
-            for chain_id in spare_layers:
-                gone += await self._try(self._layers.discard_layer(chain_id))
-            for digest in spare_blobs:
-                gone += await self._try(self._blobs.discard(digest))
-            return gone
+            return sum([await self._try(discarding) for discarding in spare])
+
+    async def _release(self, reason: str, until_ns: int | None = None) -> int:
+        cause = Cause(actor=f"reactor:{NAME}", correlation="leases")
+        return await release(self._hands, reason, cause, until_ns=until_ns)
 
     @staticmethod
     async def _try(discarding: Awaitable[None]) -> int:
@@ -107,7 +129,7 @@ class Collector:
 
 
 def used(hands: Hands, without: str = "") -> tuple[frozenset[Digest], frozenset[ChainID]]:
-    """Blobs and layers that images and containers need. without: an image that does not count."""
+    """Blobs and layers that images, containers and leases need. without: an image that does not count."""
     blobs: set[Digest] = set()
     layers: set[ChainID] = set()
     for image in hands.views.images:
@@ -118,4 +140,7 @@ def used(hands: Hands, without: str = "") -> tuple[frozenset[Digest], frozenset[
         layers.update(container.layers)
         for point in container.mounts:
             layers.update(point.layers)
+    for transfer in transfers(hands):
+        blobs |= transfer.blobs
+        layers |= transfer.layers
     return frozenset(blobs), frozenset(layers)

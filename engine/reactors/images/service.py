@@ -7,6 +7,7 @@ and downloads.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import trio
@@ -37,7 +38,7 @@ from engine.reactors.images.push import Pushes
 from engine.reactors.images.push_targets import Targets
 from engine.reactors.images.removal import Collector, ImageReactor
 from engine.reactors.images.save import Saves
-from engine.reactors.images.transfers import NAME
+from engine.reactors.images.transfers import LEASE_KEPT_NS, NAME
 from engine.reactors.images.uploads import Uploads
 from engine.transactions import NO_DIGEST
 
@@ -102,11 +103,14 @@ class Images:
         self._uploads.places.total_tokens = config.max_concurrent_uploads or UNLIMITED
 
     async def recover(self) -> int:
-        """At start: transfers and commits that a crash cut off have failed, and what they left is discarded. How much
-        that was.
-        Removals that were under way are finished by `run`."""
+        """At start: transfers and commits that a crash cut off have failed, and what they left without a lease is
+        discarded. How much that was. Removals that were under way are finished by `run`."""
         for transfer_id in self._hands.application.live("transfer"):
-            failed = ReportTransferFailed(transfer_id=transfer_id, error="interrupted by a restart of the engine")
+            failed = ReportTransferFailed(
+                transfer_id=transfer_id,
+                error="interrupted by a restart of the engine",
+                kept_until=self._hands.clock.now_ns() + LEASE_KEPT_NS,
+            )
             await self._hands.report(NAME, "start-up", failed)
         await self._commits.recover()
         return await self._collector.collect()
@@ -116,11 +120,16 @@ class Images:
         async with trio.open_nursery() as nursery:
             await nursery.start(self.downloads.run)
             await nursery.start(self._reactor.run, after)
+            await nursery.start(self._collector.run)
             task_status.started()
 
     async def collect(self) -> int:
-        """Discard what nothing uses: how many blobs and layers."""
-        return await self._collector.collect()
+        """Discard what nothing uses, also what waits for a failed pull to be tried again: how many blobs and layers."""
+        return await self._collector.give_up()
+
+    async def expire(self, now_ns: int) -> None:
+        """Release the leases whose time has come, and discard what only they kept."""
+        await self._collector.expire(now_ns)
 
     async def config_of(self, image: ImageState) -> ImageConfig:
         return await self.configs.of(image)
@@ -142,7 +151,8 @@ class Images:
         all_tags: bool = False,
     ) -> ImageID:
         wish = Wish(reference=reference, platform=platform, credentials=credentials)
-        return await self._pulls.pull(wish, emit, cause, all_tags=all_tags)
+        async with self._cleared_after_failure():
+            return await self._pulls.pull(wish, emit, cause, all_tags=all_tags)
 
     async def push(
         self,
@@ -157,7 +167,8 @@ class Images:
     async def load(
         self, archive: AsyncIterator[bytes], emit: Emit, cause: Cause, *, quiet: bool = True
     ) -> tuple[ImageID, ...]:
-        return await self._loads.load(archive, emit, cause, quiet=quiet)
+        async with self._cleared_after_failure():
+            return await self._loads.load(archive, emit, cause, quiet=quiet)
 
     async def import_image(
         self,
@@ -168,10 +179,22 @@ class Images:
         changes: Sequence[str],
         cause: Cause,
     ) -> ImageID:
-        return await self._loads.import_image(archive, reference, platform, message, changes, cause)
+        async with self._cleared_after_failure():
+            return await self._loads.import_image(archive, reference, platform, message, changes, cause)
 
     async def commit(self, state: ContainerState, wish: CommitWish, cause: Cause) -> ImageID:
         return await self._commits.commit(state, wish, cause)
 
     def save(self, names: Sequence[str], cause: Cause) -> AsyncIterator[bytes]:
         return self._saves.save(names, cause)
+
+    @asynccontextmanager
+    async def _cleared_after_failure(self) -> AsyncIterator[None]:
+        """What a failure has left without a lease goes at once: the layers of half an archive, or, on a full disk,
+        everything."""
+        try:
+            yield
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await self._collector.collect()
+            raise

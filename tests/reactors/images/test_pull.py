@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import trio
 
 from engine.aggregates.decider import Recorded
 from engine.aggregates.image import ImageStatus
-from engine.aggregates.transfer import TransferDone, TransferFailed
+from engine.aggregates.transfer import LeaseReleased, TransferDone, TransferFailed, TransferInterrupted
 from engine.aggregates.values.reference import parse
 from tests.api.harness import Client, in_thread
 from tests.support.images import digest, image_of, layer_of
@@ -68,7 +69,10 @@ async def test_a_pull_tells_each_layer_and_ends_with_an_image_of_that_name(tmp_p
         assert shown["Config"]["Cmd"] == ["/bin/sh"]
         tree = engine.data_root / "layers" / shown["GraphDriver"]["Data"]["UpperDir"].rpartition("/layers/")[2]
         assert (tree / "etc/motd").read_bytes() == b"hello\n"
-        assert [type(one.event).__name__ for one in history(engine, "transfer")] == ["TransferBegun", "TransferDone"]
+        told = [type(one.event).__name__ for one in history(engine, "transfer")]
+        assert told == ["TransferBegun", "ContentLeased", "ContentLeased", "TransferDone"]
+        transfer = engine.hands.application.state("transfer", history(engine, "transfer")[0].key)
+        assert (transfer.blobs, transfer.layers) == (frozenset(), frozenset()), "the image keeps them now"
 
 
 async def test_a_second_pull_says_that_the_image_is_up_to_date_and_fetches_nothing(tmp_path: Path) -> None:
@@ -205,7 +209,8 @@ async def test_a_client_that_leaves_ends_its_download_but_not_one_that_another_w
         assert [name for name, _ in registry.begun].count(layer) == 1
         outcomes = [one.event for one in history(engine, "transfer") if not type(one.event).__name__.endswith("Begun")]
         assert [type(event) for event in outcomes].count(TransferDone) == 1
-        assert "cancelled by the client" in {event.error for event in outcomes if isinstance(event, TransferFailed)}
+        interrupted = [event for event in outcomes if isinstance(event, TransferInterrupted)]
+        assert "cancelled by the client" in {event.error for event in interrupted}
 
 
 async def test_a_download_that_nobody_waits_for_is_given_up(tmp_path: Path) -> None:
@@ -220,7 +225,7 @@ async def test_a_download_that_nobody_waits_for_is_given_up(tmp_path: Path) -> N
         await engine.until(lambda: layer in [name for name, _ in registry.begun])
         connection.close()
         await engine.until(lambda: layer in registry.ended)
-        await engine.until(lambda: engine.hands.application.live("transfer") == ())
+        await engine.until(lambda: isinstance(history(engine, "transfer")[-1].event, TransferInterrupted))
         assert engine.images.downloads.watchers(layer) == 0
         assert (await engine.ask("GET", "/images/json"))[1] == []
 
@@ -267,8 +272,84 @@ async def test_a_restart_fails_open_transfers_finishes_removals_and_collects_orp
         assert (inventory.blobs, inventory.layers) == ((), ())
 
 
+LARGE = image_of(layer_of({"noise": __import__("random").Random(2).randbytes(4 << 20)}))
+LARGE_BLOB = json.loads(LARGE.manifest)["layers"][0]["digest"]
+
+
+class StuckRegistry(MemoryRegistry):
+    """Nothing more comes of a blob that broke, while `stuck`."""
+
+    stuck = True
+
+    async def blob(self, reference: Any, wanted: Any, credentials: Any, offset: int = 0) -> Any:
+        async with aclosing(super().blob(reference, wanted, credentials, offset)) as chunks:
+            async for chunk in chunks:
+                if offset and self.stuck:
+                    await trio.sleep_forever()
+                yield chunk
+
+
+async def test_an_interrupted_pull_is_gone_on_with_by_the_next_one_after_a_restart(tmp_path: Path) -> None:
+    """IMG-26: what has come is leased, in part and whole, and the restart's collection leaves it alone."""
+    registry = StuckRegistry()
+    registry.push("docker.io/library/alpine", "latest", LARGE)
+    registry.breaks[LARGE_BLOB] = [3 << 20]
+
+    async with running_engine(tmp_path, registry_port=registry) as engine:
+
+        async def quiet(message: object) -> None:
+            await trio.lowlevel.checkpoint()
+
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(engine.images.pull, parse("alpine:latest"), None, None, quiet, CAUSE)
+                await engine.until(lambda: (LARGE_BLOB, 3 << 20) in registry.begun)
+                nursery.cancel_scope.cancel()
+        inventory = await engine.storage.layers.inventory()
+        assert inventory.partial == (LARGE_BLOB,)
+        assert inventory.blobs == (LARGE.image_id,)
+
+    async def recover(engine: TestEngine) -> None:
+        assert await engine.images.recover() == 0
+
+    registry.begun.clear()
+    registry.stuck = False
+    async with running_engine(tmp_path, registry_port=registry, prepare=recover) as engine:
+        assert (await engine.lines("POST", pull("alpine")))[-1]["status"].startswith("Status: Downloaded newer image")
+        ((_, offset),) = [begun for begun in registry.begun if begun[0] == LARGE_BLOB]
+        assert offset == 3 << 20
+        assert LARGE.image_id not in [name for name, _ in registry.begun], "the configuration was here"
+        inventory = await engine.storage.layers.inventory()
+        assert inventory.partial == ()
+        assert len(inventory.blobs) == 3
+        released = [one.event for one in history(engine, "transfer") if isinstance(one.event, LeaseReleased)]
+        assert [event.reason for event in released] == ["a later pull of docker.io/library/alpine:latest has ended"]
+        assert engine.hands.application.live("transfer") == ()
+
+
+async def test_a_lease_ends_when_its_time_has_come_and_so_does_what_only_it_kept(tmp_path: Path) -> None:
+    registry = MemoryRegistry()
+    image = image_of(BASE)
+    registry.push("docker.io/library/alpine", "latest", image)
+    registry.blobs.pop(_digest_of(image))
+    async with running_engine(tmp_path, registry_port=registry) as engine:
+        assert "error" in (await engine.lines("POST", pull("alpine")))[-1]
+        (transfer_id,) = engine.hands.application.live("transfer")
+        kept_until = engine.hands.application.state("transfer", transfer_id).kept_until
+        hour_ns = 3600 * 10**9
+        assert kept_until - engine.hands.clock.now_ns() > 23 * hour_ns
+        for moment, left in ((kept_until - hour_ns, 1), (kept_until, 0)):
+            await engine.images.expire(moment)
+            assert len((await engine.storage.layers.inventory()).blobs) == left
+        assert engine.hands.application.live("transfer") == ()
+
+
 async def _once(data: bytes) -> Any:
     yield data
+
+
+def _digest_of(image: Any) -> str:
+    return str(json.loads(image.manifest)["layers"][0]["digest"])
 
 
 def _layer_blobs(image: Any) -> list[bytes]:

@@ -1,12 +1,14 @@
 """Port BlobStore on a file system: verified content by digest.
 
-Owns `<data-root>/content/sha256`. A blob is written to a temporary file, hashed on the way, fsynced, and only then
-renamed to its digest: what has a name is whole. Two writers of the same digest end with one file.
+Owns `<data-root>/content/`. A blob is written to a temporary file, hashed on the way, fsynced, and only then renamed to
+its digest: what has a name in `sha256/` is whole. Two writers of the same digest end with one file. What may be resumed
+is written in `partial/`, unverified, and hashed again by whoever goes on.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -46,20 +48,28 @@ class LinuxBlobStore:
         *,
         size: int | None = None,
         progress: Progress | None = None,
+        resume: bool = False,
     ) -> Descriptor:
         if expected is not None:
             hex_of(expected)
         with as_port_error("ingest"):
-            writer = await self._in_thread(_Writer, self._places)
+            writer = await self._in_thread(_Writer, self._places, expected if resume else None)
         try:
             await self._write(writer, source, size, progress)
             if size is not None and writer.size != size:
+                if writer.size > size:
+                    writer.doubt()
                 raise _mismatch(f"expected {size} bytes, got {writer.size}")
             digest = writer.digest()
             if expected is not None and digest != expected:
+                writer.doubt()
                 raise _mismatch(f"filesystem layer verification failed for digest {expected}")
             with as_port_error("ingest"):
                 await self._in_thread(writer.publish, self._places.blob(digest))
+        except PortError as error:
+            if error.fault is Fault.DISK_FULL:
+                writer.doubt()  # space is what is wanted now.
+            raise
         finally:
             writer.abandon()
         return Descriptor(media_type="application/octet-stream", digest=digest, size=writer.size)
@@ -74,6 +84,7 @@ class LinuxBlobStore:
                 waiting.append(chunk)
                 length += len(chunk)
                 if size is not None and writer.size + length > size:
+                    writer.doubt()
                     raise _mismatch(f"more than the expected {size} bytes")
                 if length >= _BATCH:
                     await self._flush(writer, waiting, size, progress)
@@ -89,6 +100,12 @@ class LinuxBlobStore:
 
     async def _in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
         return await trio.to_thread.run_sync(function, *arguments, limiter=self._limiter)
+
+    async def partial(self, digest: Digest) -> int:
+        try:
+            return os.stat(self._places.partial_blob(digest)).st_size
+        except FileNotFoundError:
+            return 0
 
     def path(self, digest: Digest) -> str:
         return self._places.blob(digest)
@@ -113,6 +130,7 @@ class LinuxBlobStore:
     async def discard(self, digest: Digest) -> None:
         with as_port_error("discard blob"):
             self._places.discard(self._places.blob(digest))
+            self._places.discard(self._places.partial_blob(digest))
 
 
 def adopt(places: Places, path: str, digest: Digest) -> None:
@@ -126,14 +144,24 @@ def adopt(places: Places, path: str, digest: Digest) -> None:
 
 
 class _Writer:
-    """One blob being written. Its methods block: they run in threads, one at a time."""
+    """One blob being written. Its methods block: they run in threads, one at a time. resumed: whose parts are gone on
+    with, and kept."""
 
-    def __init__(self, places: Places) -> None:
+    def __init__(self, places: Places, resumed: Digest | None) -> None:
         os.makedirs(places.content, DIRECTORY_MODE, exist_ok=True)
-        self._path = places.new_temporary("blob")
-        self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         self._hash = hashlib.sha256()
         self.size = 0
+        self._kept = resumed is not None
+        if resumed is None:
+            self._path = places.new_temporary("blob")
+            self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        else:
+            os.makedirs(places.partial, DIRECTORY_MODE, exist_ok=True)
+            self._path = places.partial_blob(resumed)
+            self._fd = _open_alone(self._path)
+            while chunk := os.read(self._fd, _BATCH):
+                self._hash.update(chunk)
+                self.size += len(chunk)
 
     def write(self, chunks: list[bytes]) -> None:
         data = memoryview(chunks[0] if len(chunks) == 1 else b"".join(chunks))
@@ -151,10 +179,28 @@ class _Writer:
         os.rename(self._path, path)
         sync_directory(os.path.dirname(path))
 
+    def doubt(self) -> None:
+        """What has come is wrong: nothing of it is kept."""
+        self._kept = False
+
     def abandon(self) -> None:
         os.close(self._fd)
+        if self._kept:
+            return
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path)
+
+
+def _open_alone(path: str) -> int:
+    """A file of this name that nobody else writes to. One who has been cancelled may be about to close it: that is
+    waited for, and then the name may mean another file, or none."""
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(fd), os.stat(path)):
+                return fd
+        os.close(fd)
 
 
 @contextlib.asynccontextmanager

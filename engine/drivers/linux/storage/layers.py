@@ -260,6 +260,7 @@ def _read_meta(layer: str) -> LayerMeta | None:
 def _inventory(places: Places) -> StorageInventory:
     return StorageInventory(
         blobs=tuple(Digest(f"sha256:{name}") for name in _names(places.content)),
+        partial=tuple(Digest(f"sha256:{name}") for name in _names(places.partial)),
         layers=tuple(ChainID(f"sha256:{name}") for name in _names(places.layers)),
         containers=tuple(ContainerID(name) for name in _names(places.rootfs)),
     )

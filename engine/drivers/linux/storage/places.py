@@ -31,6 +31,10 @@ class Places(msgspec.Struct, frozen=True):
         return f"{self.data_root}/content/sha256"
 
     @property
+    def partial(self) -> str:
+        return f"{self.data_root}/content/partial"
+
+    @property
     def layers(self) -> str:
         return f"{self.data_root}/layers"
 
@@ -48,6 +52,9 @@ class Places(msgspec.Struct, frozen=True):
 
     def blob(self, digest: Digest) -> str:
         return f"{self.content}/{hex_of(digest)}"
+
+    def partial_blob(self, digest: Digest) -> str:
+        return f"{self.partial}/{hex_of(digest)}"
 
     def layer(self, chain_id: ChainID) -> str:
         return f"{self.layers}/{hex_of(chain_id)}"
