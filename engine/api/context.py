@@ -91,7 +91,13 @@ class ImageService(Protocol):
         ...
 
     async def load(
-        self, archive: AsyncIterator[bytes], emit: EmitMessage, cause: Cause, *, quiet: bool = True
+        self,
+        archive: AsyncIterator[bytes],
+        emit: EmitMessage,
+        cause: Cause,
+        *,
+        quiet: bool = True,
+        platforms: Sequence[Platform] = (),
     ) -> tuple[ImageID, ...]: ...
 
     async def import_image(
@@ -122,8 +128,9 @@ class ImageService(Protocol):
         """What an image is pulled or imported for, when nobody says."""
         ...
 
-    def save(self, names: Sequence[str], cause: Cause) -> AsyncIterator[bytes]:
-        """A tar of the named images. Raises Rejected(NOT_FOUND) before the first chunk."""
+    def save(self, names: Sequence[str], cause: Cause, platforms: Sequence[Platform] = ()) -> AsyncIterator[bytes]:
+        """A tar of the named images; platforms: of their indexes these alone. Raises Rejected(NOT_FOUND)
+        before the first chunk."""
         ...
 
 

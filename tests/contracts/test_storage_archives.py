@@ -14,14 +14,12 @@ import pytest
 import trio
 
 from engine.aggregates.values.ids import DiffID
-from engine.aggregates.values.platform import Platform
 from engine.drivers.linux.storage.store import LinuxStorage
 from engine.drivers.ports.storage import LoadedImage, SavedImage
 from engine.errors import Fault, PortError
 from tests.support.images import TestImage, add, digest, image_of, layer_of
 
 pytestmark = pytest.mark.root
-HOST = Platform(os="linux", architecture="amd64")
 
 
 @pytest.fixture
@@ -67,7 +65,7 @@ async def test_a_docker_archive_is_loaded_with_its_id_and_names(storage: LinuxSt
     image = two_layers()
     seen: list[int] = []
     archive = squeeze(image.docker_archive("app:1", "127.0.0.1:5000/app:2"))
-    (loaded,) = await storage.archives.load(stream(archive), HOST, lambda done, _: seen.append(done))
+    (loaded,) = await storage.archives.load(stream(archive), (), lambda done, _: seen.append(done))
     assert loaded.config.digest == image.image_id
     assert [layer.diff_id for layer in loaded.layers] == image.diff_ids
     assert loaded.references == ("docker.io/library/app:1", "127.0.0.1:5000/app:2")
@@ -82,17 +80,17 @@ async def test_a_docker_archive_is_loaded_with_its_id_and_names(storage: LinuxSt
 
 async def test_an_oci_layout_keeps_its_manifest(storage: LinuxStorage) -> None:
     image = two_layers(oci=True, compress="zstd")
-    (loaded,) = await storage.archives.load(stream(image.oci_archive("docker.io/library/app:1")), HOST)
+    (loaded,) = await storage.archives.load(stream(image.oci_archive("docker.io/library/app:1")))
     assert loaded.manifest.digest == digest(image.manifest)
     assert loaded.references == ("docker.io/library/app:1",)
-    (nameless,) = await storage.archives.load(stream(image.oci_archive()), HOST)
+    (nameless,) = await storage.archives.load(stream(image.oci_archive()))
     assert nameless.references == ()
 
 
 async def test_what_is_saved_loads_again_the_same(storage: LinuxStorage, tmp_path: Path) -> None:
     first, second = two_layers(), two_layers(oci=True)
-    (one,) = await storage.archives.load(stream(first.docker_archive("one:1", "one:2")), HOST)
-    (two,) = await storage.archives.load(stream(second.oci_archive("docker.io/library/two:1")), HOST)
+    (one,) = await storage.archives.load(stream(first.docker_archive("one:1", "one:2")))
+    (two,) = await storage.archives.load(stream(second.oci_archive("docker.io/library/two:1")))
     archive = await written(storage, saved(one), saved(two))
     assert archive == await written(storage, saved(one), saved(two))
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
@@ -102,7 +100,7 @@ async def test_what_is_saved_loads_again_the_same(storage: LinuxStorage, tmp_pat
         docker = json.load(tar.extractfile("manifest.json"))  # type: ignore[arg-type]
         assert [entry["RepoTags"] for entry in docker] == [["one:1", "one:2"], ["two:1"]]
     other = LinuxStorage(str(tmp_path / "other"))
-    assert await other.archives.load(stream(archive), HOST) == (one, two)
+    assert await other.archives.load(stream(archive)) == (one, two)
 
 
 async def test_layers_shared_by_links_are_found(storage: LinuxStorage) -> None:
@@ -116,7 +114,7 @@ async def test_layers_shared_by_links_are_found(storage: LinuxStorage) -> None:
         add(tar, "config.json", image.config)
         entry = {"Config": "config.json", "RepoTags": None, "Layers": ["aaa/layer.tar", "bbb/layer.tar"]}
         add(tar, "manifest.json", json.dumps([entry]).encode())
-    (loaded,) = await storage.archives.load(stream(out.getvalue()), HOST)
+    (loaded,) = await storage.archives.load(stream(out.getvalue()))
     assert [layer.diff_id for layer in loaded.layers] == image.diff_ids
 
 
@@ -129,7 +127,7 @@ async def test_an_archive_that_lies_is_refused_and_leaves_nothing(storage: Linux
     cut = two_layers().docker_archive("app:1")[:200_000]
     for archive in (lying, no_image, cut, b"no tar at all" * 100):
         with pytest.raises(PortError) as refused:
-            await storage.archives.load(stream(archive), HOST)
+            await storage.archives.load(stream(archive))
         assert refused.value.fault is Fault.INVALID
     assert (await storage.layers.inventory()).blobs == ()
     assert os.listdir(storage.places.temporary) == []
@@ -158,5 +156,5 @@ async def test_cancelling_a_load_leaves_nothing(storage: LinuxStorage) -> None:
         await trio.sleep_forever()
 
     with trio.move_on_after(0.3):
-        await storage.archives.load(endless(), HOST)
+        await storage.archives.load(endless())
     assert os.listdir(storage.places.temporary) == []

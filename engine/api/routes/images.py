@@ -56,22 +56,21 @@ def register(app: EngineApp, context: ApiContext) -> None:
     async def load() -> Response:
         cause, body = cause_of(request), _body()
         quiet = Query.of(request).flag("quiet", default=True)
-        _no_platform_choice()
+        platforms = _platforms()
 
         async def produce(emit: Emit) -> None:
-            await context.images.load(body, emit, cause, quiet=quiet)
+            await context.images.load(body, emit, cause, quiet=quiet, platforms=platforms)
 
         return await progress_stream(produce, always_ok=True)
 
     @app.route("/images/get", methods=["GET"])
     async def save_many() -> Response:
-        _no_platform_choice()
-        return await eager_raw_response(context.images.save(Query.of(request).all("names"), cause_of(request)), TAR)
+        names = Query.of(request).all("names")
+        return await eager_raw_response(context.images.save(names, cause_of(request), _platforms()), TAR)
 
     @app.route("/images/<path:name>/get", methods=["GET"])
     async def save(name: str) -> Response:
-        _no_platform_choice()
-        return await eager_raw_response(context.images.save((name,), cause_of(request)), TAR)
+        return await eager_raw_response(context.images.save((name,), cause_of(request), _platforms()), TAR)
 
     @app.route("/images/<path:name>/json", methods=["GET"])
     async def inspect(name: str) -> Response:
@@ -215,8 +214,8 @@ def tag_reference(repository: str, tag: str) -> Reference | None:
     return reference.with_default_tag()
 
 
-def _no_platform_choice() -> None:
-    """save and load of single platforms: an image here has one."""
+def _platforms() -> tuple[Platform, ...]:
+    """Of which platforms an archive is. Raises Rejected(INVALID)."""
     version = current_request().api_version
     asked = Query.of(request).all("platform") if version >= (1, 48) else ()
     if len(asked) > 1 and version < (1, 52):
@@ -224,8 +223,7 @@ def _no_platform_choice() -> None:
             Reason.INVALID,
             "multiple platform parameters are not supported in this API version; use API version 1.52 or later",
         )
-    if any(asked):
-        raise not_implemented("choosing a platform of an archive")
+    return tuple(decode_platform(text) for text in asked if text)
 
 
 def _body() -> AsyncIterator[bytes]:

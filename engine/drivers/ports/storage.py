@@ -207,12 +207,13 @@ class LoadedLayer(msgspec.Struct, frozen=True, kw_only=True):
 
 class LoadedImage(msgspec.Struct, frozen=True, kw_only=True):
     """An image of an archive; all its blobs are in the store. references: canonical, with tags. layers: lowest
-    first."""
+    first. index: what the references stand for, when it came as one image of an index."""
 
     config: Descriptor
     manifest: Descriptor
     layers: tuple[LoadedLayer, ...]
     references: tuple[str, ...] = ()
+    index: Descriptor | None = None
 
 
 class ImportedLayer(msgspec.Struct, frozen=True, kw_only=True):
@@ -224,22 +225,31 @@ class ImportedLayer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SavedImage(msgspec.Struct, frozen=True, kw_only=True):
-    """An image to write into an archive. manifest: None where there is none yet. references: what to name it by."""
+    """An image to write into an archive. manifest: None where there is none yet. references: what to name it by. part:
+    it is there for an index alone."""
 
     config: Descriptor
     manifest: Descriptor | None
     layers: tuple[LoadedLayer, ...]
     references: tuple[str, ...] = ()
+    part: bool = False
+
+
+class SavedIndex(msgspec.Struct, frozen=True, kw_only=True):
+    """An index to write into an archive over some of its images. references: those that stand for it."""
+
+    index: Descriptor
+    references: tuple[str, ...]
 
 
 class ImageArchives(Protocol):
     """Images as tar archives. Unpacking what was loaded is the caller's (`LayerStore.unpack`)."""
 
     async def load(
-        self, source: AsyncIterator[bytes], platform: Platform, progress: Progress | None = None
+        self, source: AsyncIterator[bytes], platforms: Sequence[Platform] = (), progress: Progress | None = None
     ) -> tuple[LoadedImage, ...]:
-        """Take in a docker-archive or OCI layout, compressed or not; platform: which image of an index. Raises
-        PortError(INVALID), leaving nothing."""
+        """Take in a docker-archive or OCI layout, compressed or not; platforms: which images of an index, else all that
+        are there. Raises PortError(INVALID), leaving nothing."""
         ...
 
     async def import_layer(self, source: AsyncIterator[bytes], progress: Progress | None = None) -> ImportedLayer:
@@ -250,7 +260,7 @@ class ImageArchives(Protocol):
         """A gzip of an uncompressed layer, stored as a blob of its own; the same layer gives the same bytes."""
         ...
 
-    def save(self, images: Sequence[SavedImage]) -> AsyncIterator[bytes]:
+    def save(self, images: Sequence[SavedImage], indexes: Sequence[SavedIndex] = ()) -> AsyncIterator[bytes]:
         """An OCI layout with Docker's manifest.json and repositories. The same images give the same bytes."""
         ...
 

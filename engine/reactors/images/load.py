@@ -12,20 +12,20 @@ from datetime import UTC, datetime
 import msgspec
 import trio
 
-from engine.aggregates.decider import Cause, Rejected
+from engine.aggregates.decider import Cause, Reason, Rejected
 from engine.aggregates.image import AddImage, ImageLayer
 from engine.aggregates.transfer import ReportTransferDone
 from engine.aggregates.values.config import ContainerConfig
 from engine.aggregates.values.descriptor import DOCKER_CONFIG, Descriptor
 from engine.aggregates.values.ids import ChainID, DiffID, Digest, ImageID, short
 from engine.aggregates.values.instructions import apply_instructions
-from engine.aggregates.values.manifest import parse_image_config
-from engine.aggregates.values.platform import Platform
+from engine.aggregates.values.manifest import ImageIndex, parse_image_config, parse_manifest
+from engine.aggregates.values.platform import Platform, fallbacks
 from engine.aggregates.values.reference import Reference, parse
 from engine.drivers.ports.storage import BlobStore, ImageArchives, LayerStore, LoadedLayer
 from engine.reactors.base import Hands
 from engine.reactors.images import messages
-from engine.reactors.images.additions import Additions
+from engine.reactors.images.additions import Additions, Belonging
 from engine.reactors.images.arrivals import Arrivals
 from engine.reactors.images.holds import Hold, Holds
 from engine.reactors.images.layers import Emit, WantedLayer, progress_of, wanted_layers
@@ -36,17 +36,18 @@ Work = Callable[[Hold, Cause], Awaitable[tuple[ImageID, ...]]]
 
 
 class Arrived(msgspec.Struct, frozen=True, kw_only=True):
-    """An image whose blobs are all here. manifest: None when none ever described it."""
+    """An image whose blobs are all here. manifest: None when none ever described it. index: of which it is one."""
 
     config: Descriptor
     layers: tuple[LoadedLayer, ...]
     names: tuple[Reference, ...]
     manifest: Descriptor | None = None
+    index: Descriptor | None = None
 
     @property
     def blobs(self) -> tuple[Digest, ...]:
-        own = (self.config, *(layer.blob for layer in self.layers), *((self.manifest,) if self.manifest else ()))
-        return tuple(part.digest for part in own)
+        own = (self.config, self.manifest, self.index, *(layer.blob for layer in self.layers))
+        return tuple(part.digest for part in own if part is not None)
 
 
 class Loads:
@@ -59,7 +60,6 @@ class Loads:
         *,
         additions: Additions,
         holds: Holds,
-        host: Platform,
     ) -> None:
         self._hands = hands
         self._archives = archives
@@ -68,27 +68,41 @@ class Loads:
         self._additions = additions
         self._holds = holds
         self._arrivals = Arrivals(hands, blobs, holds)
-        self._host = host
 
     async def load(
-        self, archive: AsyncIterator[bytes], emit: Emit, cause: Cause, *, quiet: bool = True
+        self,
+        archive: AsyncIterator[bytes],
+        emit: Emit,
+        cause: Cause,
+        *,
+        quiet: bool = True,
+        platforms: Sequence[Platform] = (),
     ) -> tuple[ImageID, ...]:
-        """Every image of an archive. Raises PortError, Rejected; images before the bad one stay."""
+        """Every image of an archive; platforms: of its indexes these alone. Raises PortError, Rejected; images before
+        the bad one stay."""
 
         async def work(hold: Hold, own: Cause) -> tuple[ImageID, ...]:
-            loaded = await self._archives.load(archive, self._host)
+            loaded = await self._archives.load(archive, platforms)
             arrived = [
                 Arrived(
                     config=image.config,
                     layers=image.layers,
                     names=_names(image.references),
                     manifest=image.manifest,
+                    index=image.index,
                 )
                 for image in loaded
             ]
             blobs = [digest for image in arrived for digest in image.blobs]
+            names: set[str] = set()
             async with self._arrivals.kept(blobs, hold):
-                return tuple([await self._add(image, hold, emit, own, quiet=quiet) for image in arrived])
+                images = []
+                for image in arrived:
+                    add = await self._unpacked(image, hold, _silent if quiet else emit, origin="load")
+                    _check_platform(add, platforms)
+                    await self._add(image, add, names, emit, own)
+                    images.append(add.image_id)
+                return tuple(images)
 
         return await self._transfer("load", "", work, cause)
 
@@ -131,21 +145,34 @@ class Loads:
                 await self._hands.application.execute(done, cause=transfer.cause)
         return images
 
-    async def _add(self, image: Arrived, hold: Hold, emit: Emit, cause: Cause, *, quiet: bool) -> ImageID:
-        add = await self._unpacked(image, hold, _silent if quiet else emit, origin="load")
-        for name in image.names:
+    async def _add(self, image: Arrived, add: AddImage, told: set[str], emit: Emit, cause: Cause) -> None:
+        """told: names that have been, as the images of an index come with the same ones."""
+        fresh = [name for name in image.names if str(name) not in told]
+        told.update(map(str, fresh))
+        for name in fresh:
             owner = self._hands.views.images.owner(str(name))
             if owner and owner != add.image_id:
                 moved = (
                     f"The image {name.familiar} already exists, renaming the old one with ID {owner} to empty string"
                 )
                 await emit(messages.stream(moved + "\n"))
-        await self._additions.add(add, cause=cause, names=image.names)
-        for name in image.names:
+        belonging = await self._belonging(image)
+        await self._additions.add(add, cause=cause, names=image.names, belonging=belonging)
+        for name in fresh:
             await emit(messages.stream(f"Loaded image: {name.familiar}\n"))
         if not image.names:
             await emit(messages.stream(f"Loaded image ID: {add.image_id}\n"))
-        return add.image_id
+
+    async def _belonging(self, image: Arrived) -> Belonging | None:
+        if image.index is None or image.manifest is None:
+            return None
+        parsed = parse_manifest(await self._blobs.read(image.index.digest), image.index.media_type)
+        assert isinstance(parsed, ImageIndex), "the archive's driver found images in it"
+        return Belonging(
+            index=image.index,
+            manifest=image.manifest,
+            manifests={entry.descriptor.digest: entry.descriptor for entry in parsed.entries},
+        )
 
     async def _unpacked(self, image: Arrived, hold: Hold, emit: Emit, *, origin: str) -> AddImage:
         config = parse_image_config(await self._blobs.read(image.config.digest))
@@ -169,6 +196,12 @@ class Loads:
                 layer.blob.digest, layer.blob.media_type, layer.diff_id, layer.parent, progress
             )
         sizes[layer.chain_id] = made.size
+
+
+def _check_platform(image: AddImage, platforms: Sequence[Platform]) -> None:
+    if platforms and not any(image.platform.normalized in fallbacks(wanted) for wanted in platforms):
+        wanted = ", ".join(map(str, platforms))
+        raise Rejected(Reason.NOT_FOUND, f"image {image.image_id} is for {image.platform}, not for {wanted}")
 
 
 def _names(references: Iterable[str]) -> tuple[Reference, ...]:

@@ -90,7 +90,7 @@ class Images:
             self.holds,
         )
         self._loads = Loads(
-            hands, archives, blobs, layers, additions=self.additions, holds=self.holds, host=host_platform
+            hands, archives, blobs, layers, additions=self.additions, holds=self.holds
         )
         self._commits = Commits(hands, rootfs, blobs, layers, additions=self.additions, holds=self.holds)
         self._saves = Saves(hands, archives, self.holds)
@@ -165,10 +165,16 @@ class Images:
         await self._pushes.push(reference, credentials, emit, cause, platform)
 
     async def load(
-        self, archive: AsyncIterator[bytes], emit: Emit, cause: Cause, *, quiet: bool = True
+        self,
+        archive: AsyncIterator[bytes],
+        emit: Emit,
+        cause: Cause,
+        *,
+        quiet: bool = True,
+        platforms: Sequence[Platform] = (),
     ) -> tuple[ImageID, ...]:
         async with self._cleared_after_failure():
-            return await self._loads.load(archive, emit, cause, quiet=quiet)
+            return await self._loads.load(archive, emit, cause, quiet=quiet, platforms=platforms)
 
     async def import_image(
         self,
@@ -185,8 +191,10 @@ class Images:
     async def commit(self, state: ContainerState, wish: CommitWish, cause: Cause) -> ImageID:
         return await self._commits.commit(state, wish, cause)
 
-    def save(self, names: Sequence[str], cause: Cause) -> AsyncIterator[bytes]:
-        return self._saves.save(names, cause)
+    def save(
+        self, names: Sequence[str], cause: Cause, platforms: Sequence[Platform] = ()
+    ) -> AsyncIterator[bytes]:
+        return self._saves.save(names, cause, platforms)
 
     @asynccontextmanager
     async def _cleared_after_failure(self) -> AsyncIterator[None]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 import urllib.parse
 from pathlib import Path
 from typing import Any
@@ -184,3 +186,64 @@ async def test_a_tag_that_stands_for_a_newer_index_leaves_the_old_parts_dangling
         assert {"Deleted": AMD64.image_id} in pruned["ImagesDeleted"]
         _, shown = await engine.ask("GET", f"/images/multi/json?platform={ARM}")
         assert shown["Id"] == ARM64.image_id
+
+
+async def saved(engine: TestEngine, query: str) -> bytes:
+    status, archive = await engine.ask("GET", f"/images/get?{query}")
+    assert status == 200, archive
+    assert isinstance(archive, bytes)
+    return archive
+
+
+def members(archive: bytes) -> dict[str, bytes]:
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        return {entry.name: tar.extractfile(entry).read() for entry in tar if entry.isfile()}  # type: ignore[union-attr]
+
+
+async def test_an_index_is_saved_loaded_and_pushed_with_the_digest_it_had(tmp_path: Path) -> None:
+    """IMG-14, IMG-15: the name is told once, and Docker's own table has the image that runs here."""
+    registry = MemoryRegistry()
+    index = multi(registry, s390x=on("s390x", BASE))
+    async with running_engine(tmp_path / "one", registry_port=registry) as engine:
+        await both(engine)
+        archive = await saved(engine, "names=multi")
+        assert await saved(engine, "names=multi") == archive
+        found = members(archive)
+        (entry,) = json.loads(found["index.json"])["manifests"]
+        assert (entry["digest"], entry["annotations"]["io.containerd.image.name"]) == (index, f"{NAME}:latest")
+        (table,) = json.loads(found["manifest.json"])
+        assert (table["Config"][13:], table["RepoTags"]) == (AMD64.image_id[7:], ["multi:latest"])
+    async with running_engine(tmp_path / "two", registry_port=registry) as engine:
+        lines = await engine.lines("POST", "/images/load", archive)
+        assert [line["stream"] for line in lines] == ["Loaded image: multi:latest\n"]
+        (row,) = await listed(engine, "manifests=1")
+        assert (row["Id"], row["Descriptor"]["digest"]) == (AMD64.image_id, index)
+        assert [one["Available"] for one in row["Manifests"]] == [True, True, False]
+        await engine.lines("POST", pull("multi", platform="linux/s390x"))
+        await engine.ask("POST", f"/images/multi/tag?repo={REPOSITORY}")
+        assert (await push(engine))[-1]["aux"]["Digest"] == index
+
+
+async def test_single_platforms_are_saved_and_loaded(tmp_path: Path) -> None:
+    """IMG-14, IMG-15: one as an image of its own, several as the index; what is not there is refused."""
+    registry = MemoryRegistry()
+    index = multi(registry)
+    mine = ARM.replace("arm64", "amd64")
+    async with running_engine(tmp_path / "one", registry_port=registry) as engine:
+        await both(engine)
+        everything = await saved(engine, "names=multi")
+        archive = await saved(engine, f"names=multi&platform={ARM}")
+        (entry,) = json.loads(members(archive)["index.json"])["manifests"]
+        assert entry["digest"] == digest(ARM64.manifest)
+        two = members(await saved(engine, f"names=multi&platform={ARM}&platform={mine}"))
+        (entry,) = json.loads(two["index.json"])["manifests"]
+        assert entry["digest"] == index
+        missing = ARM.replace("arm64", "s390x")
+        assert (await engine.ask("GET", f"/images/get?names=multi&platform={missing}"))[0] == 404
+        assert (await engine.ask("GET", f"/v1.51/images/get?names=multi&platform={ARM}&platform={mine}"))[0] == 400
+    async with running_engine(tmp_path / "two", registry_port=registry) as engine:
+        lines = await engine.lines("POST", f"/images/load?platform={mine}", archive)
+        assert "not for linux/amd64" in lines[-1]["error"]
+        assert await listed(engine, "all=1") == []
+        assert "error" not in (await engine.lines("POST", f"/images/load?platform={ARM}", everything))[-1]
+        assert [one["Id"] for one in await listed(engine, "all=1")] == [ARM64.image_id]

@@ -40,13 +40,15 @@ class FoundLayer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FoundImage(msgspec.Struct, frozen=True, kw_only=True):
-    """manifest_body: b"" where the archive has none. references: canonical names with tags."""
+    """manifest_body: b"" where the archive has none. references: canonical names with tags. index: what they stand
+    for, when it is one image of an index."""
 
     config: Descriptor
     layers: tuple[FoundLayer, ...]
     manifest_body: bytes = b""
     manifest_media_type: str = ""
     references: tuple[str, ...] = ()
+    index: Descriptor | None = None
 
 
 class Archive:
@@ -83,8 +85,9 @@ class Archive:
             return file.read()
 
 
-def find_images(archive: Archive, platform: Platform) -> tuple[FoundImage, ...]:
-    """The images, in the archive's order, each once. platform: what to take of an index."""
+def find_images(archive: Archive, platforms: Sequence[Platform] = ()) -> tuple[FoundImage, ...]:
+    """The images, in the archive's order, each once. platforms: what to take of an index, else all of it that is
+    there."""
     docker = archive.member("manifest.json")
     layout = archive.member("index.json")
     named = _docker_images(archive, archive.read(docker)) if docker is not None else ()
@@ -92,7 +95,7 @@ def find_images(archive: Archive, platform: Platform) -> tuple[FoundImage, ...]:
         if docker is None:
             raise _invalid("invalid archive: does not contain a manifest.json")
         return named
-    images = _layout_images(archive, archive.read(layout), platform)
+    images = _layout_images(archive, archive.read(layout), platforms)
     references = {image.config.digest: image.references for image in named}
     return tuple(
         msgspec.structs.replace(
@@ -102,39 +105,58 @@ def find_images(archive: Archive, platform: Platform) -> tuple[FoundImage, ...]:
     )
 
 
-def _layout_images(archive: Archive, body: bytes, platform: Platform) -> tuple[FoundImage, ...]:
+def _layout_images(archive: Archive, body: bytes, platforms: Sequence[Platform]) -> tuple[FoundImage, ...]:
     index = parse_manifest(body)
     if not isinstance(index, ImageIndex):
         raise _invalid("index.json is no image index")
     names: dict[Digest, list[str]] = {}
-    order: dict[Digest, Descriptor] = {}
+    found: dict[Digest, tuple[Descriptor, Descriptor | None]] = {}
     for entry in index.entries:
         if ATTESTATION in entry.annotations:
             continue
-        chosen = _image_of(archive, entry, platform)
-        order.setdefault(chosen.digest, chosen)
-        names.setdefault(chosen.digest, []).extend(_names(entry))
+        inner = entry.descriptor if entry.descriptor.media_type in INDEXES else None
+        for chosen in _images_of(archive, entry, platforms):
+            found.setdefault(chosen.digest, (chosen, inner))
+            names.setdefault(chosen.digest, []).extend(_names(entry))
     return tuple(
-        _image_by_manifest(archive, descriptor, tuple(dict.fromkeys(names[digest])))
-        for digest, descriptor in order.items()
+        _image_by_manifest(archive, descriptor, tuple(dict.fromkeys(names[digest])), inner)
+        for digest, (descriptor, inner) in found.items()
     )
 
 
-def _image_of(archive: Archive, entry: IndexEntry, platform: Platform) -> Descriptor:
-    """The manifest an index entry leads to: itself, or of an inner index what is there and fits."""
+def _images_of(archive: Archive, entry: IndexEntry, platforms: Sequence[Platform]) -> list[Descriptor]:
+    """The manifests an index entry leads to: itself, or of an inner index what is there and wanted."""
     member = archive.member(f"blobs/sha256/{entry.descriptor.digest[7:]}")
     if member is None:
         raise _invalid(f"content {entry.descriptor.digest} is not in the archive")
     if entry.descriptor.media_type not in INDEXES:
-        return entry.descriptor
+        return [entry.descriptor]
     inner = parse_manifest(archive.read(member), entry.descriptor.media_type)
     if not isinstance(inner, ImageIndex):
         raise _invalid(f"{entry.descriptor.digest} is no image index")
-    there = tuple(one for one in inner.entries if archive.has(one.descriptor.digest))
-    return choose(msgspec.structs.replace(inner, entries=there), platform).descriptor
+    there = tuple(one for one in inner.entries if ATTESTATION not in one.annotations and _is_whole(archive, one))
+    if platforms:
+        some = msgspec.structs.replace(inner, entries=there)
+        return [choose(some, platform).descriptor for platform in platforms]
+    if not there:
+        raise _invalid(f"no image of the index {entry.descriptor.digest} is in the archive")
+    return [one.descriptor for one in there]
 
 
-def _image_by_manifest(archive: Archive, descriptor: Descriptor, references: tuple[str, ...]) -> FoundImage:
+def _is_whole(archive: Archive, entry: IndexEntry) -> bool:
+    """Whether an image is in the archive with everything of it: an index may be saved with some of its images."""
+    member = archive.member(f"blobs/sha256/{entry.descriptor.digest[7:]}")
+    if member is None:
+        return False
+    manifest = parse_manifest(archive.read(member), entry.descriptor.media_type)
+    return isinstance(manifest, Manifest) and all(
+        archive.has(blob.digest) for blob in (manifest.config, *manifest.layers)
+    )
+
+
+def _image_by_manifest(
+    archive: Archive, descriptor: Descriptor, references: tuple[str, ...], index: Descriptor | None
+) -> FoundImage:
     member = archive.member(f"blobs/sha256/{descriptor.digest[7:]}")
     body = archive.read(member) if member is not None else b""
     manifest = parse_manifest(body, descriptor.media_type)
@@ -151,6 +173,7 @@ def _image_by_manifest(archive: Archive, descriptor: Descriptor, references: tup
         manifest_body=body,
         manifest_media_type=manifest.media_type,
         references=references,
+        index=index,
     )
 
 

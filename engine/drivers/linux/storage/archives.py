@@ -32,7 +32,15 @@ from engine.drivers.linux.storage.errors import as_port_error
 from engine.drivers.linux.storage.places import Places
 from engine.drivers.linux.storage.tar_writer import RECORD_END, header, padding
 from engine.drivers.linux.storage.workers import Workers
-from engine.drivers.ports.storage import BlobStore, ImportedLayer, LoadedImage, LoadedLayer, Progress, SavedImage
+from engine.drivers.ports.storage import (
+    BlobStore,
+    ImportedLayer,
+    LoadedImage,
+    LoadedLayer,
+    Progress,
+    SavedImage,
+    SavedIndex,
+)
 from engine.errors import Fault, PortError
 
 
@@ -46,13 +54,13 @@ class LinuxImageArchives:
         self._limiter = limiter
 
     async def load(
-        self, source: AsyncIterator[bytes], platform: Platform, progress: Progress | None = None
+        self, source: AsyncIterator[bytes], platforms: Sequence[Platform] = (), progress: Progress | None = None
     ) -> tuple[LoadedImage, ...]:
         with self._temporary("load") as directory:
             members = await self._receive("receive_archive", {"directory": directory}, source, progress)
             archive = Archive(members)
             try:
-                images = await trio.to_thread.run_sync(find_images, archive, platform, limiter=self._limiter)
+                images = await trio.to_thread.run_sync(find_images, archive, platforms, limiter=self._limiter)
             except Rejected as error:
                 raise PortError("load", error.message, fault=Fault.INVALID) from error
             return tuple([await self._keep(image, archive) for image in images])
@@ -72,11 +80,12 @@ class LinuxImageArchives:
             await self._adopt(path, Digest(found["digest"]))
         return Descriptor(media_type=DOCKER_LAYER_GZIP, digest=Digest(found["digest"]), size=found["size"])
 
-    async def save(self, images: Sequence[SavedImage]) -> AsyncGenerator[bytes, None]:
+    async def save(
+        self, images: Sequence[SavedImage], indexes: Sequence[SavedIndex] = ()
+    ) -> AsyncGenerator[bytes, None]:
         written: set[Digest] = set()
-        index: list[dict[str, Any]] = []
-        docker: list[dict[str, Any]] = []
-        repositories: dict[str, dict[str, str]] = {}
+        entries: list[dict[str, Any]] = []
+        by_index = {reference for one in indexes for reference in one.references}
         for image in images:
             manifest_body = await self._manifest_body(image)
             manifest = _described(manifest_body, image.manifest)
@@ -87,14 +96,15 @@ class LinuxImageArchives:
                     written.add(blob.digest)
                     async for chunk in self._blob(blob.digest):
                         yield chunk
-            index += _index_entries(manifest, image.references)
-            docker.append(_docker_entry(image))
-            _add_repositories(repositories, image)
-        yield _small("index.json", _json({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": index}))
-        yield _small("manifest.json", _json(docker))
-        yield _small("oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
-        if repositories:
-            yield _small("repositories", _json(repositories) + b"\n")
+            own = [reference for reference in image.references if reference not in by_index]
+            if own or not (image.references or image.part):
+                entries += _index_entries(manifest, own)
+        for one in indexes:
+            async for chunk in self._blob(one.index.digest):
+                yield chunk
+            entries += _index_entries(one.index, one.references)
+        for name, body in _tables(entries, images):
+            yield _small(name, body)
         yield RECORD_END
 
     async def _receive(
@@ -125,7 +135,8 @@ class LinuxImageArchives:
 
     async def _keep(self, image: FoundImage, archive: Archive) -> LoadedImage:
         """Turn the members of one image into blobs. A layer may be shared with an earlier image, or be in the store."""
-        for digest in (image.config.digest, *(layer.blob.digest for layer in image.layers)):
+        own = (image.config.digest, *(layer.blob.digest for layer in image.layers))
+        for digest in own if image.index is None else (*own, image.index.digest):
             await self._adopt(archive.file_of(digest), digest)
         body = image.manifest_body or render_manifest(image.config, [layer.blob for layer in image.layers])
         stored = await self._blobs.ingest(_once(body))
@@ -135,6 +146,7 @@ class LinuxImageArchives:
             manifest=Descriptor(media_type=media_type, digest=stored.digest, size=stored.size),
             layers=tuple(LoadedLayer(diff_id=layer.diff_id, blob=layer.blob) for layer in image.layers),
             references=image.references,
+            index=image.index,
         )
 
     async def _adopt(self, path: str, digest: Digest) -> None:
@@ -183,6 +195,19 @@ def _index_entries(manifest: Descriptor, references: Sequence[str]) -> list[dict
         annotations = {"io.containerd.image.name": str(reference), "org.opencontainers.image.ref.name": reference.tag}
         named.append({**entry, "annotations": annotations})
     return named or [entry]
+
+
+def _tables(entries: Sequence[dict[str, Any]], images: Sequence[SavedImage]) -> Iterator[tuple[str, bytes]]:
+    """What leads to the images: (name, body) of OCI's and Docker's own."""
+    yield "index.json", _json({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries})
+    named = [image for image in images if not image.part]
+    yield "manifest.json", _json([_docker_entry(image) for image in named])
+    yield "oci-layout", b'{"imageLayoutVersion":"1.0.0"}'
+    repositories: dict[str, dict[str, str]] = {}
+    for image in named:
+        _add_repositories(repositories, image)
+    if repositories:
+        yield "repositories", _json(repositories) + b"\n"
 
 
 def _docker_entry(image: SavedImage) -> dict[str, Any]:
