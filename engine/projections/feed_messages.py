@@ -50,6 +50,7 @@ class ContainerSubject(msgspec.Struct, frozen=True, kw_only=True):
     started_at: int = 0
     health: str = ""
     restarting: bool = False
+    ran_out_of_memory: bool = False
 
     def attributes(self, **more: str) -> dict[str, str]:
         image = {"image": self.image} if self.image else {}
@@ -132,6 +133,8 @@ class Narrator:
         match recorded.event:
             case container.ContainerStarted() as event:
                 return self._started(key, was, event)
+            case container.ContainerOutOfMemory():
+                return replace(was, ran_out_of_memory=True), [("container", "oom", key, was.attributes())]
             case container.ContainerExited() as event:
                 return self._exited(key, was, event)
             case container.ContainerConnected(endpoint=endpoint) if endpoint is not None:
@@ -171,7 +174,7 @@ class Narrator:
         self, key: str, was: ContainerSubject, event: container.ContainerStarted
     ) -> tuple[ContainerSubject, list[Told]]:
         networks = tuple(endpoint.network_id for endpoint in event.endpoints)
-        now = replace(was, networks=networks, started_at=event.at, health="", restarting=False)
+        now = replace(was, networks=networks, started_at=event.at, health="", restarting=False, ran_out_of_memory=False)
         told = [_mount(key, *entry) for entry in was.volumes]
         told += [self._link("connect", network_id, key) for network_id in networks]
         told.append(("container", "start", key, now.attributes()))
@@ -184,7 +187,8 @@ class Narrator:
     ) -> tuple[ContainerSubject, list[Told]]:
         duration_s = max(event.at - was.started_at, 0) // 1_000_000_000 if was.started_at else 0
         ending = was.attributes(exitCode=str(event.exit_code), execDuration=str(duration_s))
-        told: list[Told] = [("container", "oom", key, was.attributes())] if event.oom_killed else []
+        unseen = event.oom_killed and not was.ran_out_of_memory
+        told: list[Told] = [("container", "oom", key, was.attributes())] if unseen else []
         told.append(("container", "die", key, ending))
         told += [self._link("disconnect", network_id, key) for network_id in was.networks]
         told += [

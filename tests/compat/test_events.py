@@ -80,6 +80,29 @@ def test_a_stop_that_is_ignored_is_a_kill_too(engine: Engine) -> None:
     ]  # fmt: skip
 
 
+def test_a_shortage_of_memory_is_told_when_it_happens(engine: Engine) -> None:
+    """EVT-03, CTR-05: a child is killed, the container lives on; a second one is told again, the end is no third."""
+    eats = "while read line; do tail /dev/zero; echo again; done"
+    since = time.time()
+    limits = ("-m", "16m", "--memory-swap", "16m")
+    container = engine.out("run", "-di", "--name", "eater", *limits, "busybox", "sh", "-c", eats)
+    with hijacked(engine, "/containers/eater/attach?stream=1&stdin=1&stdout=1") as client:
+        for shortages in (1, 2):
+            client.send(b"eat\n")
+            client.read_until(b"again\n")
+            engine.wait_for(
+                lambda n=shortages: actions(told(engine, since, type="container")).count("container oom") == n
+            )
+    assert last(told(engine, since, container="eater"), "oom").items() >= {"image": "busybox", "name": "eater"}.items()
+    state = engine.json(f"/containers/{container}/json")["State"]
+    assert (state["Running"], state["OOMKilled"]) == (True, True)
+    engine.cli("kill", "eater")
+    engine.wait_for(lambda: not engine.json(f"/containers/{container}/json")["State"]["Running"])
+    assert actions(told(engine, since, type="container"))[-4:] == [
+        "container oom", "container oom", "container kill", "container die",
+    ]  # fmt: skip
+
+
 def test_what_only_looks_is_told_too(engine: Engine) -> None:
     """EVT-03: attach, top, export, resize, archive-path, extract-to-dir, rename, update, pause, exec and its end."""
     engine.cli("run", "-dt", "--name", "host", "busybox", "sleep", "1000")

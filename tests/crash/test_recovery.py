@@ -138,6 +138,17 @@ def test_an_oom_kill_while_the_engine_is_dead_is_found(engine: Engine) -> None:
     assert (state["OOMKilled"], state["ExitCode"]) == (True, 137)
 
 
+def test_a_shortage_of_memory_while_the_engine_is_dead_is_told_by_the_next_one(engine: Engine) -> None:
+    eats = "sleep 1; tail /dev/zero; exec sleep 1000"
+    engine.out("run", "-d", "--name", "eater", "-m", "16m", "--memory-swap", "16m", "busybox", "sh", "-c", eats)
+    pid = state_of(engine, "eater")["Pid"]
+    engine.kill()
+    engine.wait_for(lambda: Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"sleep\x001000"))
+    engine.start()
+    engine.wait_for(lambda: state_of(engine, "eater")["OOMKilled"])
+    assert state_of(engine, "eater")["Running"]
+
+
 def test_a_policy_starts_again_what_ended_while_the_engine_was_dead(engine: Engine) -> None:
     run(engine, "always", Workload(lines=ENDLESS), "--restart", "always")
     run(engine, "never", Workload(lines=ENDLESS))

@@ -91,6 +91,8 @@ async def test_a_life_is_told_in_dockers_order() -> None:
         container.ContainerExited(run=1, at=8 * SECOND, exit_code=143, oom_killed=True),
         container.ContainerStopped(at=8, restart=True),
         container.ContainerStarted(run=2, at=9 * SECOND, pid=8),
+        container.ContainerOutOfMemory(run=2, at=9 * SECOND, count=1),
+        container.ContainerExited(run=2, at=9 * SECOND, exit_code=137, oom_killed=True),
         container.ContainerRenamed(name="shop", old_name="web"),
         container.ContainerRemoved(at=9),
     )
@@ -112,10 +114,13 @@ async def test_a_life_is_told_in_dockers_order() -> None:
         "volume mount",
         "container start",
         "container restart",
+        "container oom",
+        "container die",
+        "volume unmount",
         "container rename",
         "container destroy",
     ]
-    by_words = dict(zip(words(told), told, strict=True))
+    by_words = dict(reversed(tuple(zip(words(told), told, strict=True))))  # the first of each
     assert by_words["container create"].attributes == {"a": "b", "image": "nginx:1", "name": "web"}
     assert by_words["container die"].attributes["exitCode"] == "143"
     assert by_words["container die"].attributes["execDuration"] == "5"

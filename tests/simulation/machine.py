@@ -131,6 +131,9 @@ class Machine:
         """Of the supervisor."""
         self.processes: dict[int, Process] = {}
         self.journal: dict[Key, Exit] = {}
+        self.ooms: dict[tuple[str, int], int] = {}
+        """(Container, run) -> how often the kernel killed in it for memory."""
+        self.short_of_memory = trio.Event()
         self.cgroups: set[str] = set()
         self.namespaces: list[Namespace] = []
         self.bridges: dict[str, NetworkSpec] = {}
@@ -213,8 +216,20 @@ class Machine:
             for other in [p for p in self.processes.values() if p.group == process.group]:
                 self.end(other, 128 + SIGKILL)
 
+    def run_out_of_memory(self, process: Process) -> None:
+        """Something in its container is killed; itself, when it is the last."""
+        key = process.key[0], process.key[1]
+        self.ooms[key] = self.ooms.get(key, 0) + 1
+        self.short_of_memory.set()
+        self.short_of_memory = trio.Event()
+        others = [p for p in self.processes.values() if p.group == process.group and p.key[2]]
+        self.end(others[0] if others else process, 128 + SIGKILL)
+
     def _journal(self, key: Key, code: int) -> None:
-        exited = Exit(container_id=key[0], run=key[1], exec_id=key[2], exit_code=code, finished_at_ns=self._now_ns())
+        exited = Exit(
+            container_id=key[0], run=key[1], exec_id=key[2], exit_code=code, finished_at_ns=self._now_ns(),
+            oom_killed=not key[2] and key[:2] in self.ooms,
+        )  # fmt: skip
         self.journal[key] = exited
         for told in list(self.listeners):
             told(exited)

@@ -234,6 +234,8 @@ class Simulation:
                 self._steps.at = self._steps.count + r.choice((100, 1000, 5000)) * r.random()
             elif what < 0.75:
                 lives.stop()
+            elif what < 0.8 and machine.processes:
+                machine.run_out_of_memory(r.choice(list(machine.processes.values())))
             elif what < 0.95:
                 self._outcome.story.append(f"{trio.current_time():.3f} the supervisor is lost")
                 machine.lose_supervisor()

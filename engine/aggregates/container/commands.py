@@ -119,6 +119,14 @@ class ReportFreezeFailed(ContainerCommand, frozen=True, kw_only=True):
     error: str
 
 
+class ReportOutOfMemory(ContainerCommand, frozen=True, kw_only=True):
+    """count: how often in this run so far."""
+
+    run: int
+    at: int
+    count: int
+
+
 class ReportExited(ContainerCommand, frozen=True, kw_only=True):
     """lost: nobody saw the exit (the supervisor is gone too); the code is 255 then."""
 

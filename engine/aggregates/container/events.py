@@ -111,6 +111,15 @@ class ContainerFreezeFailed(Event, frozen=True, kw_only=True):
     error: str
 
 
+class ContainerOutOfMemory(Event, frozen=True, kw_only=True):
+    """The kernel killed in the container, which was at its memory limit. count: how often in this run so far."""
+
+    NAME: ClassVar[str] = "container.out_of_memory"
+    run: int
+    at: int
+    count: int
+
+
 class ContainerExited(Event, frozen=True, kw_only=True):
     NAME: ClassVar[str] = "container.exited"
     run: int
@@ -278,6 +287,7 @@ ContainerEvent = (
     | ContainerUnpauseRequested
     | ContainerUnpaused
     | ContainerFreezeFailed
+    | ContainerOutOfMemory
     | ContainerExited
     | ContainerStopped
     | ContainerRestartScheduled

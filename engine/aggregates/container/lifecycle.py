@@ -84,6 +84,7 @@ UNMOVED: dict[type[Event], frozenset[Status]] = {
     e.ContainerStopped: frozenset({S.EXITED, S.REMOVING}),
     e.ContainerKillRequested: ALIVE | {S.RESTARTING},
     e.ContainerHealthReported: ALIVE,
+    e.ContainerOutOfMemory: ALIVE | {S.REMOVING},
     e.ContainerCommitRequested: _EXISTING - {S.STARTING, S.STARTING_AGAIN, S.REMOVING},
     e.ContainerCommitted: _EXISTING,
     e.ContainerCommitFailed: _EXISTING,

@@ -25,6 +25,7 @@ ReportCommand = (
     | c.ReportPaused
     | c.ReportUnpaused
     | c.ReportFreezeFailed
+    | c.ReportOutOfMemory
     | c.ReportExited
     | c.ReportHealth
     | c.ReportStopOverdue
@@ -64,6 +65,10 @@ def report(state: ContainerState, command: ReportCommand) -> Events:
         case c.ReportFreezeFailed():
             waiting = state.status in (Status.PAUSING, Status.UNPAUSING)
             return (e.ContainerFreezeFailed(error=command.error),) if waiting else ()
+        case c.ReportOutOfMemory():
+            news = state.alive and command.run == state.run and command.count > state.ooms
+            told = e.ContainerOutOfMemory(run=command.run, at=command.at, count=command.count)
+            return (told,) if news else ()
         case c.ReportExited():
             return _with_update(state, _exited(state, command))
         case c.ReportHealth():

@@ -71,6 +71,8 @@ class ContainerState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     finished_at: int = 0
     exit_code: int = 0
     oom_killed: bool = False
+    ooms: int = 0
+    """How often the kernel killed for memory in this run, as far as told."""
     error: str = ""
     endpoints: tuple[Endpoint, ...] = ()
     ports: tuple[PublishedPort, ...] = ()
@@ -181,6 +183,8 @@ def evolve(state: ContainerState, event: e.ContainerEvent) -> ContainerState:
             return replace(state, status=status, frozen_by_commit=False)
         case e.ContainerPauseRequested() | e.ContainerPaused() | e.ContainerUnpaused():
             return replace(state, status=status)
+        case e.ContainerOutOfMemory():
+            return replace(state, ooms=event.count, oom_killed=True)
         case e.ContainerExited():
             return replace(_exited(state, event), status=status)
         case e.ContainerStopped():
@@ -257,6 +261,7 @@ def _started(state: ContainerState, event: e.ContainerStarted) -> ContainerState
         started_at=event.at,
         exit_code=0,
         oom_killed=False,
+        ooms=0,
         error="",
         kill_signal=0,
         endpoints=event.endpoints,
@@ -274,7 +279,7 @@ def _exited(state: ContainerState, event: e.ContainerExited) -> ContainerState:
         unended=False,
         exits=state.exits + 1,
         exit_code=event.exit_code,
-        oom_killed=event.oom_killed,
+        oom_killed=state.oom_killed or event.oom_killed,
         finished_at=event.at,
         endpoints=(),
         ports=(),

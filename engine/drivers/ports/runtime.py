@@ -87,6 +87,14 @@ class Exit(msgspec.Struct, frozen=True, kw_only=True):
     finished_at_ns: int
 
 
+class OutOfMemory(msgspec.Struct, frozen=True, kw_only=True):
+    """The kernel had to kill in a container that was at its limit. count: how often in this run so far."""
+
+    container_id: str
+    run: int
+    count: int
+
+
 class Running(msgspec.Struct, frozen=True, kw_only=True):
     """A live process the supervisor holds. pid is the host's number."""
 
@@ -138,6 +146,11 @@ class Runtime(Protocol):
 
     def exits(self) -> AsyncIterator[Exit]:
         """Exits as they happen, from the first one not forgotten. At-least-once."""
+        ...
+
+    def ooms(self) -> AsyncIterator[OutOfMemory]:
+        """Shortages of memory as they happen, the newest count of each run. At-least-once; of a run that has ended its
+        exit tells."""
         ...
 
 

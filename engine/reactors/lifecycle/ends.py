@@ -20,7 +20,7 @@ from engine.aggregates.container.state import ContainerState
 from engine.aggregates.decider import Recorded
 from engine.aggregates.values.ids import ContainerID, ExecID
 from engine.drivers.ports.network import Resolver, Sandboxes
-from engine.drivers.ports.runtime import Exit, Runtime, Streams
+from engine.drivers.ports.runtime import Exit, OutOfMemory, Runtime, Streams
 from engine.errors import Fault, PortError
 from engine.reactors.base import Hands, Works
 from engine.reactors.lifecycle import plan as effects
@@ -109,15 +109,30 @@ class Ends:
             # Wanted for ever: an exit that can not be reported now (a full disk, a firewall that refuses) is still one.
             works.begin(key, partial(work, exited), lambda: True)
 
+    async def follow_ooms(self, works: Works) -> None:
+        """Tell of every container that runs out of memory, whether or not it survives."""
+        async for oom in self._runtime.ooms():
+            works.begin(("oom", oom.container_id, oom.run, oom.count), partial(self._ran_out_of_memory, oom))
+
+    async def _ran_out_of_memory(self, oom: OutOfMemory) -> None:
+        await self._start_told(oom.container_id, oom.run)
+        report = c.ReportOutOfMemory(
+            container_id=ContainerID(oom.container_id), run=oom.run, at=self._hands.clock.now_ns(), count=oom.count
+        )
+        await self._hands.report_surely(NAME, f"oom:{oom.container_id}:{oom.run}", report)
+
+    async def _start_told(self, container_id: str, run: int) -> None:
+        """A process can meet its fate before its start is in the log: the start's outcome comes first."""
+
+        def known(state: ContainerState) -> bool:
+            return state.settled_runs >= run or not state.starting
+
+        await self._hands.pump.until(f"container:{container_id}", known)
+
     async def _exited(self, exited: Exit) -> None:
         """One transaction: the exit, and everything the container held. Repeats change nothing."""
         container_id = ContainerID(exited.container_id)
-
-        def known(state: ContainerState) -> bool:
-            return state.settled_runs >= exited.run or not state.starting
-
-        # A short-lived process can be gone before its start is in the log: the start's outcome comes first.
-        await self._hands.pump.until(f"container:{container_id}", known)
+        await self._start_told(container_id, exited.run)
         with trio.move_on_after(DRAIN_S):
             await self._streams.drained(container_id, exited.run)
         if exited.lost:

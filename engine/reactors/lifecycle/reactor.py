@@ -59,6 +59,7 @@ class Lifecycle:
                 self._dispatch(works, state)
             nursery.start_soon(self._start_at_boot, name="starts at boot")
             nursery.start_soon(self._ends.follow_exits, works, name="container exits")
+            nursery.start_soon(self._ends.follow_ooms, works, name="shortages of memory")
             task_status.started()
             async for recorded in self._hands.pump.subscribe(after, "container"):
                 state = self._hands.application.state("container", recorded.key)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import trio
 
-from engine.drivers.ports.runtime import ExecLaunch, Exit, Inventory, Launch, Running, Sample, StreamEnd
+from engine.drivers.ports.runtime import ExecLaunch, Exit, Inventory, Launch, OutOfMemory, Running, Sample, StreamEnd
 from engine.errors import Fault, PortError
 from tests.simulation.faults import Faults, Gate
 from tests.simulation.machine import Behaviour, Key, Machine, Namespace, Process
@@ -187,6 +187,15 @@ class SimulatedRuntime:
                     seen.add(key)
                     yield exited
             seen.intersection_update(self._exits)
+            await changed.wait()
+
+    async def ooms(self) -> AsyncIterator[OutOfMemory]:
+        while True:
+            changed = self._machine.short_of_memory
+            for container_id, run, exec_id in list(self._held):
+                count = self._machine.ooms.get((container_id, run), 0)
+                if count and not exec_id:
+                    yield OutOfMemory(container_id=container_id, run=run, count=count)
             await changed.wait()
 
     def let_go(self) -> None:

@@ -24,7 +24,7 @@ from engine.drivers.linux.logs.doors import NoLogServer, open_door
 from engine.drivers.linux.runtime import cgroup_plan, limits, plan, scope_plan, seccomp, systemd
 from engine.drivers.linux.runtime.connection import Connection, Refusal
 from engine.drivers.linux.runtime.host import HostFacts, discover
-from engine.drivers.ports.runtime import ExecLaunch, Exit, Inventory, Launch, Running, StreamEnd
+from engine.drivers.ports.runtime import ExecLaunch, Exit, Inventory, Launch, OutOfMemory, Running, StreamEnd
 from engine.errors import Fault, PortError
 
 Key = tuple[str, int, str]
@@ -53,6 +53,7 @@ class LinuxRuntime:
         self._running: dict[Key, int] = {}
         self._exits: dict[Key, Exit] = {}
         self._changed = trio.Event()
+        self._ooms: dict[tuple[str, int], OutOfMemory] = {}
         self._attachments: dict[int, trio.Event] = {}
         self._ends: dict[int, str] = {}
         self._filters: dict[bytes, bytes] = {}
@@ -102,11 +103,16 @@ class LinuxRuntime:
                 )
             )
         self._running = live
+        for raw in found["running"]:
+            if raw.get("ooms"):  # a supervisor may be older than this engine
+                self._add_oom(OutOfMemory(container_id=raw["container_id"], run=raw["run"], count=raw["ooms"]))
         self._parents |= {r["container_id"]: r["group"] for r in found["running"] if r["group"]}
 
     def _on_push(self, kind: str, value: Any) -> None:
         if kind == "exit":
             self._add_exit(Exit(**value))
+        elif kind == "oom":
+            self._add_oom(OutOfMemory(**value))
         elif kind == "stream_end":
             ident, reason = value
             self._ends[ident] = reason
@@ -117,8 +123,15 @@ class LinuxRuntime:
         self._running.pop(key, None)
         if key not in self._exits:
             self._exits[key] = exit_
-            self._changed.set()
-            self._changed = trio.Event()
+            self._notify()
+
+    def _add_oom(self, oom: OutOfMemory) -> None:
+        self._ooms[oom.container_id, oom.run] = oom
+        self._notify()
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
 
     def _forget_attachments(self) -> None:
         for event in self._attachments.values():
@@ -326,6 +339,8 @@ class LinuxRuntime:
 
     async def forget(self, container_id: str, run: int, *, exec_id: str = "") -> None:
         self._exits.pop((container_id, run, exec_id), None)
+        if not exec_id:
+            self._ooms.pop((container_id, run), None)
         path = self.cgroup_of(container_id)
         group = {} if exec_id else cgroup_plan.group_plan(self.facts, path, {})
         await self._ask("forget", container_id=container_id, run=run, exec_id=exec_id, group=group)
@@ -346,6 +361,16 @@ class LinuxRuntime:
                     seen.add(key)
                     yield exit_
             seen.intersection_update(self._exits)
+            await changed.wait()
+
+    async def ooms(self) -> AsyncIterator[OutOfMemory]:
+        seen: set[OutOfMemory] = set()
+        while True:
+            changed = self._changed
+            for oom in set(self._ooms.values()) - seen:
+                seen.add(oom)
+                yield oom
+            seen.intersection_update(self._ooms.values())
             await changed.wait()
 
     def let_go(self) -> None:

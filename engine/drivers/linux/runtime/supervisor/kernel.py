@@ -43,6 +43,8 @@ PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_SET_NO_NEW_PRIVS, PR_CAP_
 PR_CAP_AMBIENT_RAISE, PR_CAP_AMBIENT_CLEAR_ALL = 2, 4
 SECCOMP_SET_MODE_FILTER = 1
 
+IN_MODIFY = 2
+
 PROC_MAGIC, DEVPTS_MAGIC = 0x9FA0, 0x1CD1
 """Of statfs(2): what kind of file system something lies on."""
 _KEYCTL_JOIN_SESSION_KEYRING, _KEYCTL_SETPERM = 1, 5
@@ -111,6 +113,19 @@ def clone3(flags: int, cgroup_fd: int = -1) -> int:
     exit_signal = 0 if flags & CLONE_PARENT else SIGCHLD
     arguments = struct.pack("11Q", flags, 0, 0, 0, exit_signal, 0, 0, 0, 0, 0, max(cgroup_fd, 0))
     return _call(_CLONE3, arguments, len(arguments))
+
+
+def inotify() -> int:
+    return _checked(_libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK))
+
+
+def inotify_add(fd: int, path: bytes, mask: int) -> int:
+    return _checked(_libc.inotify_add_watch(fd, path, mask))
+
+
+def inotify_remove(fd: int, watch: int) -> None:
+    """One that went with its file is no error."""
+    _libc.inotify_rm_watch(fd, watch)
 
 
 def close_all_but(kept: set[int]) -> None:

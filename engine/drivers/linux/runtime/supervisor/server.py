@@ -25,6 +25,7 @@ from .groups import Groups
 from .held import Process
 from .journal import Journal
 from .loop import Loop
+from .ooms import Ooms
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Supervisor:
         self._loop = Loop()
         self._engines = Engines(self._loop, listener, self._dispatch)
         self._copier = CopierLink(self._loop, self._engines, lambda process: process.pid in self._processes)
+        self._ooms = Ooms(self._loop, self._tell_oom)
         self._exits: dict[tuple[str, str, int], dict[str, Any]] = {}
         self._processes: dict[int, Process] = {}
         self._by_key: dict[tuple[str, str], Process] = {}
@@ -243,6 +245,7 @@ class Supervisor:
         process.started = True
         self._copier.open(process)
         self._reply(process, True, process.pid)
+        self._ooms.watch(process)
         if process.pid in self._strays:
             self._on_exit(process, self._strays.pop(process.pid))
 
@@ -271,6 +274,7 @@ class Supervisor:
                 "run": process.run,
                 "exec_id": process.exec_id,
                 "pid": process.pid,
+                "ooms": self._ooms.count(process),
                 "group": process.group["trees"][0]["path"] if process.group.get("trees") else "",
             }
             for process in self._processes.values()
@@ -396,6 +400,7 @@ class Supervisor:
         process.started = True
         self._copier.open(process)
         self._reply(process, True, process.pid)
+        self._ooms.watch(process)
 
     def _fail(self, process: Process, message: str, exit_code: int, number: int, *, reaped: bool) -> None:
         """The child never became the program: undo everything, then say so."""
@@ -430,6 +435,9 @@ class Supervisor:
 
     # ---- ends
 
+    def _tell_oom(self, process: Process, count: int) -> None:
+        self._engines.push("oom", {"container_id": process.id, "run": process.run, "count": count})
+
     def _on_child(self, wakeup: int) -> None:
         os.read(wakeup, 4096)
         while True:
@@ -463,6 +471,7 @@ class Supervisor:
             if not process.started:
                 return
         self._remove(process)
+        self._ooms.forget(process)
         if process.kills_group and not process.exec_id:
             cgroups.kill(process.group)  # without a pid namespace of its own nothing else ends the rest
         exit_ = {
