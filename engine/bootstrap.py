@@ -292,8 +292,8 @@ def _prepare_process() -> None:
 
 def _settle_memory() -> None:
     """What is there once the engine has recovered (modules, views, folds) stays: the collector need not look at it
-    again and again. A request makes thousands of small objects and hardly a cycle, so it looks at young ones seldom."""
-    gc.collect()
+    again and again, nor now, when people wait for the engine. A request makes thousands of small objects and hardly a
+    cycle, so it looks at young ones seldom."""
     gc.freeze()
     gc.enable()
     gc.set_threshold(YOUNG_OBJECTS, 20, 50)

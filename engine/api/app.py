@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import trio
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, HTTPScope
+from quart.routing import QuartRule
 from quart.utils import encode_headers
 from quart.wrappers import Request
 from quart.wrappers import Response as QuartResponse
@@ -133,10 +134,23 @@ DirectRoute = Callable[[], tuple[int, Sequence[tuple[str, str]], bytes]]
 """Status, headers and body; the common headers included."""
 
 
+class EngineRule(QuartRule):
+    """A route that is only matched. werkzeug also compiles two functions for each that build URLs from arguments, which
+    nobody here does and every start would wait for (0.1 s for 170)."""
+
+    def _compile_builder(self, append_unknown: bool = True) -> Callable[..., tuple[str, str]]:
+        return _no_url
+
+
+def _no_url(*_: object, **__: object) -> tuple[str, str]:
+    raise NotImplementedError("this application builds no URLs")
+
+
 class EngineApp(QuartTrio):
     """See the module. `create_app` makes it."""
 
     asgi_http_class = EngineConnection
+    url_rule_class = EngineRule  # type: ignore[assignment]  # as quart itself does with its own
     request_class = EngineRequest
     ready: Callable[[], bool] = staticmethod(lambda: True)
 
