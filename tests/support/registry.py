@@ -87,11 +87,14 @@ class TestRegistry:
 
 
 @contextmanager
-def running_registry(directory: Path, *, users: dict[str, str] | None = None) -> Iterator[TestRegistry]:
-    """Run a registry that keeps its data below `directory`. users: name -> password for basic authentication."""
+def running_registry(
+    directory: Path, *, users: dict[str, str] | None = None, port: int | None = None
+) -> Iterator[TestRegistry]:
+    """Run a registry that keeps its data below `directory`. users: name -> password for basic authentication; port:
+    any free one by default."""
     binary = tool("docker-registry")
     directory.mkdir(parents=True, exist_ok=True)
-    port = free_port()
+    port = port or free_port()
     config: dict[str, object] = {
         "version": 0.1,
         "log": {"level": "error", "accesslog": {"disabled": True}},

@@ -60,8 +60,9 @@ class Door:
         await self.transport.aclose()
 
     async def open(self, stack: AsyncExitStack, ask: Ask) -> httpx.Response:
-        """The answer of the first endpoint that has the thing, body unread. Raises PortError, httpx.TransportError of
-        the last endpoint that could not be reached."""
+        """The answer of the first endpoint that has the thing, body unread. Raises what the registry itself said
+        (PortError); else the trouble with the last endpoint, as moby does: httpx.TransportError where it could not be
+        reached. So what a mirror said never outweighs the registry."""
         trouble: PortError | httpx.TransportError | None = None
         domain = ask.reference.domain
         candidates = self._candidates(domain, writing=ask.actions != READ)
@@ -71,12 +72,9 @@ class Door:
             try:
                 response = await self._ask(stack, endpoint, ask)
             except (httpx.TransportError, PortError) as error:
-                # What the registry itself said outweighs that its other door is closed; of two closed doors the last is
-                # named, as moby does.
-                if trouble is None or not isinstance(trouble, PortError):
-                    trouble = error
                 if isinstance(error, PortError) and not endpoint.mirror:
-                    break
+                    raise
+                trouble = error
                 continue
             if not endpoint.mirror:
                 self._working[domain] = endpoint

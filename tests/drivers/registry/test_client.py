@@ -29,6 +29,7 @@ from engine.aggregates.values.descriptor import Descriptor
 from engine.aggregates.values.ids import Digest
 from engine.aggregates.values.reference import Reference, parse
 from engine.drivers.ports.registry import Credentials
+from engine.drivers.registry import policy as policies
 from engine.drivers.registry.client import RegistryClient
 from engine.drivers.registry.policy import RegistryPolicy, endpoints, is_insecure, tls_context
 from engine.errors import Fault, PortError
@@ -275,6 +276,23 @@ async def test_the_hub_is_asked_through_its_mirror_without_its_password() -> Non
             await client.manifest(parse("alpine"), AHAB)
     ((path, headers),) = mirror.seen
     assert path == "/cache/v2/library/alpine/manifests/latest" and "Authorization" not in headers
+
+
+async def test_what_a_mirror_has_not_got_is_the_hubs_to_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mirror's 404 says nothing about the hub: neither that it cannot be reached nor what it says itself."""
+
+    def nothing(request: Any) -> None:
+        answer(request, 404, b'{"errors":[{"code":"MANIFEST_UNKNOWN","message":"not here"}]}')
+
+    def denied(request: Any) -> None:
+        answer(request, 403, b'{"errors":[{"code":"DENIED","message":"not for you"}]}')
+
+    with serving(nothing) as mirror, serving(denied) as hub:
+        for address, words in (("127.0.0.1:1", "connection refused"), (hub.address, "pull access denied")):
+            monkeypatch.setattr(policies, "HUB_HOST", address)
+            async with impatient(RegistryPolicy(mirrors=(f"http://{mirror.address}",))) as client:
+                with pytest.raises(PortError, match=words):
+                    await client.manifest(parse("alpine"), None)
 
 
 async def test_tags_are_read_page_by_page() -> None:
