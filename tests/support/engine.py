@@ -29,8 +29,10 @@ from tests.support.images import busybox_image
 from tests.support.leaks import container_ids, leaks
 from tests.support.registry import tool
 
-START_S = 120.0
-COMMAND_S = 120.0
+PATIENCE = float(os.environ.get("ISHMAEL_PATIENCE", "1"))
+"""Multiplies every time limit of the tests' engines: an emulated machine is several times slower."""
+START_S = 120.0 * PATIENCE
+COMMAND_S = 120.0 * PATIENCE
 
 
 class Engine:
@@ -94,7 +96,7 @@ class Engine:
     def _end(self, number: int) -> int:
         assert self.process is not None
         self.process.send_signal(number)
-        status = self.process.wait(60)
+        status = self.process.wait(60 * PATIENCE)
         self.process = None
         return status
 
@@ -132,7 +134,7 @@ class Engine:
 
     @contextlib.contextmanager
     def client(self) -> Iterator[docker.DockerClient]:
-        client = docker.DockerClient(base_url=self.host, version="auto", timeout=60)
+        client = docker.DockerClient(base_url=self.host, version="auto", timeout=60 * PATIENCE)
         try:
             yield client
         finally:
@@ -174,7 +176,7 @@ class Engine:
 
     def wait_for(self, fact: Any, timeout_s: float = 20.0) -> Any:
         """Poll a fact of the outside world until it is truthy."""
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + timeout_s * PATIENCE
         while not (value := fact()):
             assert time.monotonic() < deadline, "it did not come true"
             time.sleep(0.02)
