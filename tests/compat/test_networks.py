@@ -180,6 +180,20 @@ def test_a_container_that_was_on_a_network_wants_that_one(engine: Engine) -> Non
     assert engine.json("/containers/old/json")["NetworkSettings"]["Networks"] == {}
 
 
+def test_who_shares_a_network_stays_without_one_when_its_owner_ends(engine: Engine) -> None:
+    """CTR-38: the address is the next container's, and nobody else's."""
+    engine.cli("network", "create", "--subnet", "10.78.0.0/24", "plan")
+    fixed = ("--network", "plan", "--ip", "10.78.0.9")
+    serve(engine, "web", *fixed)
+    engine.cli("run", "-d", "--name", "shares", "--network", "container:web", "busybox", "sleep", "1000")
+    assert "10.78.0.9" in engine.out("exec", "shares", "ip", "addr")
+    engine.cli("kill", "web")
+    assert "eth0" not in engine.out("exec", "shares", "ip", "addr")
+    serve(engine, "next", *fixed)
+    fetch = ("busybox", "wget", "-qO-", "http://10.78.0.9/")
+    assert engine.out("run", "--rm", "--network", "plan", *fetch) == "page of next"
+
+
 def test_a_network_in_use_cannot_be_removed(engine: Engine) -> None:
     """NET-01, NET-04, NET-06."""
     engine.cli("network", "create", "yard")

@@ -257,3 +257,20 @@ def test_a_stop_goes_on_without_its_client(tmp_path: Path) -> None:
         assert world.state("web").status is Status.EXITED
 
     play(tmp_path, story)
+
+
+def test_a_shared_namespace_outlives_its_owner_without_the_owners_interface(tmp_path: Path) -> None:
+    """CTR-38: the address was given to the next container while the one that shared still had it."""
+
+    async def story(world: World) -> None:
+        await world.create("web")
+        await world.ask("POST", "/containers/web/start", status=204)
+        for name, owner in (("log", "web"), ("app", "log")):
+            body = {"Image": IMAGE, "HostConfig": {"NetworkMode": f"container:{owner}"}}
+            await world.ask("POST", f"/containers/create?name={name}", body, status=201)
+            await world.ask("POST", f"/containers/{name}/start", status=204)
+        for name in ("log", "web"):
+            await world.ask("POST", f"/containers/{name}/kill", status=204)
+        await world.at_rest()
+
+    play(tmp_path, story)

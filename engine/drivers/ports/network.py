@@ -116,7 +116,8 @@ class Sandboxes(Protocol):
         ...
 
     async def leave(self, container_id: ContainerID, joins: Sequence[Join], *, sandbox_gone: bool) -> None:
-        """Undo `join`. sandbox_gone: the namespace died with its processes, and the veth with it."""
+        """Undo `join`. sandbox_gone: the namespace died with its processes, and the veth with it; without it others who
+        share the namespace lose the interface."""
         ...
 
     async def route(self, container_id: ContainerID, netns_fd: int, join: Join) -> None:

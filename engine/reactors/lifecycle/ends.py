@@ -15,6 +15,7 @@ import trio
 from engine import transactions
 from engine.aggregates.container import commands as c
 from engine.aggregates.container import events as e
+from engine.aggregates.container.donors import Kind, donors
 from engine.aggregates.container.lifecycle import Status
 from engine.aggregates.container.state import ContainerState
 from engine.aggregates.decider import Recorded
@@ -151,7 +152,17 @@ class Ends:
     async def _leave(self, state: ContainerState) -> None:
         await self._resolver.stop_serving(state.container_id)
         joins = joins_of(state, self._hands.views.networks)
-        await self._sandboxes.leave(state.container_id, joins, sandbox_gone=True)
+        gone = not any(self._shares_network(other, state.container_id) for other in self._hands.views.containers)
+        await self._sandboxes.leave(state.container_id, joins, sandbox_gone=gone)
+
+    def _shares_network(self, other: ContainerState, owner: ContainerID) -> bool:
+        """Whether it keeps the owner's network namespace in being: the addresses there are given back all the same."""
+        if not (other.alive or other.starting):
+            return False
+        donor = donors(other.host).get(Kind.NETWORK)
+        while donor is not None and donor != owner:  # who shares with one that shared and has ended
+            donor = donors(self._hands.container(donor).host).get(Kind.NETWORK)
+        return donor == owner
 
     async def _report(self, exited: Exit, state: ContainerState) -> None:
         """state: the newest. A network that it joined while the last output was waited for is given back too."""
