@@ -23,7 +23,7 @@ from engine.drivers.ports.registry import Credentials, RemoteManifest, SearchRes
 from engine.drivers.registry.auth import challenges
 from engine.drivers.registry.door import Ask, Door
 from engine.drivers.registry.errors import is_tls_failure, unreachable
-from engine.drivers.registry.http import bounded
+from engine.drivers.registry.http import SILENCE_S, bounded
 from engine.drivers.registry.policy import HUB_LOGIN_SERVERS, Endpoint, RegistryPolicy, endpoints
 from engine.drivers.registry.searching import search
 from engine.drivers.registry.uploads import Uploads
@@ -39,10 +39,12 @@ _TAG_PAGES_MAX = 1000
 class RegistryClient:
     """See engine/drivers/ports/registry.py, Registry. Use `async with`, or `aclose`."""
 
-    def __init__(self, policy: RegistryPolicy, *, backoff_s: tuple[float, ...] = BACKOFF_S) -> None:
+    def __init__(
+        self, policy: RegistryPolicy, *, backoff_s: tuple[float, ...] = BACKOFF_S, silence_s: float = SILENCE_S
+    ) -> None:
         self._policy = policy
         self._backoff_s = backoff_s
-        self._door = Door(policy)
+        self._door = Door(policy, silence_s)
         self._uploads = Uploads(self._door, ATTEMPTS, backoff_s)
 
     async def __aenter__(self) -> RegistryClient:

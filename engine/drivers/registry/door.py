@@ -16,7 +16,7 @@ from engine.aggregates.values.reference import Reference
 from engine.drivers.ports.registry import Credentials
 from engine.drivers.registry.auth import Challenge, Tokens, challenges
 from engine.drivers.registry.errors import is_tls_failure, refusal, unreachable
-from engine.drivers.registry.http import ERROR_BYTES_MAX, Transport, bounded
+from engine.drivers.registry.http import ERROR_BYTES_MAX, SILENCE_S, Transport, bounded
 from engine.drivers.registry.policy import Endpoint, RegistryPolicy, endpoints, is_insecure
 from engine.errors import PortError
 
@@ -44,9 +44,9 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
 class Door:
     """See the module. Close with `aclose`."""
 
-    def __init__(self, policy: RegistryPolicy) -> None:
+    def __init__(self, policy: RegistryPolicy, silence_s: float = SILENCE_S) -> None:
         self.policy = policy
-        self.transport = Transport(policy)
+        self.transport = Transport(policy, silence_s)
         self.tokens = Tokens(self.transport.send, self._may_send_credentials)
         self._challenges: dict[str, tuple[Challenge, ...]] = {}
         self._working: dict[str, Endpoint] = {}

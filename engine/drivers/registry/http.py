@@ -17,15 +17,17 @@ from engine.errors import Fault, PortError
 ERROR_BYTES_MAX = 64 << 10
 _REDIRECTS_MAX = 10
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_TIMEOUT = httpx.Timeout(connect=30.0, read=60.0, write=60.0, pool=None)
-"""A read that brings nothing for a minute counts as broken and is tried again (moby waits for ever)."""
+SILENCE_S = 60.0
+"""A read that brings nothing for so long counts as broken and is tried again (moby waits for ever)."""
+_CONNECT_S = 30.0
 
 
 class Transport:
     """Sends requests. Close it with `aclose`."""
 
-    def __init__(self, policy: RegistryPolicy) -> None:
+    def __init__(self, policy: RegistryPolicy, silence_s: float = SILENCE_S) -> None:
         self.policy = policy
+        self._timeout = httpx.Timeout(connect=_CONNECT_S, read=silence_s, write=silence_s, pool=None)
         self._clients: dict[tuple[str, bool], httpx.AsyncClient] = {}
 
     async def aclose(self) -> None:
@@ -86,7 +88,7 @@ class Transport:
         if client is None:
             client = self._clients[host, verify] = httpx.AsyncClient(
                 verify=tls_context(self.policy, host, verify=verify),
-                timeout=_TIMEOUT,
+                timeout=self._timeout,
                 limits=httpx.Limits(max_connections=None, max_keepalive_connections=4, keepalive_expiry=30.0),
                 headers={"User-Agent": self.policy.user_agent, "Accept-Encoding": "identity"},
                 follow_redirects=False,
