@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 JSON_LINES = "application/jsonl"
 NDJSON = "application/x-ndjson"
 JSON_SEQUENCE = "application/json-seq"
+EVENT_STREAM = "text/event-stream"
 RECORD_SEPARATOR = b"\x1e"
 
 STDIN, STDOUT, STDERR = 0, 1, 2
@@ -93,6 +94,18 @@ def json_stream(messages: AsyncIterator[object], content_type: str = JSON) -> Re
                 yield prefix + encode(message) + b"\n"
 
     return Response(lines(), content_type=content_type)
+
+
+def event_stream(messages: AsyncIterator[tuple[int, object]]) -> Response:
+    """Server-sent events of (id, document). Source: the WHATWG HTML standard, 9.2."""
+
+    async def events() -> AsyncIterator[bytes]:
+        encode = msgspec.json.Encoder().encode
+        async with aclosing(cast(Any, messages)) as source:
+            async for number, message in source:
+                yield b"id: %d\ndata: %b\n\n" % (number, encode(message))
+
+    return Response(events(), content_type=EVENT_STREAM)
 
 
 async def progress_stream(

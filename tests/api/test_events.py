@@ -135,3 +135,54 @@ async def test_the_docker_cli_prints_events() -> None:
 
     async with served(views=with_feed(feed)) as engine:
         assert await in_thread(lambda: run(engine.path)) == "container create\ncontainer pause\nvolume create\n"
+
+
+async def test_a_reader_goes_on_behind_the_last_message_it_has_seen() -> None:
+    """WIN-18: by query or header, as JSON lines with their cursors or as server-sent events."""
+    feed, story = told()
+
+    async def ask(path: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
+        answer: tuple[int, dict[str, str], bytes] = await engine.ask("GET", path, headers=headers)
+        return answer
+
+    async with served(views=with_feed(feed)) as engine:
+        seen = lines((await ask("/events?after=0&until=9"))[2])
+        assert [message["Action"] for message in seen] == ["create", "pause", "create"]
+        cursors = [message["cursor"] for message in seen]
+        assert cursors == sorted(set(cursors))
+        for number, cursor in enumerate(cursors, 1):
+            assert lines((await ask(f"/events?after={cursor}&until=9"))[2]) == seen[number:]
+        story.happen("volume:data", volume.VolumeRemoved())
+        rest = lines((await ask("/events?until=9", **{"Last-Event-ID": str(cursors[-1])}))[2])
+        assert [message["Action"] for message in rest] == ["destroy"]
+        _, headers, body = await ask(
+            "/events?until=9", **{"Last-Event-ID": str(cursors[1]), "Accept": "text/event-stream"}
+        )
+        assert headers["content-type"].startswith("text/event-stream")
+        blocks = body.decode().split("\n\n")[:-1]
+        told_there = [dict(line.split(": ", 1) for line in block.splitlines()) for block in blocks]
+        assert [int(event["id"]) for event in told_there] == [cursors[2], rest[0]["cursor"]]
+        assert [json.loads(event["data"])["Action"] for event in told_there] == ["create", "destroy"]
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("after=x", "invalid cursor"),
+        ("after=-1", "invalid cursor"),
+        ("after=99999999", "no message has the cursor 99999999 yet"),
+        ("after=0&since=1", "exclude each other"),
+    ],
+)
+async def test_a_cursor_that_cannot_be_is_refused(query: str, words: str) -> None:
+    feed, _ = told()
+    async with served(views=with_feed(feed)) as engine:
+        status, _, body = await engine.ask("GET", f"/events?{query}")
+        assert (status, words in json.loads(body)["message"]) == (400, True)
+
+
+async def test_the_ordinary_answer_tells_no_cursors() -> None:
+    feed, _ = told()
+    async with served(views=with_feed(feed)) as engine:
+        _, _, body = await engine.ask("GET", "/events?since=0&until=9")
+        assert all("cursor" not in message for message in lines(body))

@@ -1,9 +1,13 @@
-"""`/events`: the history and the future of the feed, filtered, one message per chunk."""
+"""`/events`: the history and the future of the feed, filtered, one message per chunk.
+
+An extension for those who must not miss anything: `after=CURSOR` (or the header `Last-Event-ID`) goes on behind a
+message, and each message then tells its own `cursor`; `Accept: text/event-stream` makes them server-sent events."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, cast
 
@@ -18,7 +22,15 @@ from engine.api.filters import Filters
 from engine.api.params import Query
 from engine.api.responses import JSON
 from engine.api.shapes import events as shapes
-from engine.api.streams import JSON_LINES, JSON_SEQUENCE, NDJSON, current_request, json_stream
+from engine.api.streams import (
+    EVENT_STREAM,
+    JSON_LINES,
+    JSON_SEQUENCE,
+    NDJSON,
+    current_request,
+    event_stream,
+    json_stream,
+)
 from engine.api.versions import ApiVersion
 from engine.projections.events_feed import Feed
 from engine.projections.feed_messages import FeedMessage
@@ -27,17 +39,23 @@ NEGOTIATED_SINCE = (1, 52)
 
 
 class EventsQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """Times in UTC ns, None when not given; both inclusive."""
+    """Times in UTC ns, None when not given; both inclusive. after: the cursor to go on behind, None when not given."""
 
     since_ns: int | None
     until_ns: int | None
+    after: int | None
     filters: Filters
     api_version: ApiVersion
 
     @property
     def wants_past(self) -> bool:
         """As moby: nothing of the past unless one of the times is given."""
-        return self.since_ns is not None or self.until_ns is not None
+        return self.after is None and (self.since_ns is not None or self.until_ns is not None)
+
+    def wants(self, message: FeedMessage) -> bool:
+        """Whether the answer has it."""
+        in_time = self.until_ns is None or message.time_ns <= self.until_ns
+        return in_time and shapes.wanted(message, self.filters, self.api_version)
 
 
 def register(app: EngineApp, context: ApiContext) -> None:
@@ -47,7 +65,13 @@ def register(app: EngineApp, context: ApiContext) -> None:
         request = current_request()
         now_ns = context.clock.now_ns()
         wanted = parse(request, now_ns)
-        return json_stream(told(feed, wanted, now_ns, feed.cursor), content_type(request))
+        cursor = feed.cursor if wanted.after is None else wanted.after
+        if cursor > feed.cursor:
+            raise Rejected(Reason.INVALID, f"no message has the cursor {cursor} yet: the newest is {feed.cursor}")
+        messages = told(feed, wanted, now_ns, cursor)
+        if EVENT_STREAM in request.headers.get("Accept", ""):
+            return event_stream(messages)
+        return json_stream(documents(messages), content_type(request))
 
 
 def parse(request: EngineRequest, now_ns: int) -> EventsQuery:
@@ -58,8 +82,25 @@ def parse(request: EngineRequest, now_ns: int) -> EventsQuery:
             Reason.INVALID,
             f"`since` time ({query.text('since')}) cannot be after `until` time ({query.text('until')})",
         )
-    filters = query.filters()
-    return EventsQuery(since_ns=since_ns, until_ns=until_ns, filters=filters, api_version=request.api_version)
+    after = cursor_of(query.text("after") or request.headers.get("Last-Event-ID", ""))
+    if after is not None and since_ns is not None:
+        raise Rejected(Reason.INVALID, "`since` and a cursor to go on behind exclude each other")
+    return EventsQuery(
+        since_ns=since_ns,
+        until_ns=until_ns,
+        after=after,
+        filters=query.filters(),
+        api_version=request.api_version,
+    )
+
+
+def cursor_of(text: str) -> int | None:
+    """None when there is none. Raises Rejected for what is no cursor."""
+    if not text:
+        return None
+    if not re.fullmatch(r"[0-9]{1,19}", text, re.ASCII):
+        raise Rejected(Reason.INVALID, f"invalid cursor {text!r}: a message's number is wanted")
+    return int(text)
 
 
 def content_type(request: EngineRequest) -> str:
@@ -70,21 +111,35 @@ def content_type(request: EngineRequest) -> str:
     return request.accept_mimetypes.best_match(offered, JSON_LINES) or JSON_LINES
 
 
-async def told(feed: Feed, query: EventsQuery, now_ns: int, cursor: int) -> AsyncIterator[object]:
-    """The messages of an answer: the past that is asked for, then what comes behind `cursor`, until `until`."""
+async def told(
+    feed: Feed, query: EventsQuery, now_ns: int, cursor: int
+) -> AsyncGenerator[tuple[int, dict[str, Any]], None]:
+    """The messages of an answer, cursor and shape of each: the past that is asked for, then what comes behind `cursor`,
+    until `until`."""
     if query.wants_past:
         async with aclosing(cast(Any, feed.past(since_ns=query.since_ns or 0))) as past:
             async for message in past:
                 cursor = max(cursor, message.cursor)
-                in_time = query.until_ns is None or message.time_ns <= query.until_ns
-                if in_time and shapes.wanted(message, query.filters, query.api_version):
-                    yield shapes.message(message, query.api_version)
+                if query.wants(message):
+                    yield message.cursor, shape(message, query)
     deadline = math.inf if query.until_ns is None else trio.current_time() + (query.until_ns - now_ns) / 1e9
     while page := await _next_before(feed, cursor, deadline):
         cursor = page[-1].cursor
         for message in page:
-            if shapes.wanted(message, query.filters, query.api_version):
-                yield shapes.message(message, query.api_version)
+            if query.wants(message):
+                yield message.cursor, shape(message, query)
+
+
+async def documents(messages: AsyncGenerator[tuple[int, dict[str, Any]], None]) -> AsyncGenerator[dict[str, Any], None]:
+    """The messages without their cursors."""
+    async with aclosing(messages):
+        async for _, document in messages:
+            yield document
+
+
+def shape(message: FeedMessage, query: EventsQuery) -> dict[str, Any]:
+    document = shapes.message(message, query.api_version)
+    return document if query.after is None else {**document, "cursor": message.cursor}
 
 
 async def _next_before(feed: Feed, cursor: int, deadline: float) -> list[FeedMessage]:
