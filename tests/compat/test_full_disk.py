@@ -145,6 +145,38 @@ def test_a_disk_that_is_full_at_a_restart_is_said_and_outlived(small: tuple[Engi
     assert engine.replay("verify").returncode == 0
 
 
+@pytest.mark.parametrize("way", ["load", "pull"])
+def test_an_image_that_does_not_fit_gives_its_space_back(small: tuple[Engine, Disk], tmp_path: Path, way: str) -> None:
+    """IMG: as a blob it fits, unpacked it does not: that is said, the container goes on, and all is as before."""
+    engine, disk = small
+    pid = engine.json(f"/containers/{engine.out('run', '-d', 'busybox', 'sleep', '1000')}/json")["State"]["Pid"]
+    room = os.statvfs(disk.root)
+    part = os.urandom(room.f_bavail * room.f_frsize * 3 // 10)
+    image = image_of(layer_of({"first": part}), layer_of({"second": part[::-1]}))
+    before = free_bytes(disk.root)
+    with standing_in(engine.name), running_registry(tmp_path) as registry:
+        name = f"{registry.address}/large:v1"
+        if way == "pull":
+            registry.push("large", "v1", image)
+            done = engine.cli("pull", name, check=False)
+        else:
+            archive = tmp_path / "large.tar"
+            archive.write_bytes(image.docker_archive(name))
+            done = engine.cli("load", "-i", str(archive), check=False)
+        assert done.returncode != 0
+        assert "no space left on device" in done.stderr + done.stdout
+        assert engine.out("images", "-q", f"{registry.address}/large") == ""
+        engine.wait_for(lambda: before - free_bytes(disk.root) < 1 << 20, timeout_s=60)
+        assert alive(pid)
+        assert engine.out("run", "--rm", "busybox", "echo", "room") == "room"
+        assert engine.replay("verify").returncode == 0
+
+
+def free_bytes(path: Path) -> int:
+    found = os.statvfs(path)
+    return found.f_bavail * found.f_frsize
+
+
 @contextlib.contextmanager
 def sending_a_line(engine: Engine, name: str) -> Iterator[None]:
     """Attach, and send the line that the container waits for; the client stays until it is told of the exit."""

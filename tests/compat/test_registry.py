@@ -14,7 +14,7 @@ import pytest
 
 from tests.drivers.registry.test_client import answer, serving
 from tests.support.engine import Engine
-from tests.support.images import digest, image_of, layer_of
+from tests.support.images import busybox_layer, digest, image_of, layer_of
 from tests.support.outside import standing_in
 from tests.support.registry import TestRegistry, running_registry, tool
 
@@ -58,6 +58,26 @@ def test_pull_tag_inspect_remove(images: Engine, tmp_path: Path) -> None:
         images.cli("pull", "-q", f"{registry.address}/app@{digest}")
         assert images.out("images", "--digests", "--format", "{{.Digest}}", f"{registry.address}/app") == digest
         assert "not found" in images.cli("pull", f"{registry.address}/app:nosuch", check=False).stderr
+
+
+def test_a_container_runs_on_as_many_layers_as_docker_takes_and_not_on_one_more(images: Engine, tmp_path: Path) -> None:
+    """IMG-21: 125 layers run; more are refused by pull and by load."""
+    more = [layer_of({f"f{number}": f"{number}\n".encode()}) for number in range(130)]
+    most = image_of(busybox_layer(), *more[:124], Cmd=["cat", "/f0", "/f123"])
+    over = image_of(busybox_layer(), *more[:125])
+    with registry_beside(images, tmp_path) as registry:
+        registry.push("deep", "125", most)
+        registry.push("deep", "126", over)
+        registry.push("deep", "130", image_of(*more))
+        assert images.out("run", "--rm", f"{registry.address}/deep:125").endswith("0\n123")
+        for tag in ("126", "130"):
+            refused = images.cli("pull", f"{registry.address}/deep:{tag}", check=False)
+            assert refused.returncode == 1
+            assert "max depth exceeded" in refused.stderr
+    archive = tmp_path / "deep.tar"
+    archive.write_bytes(over.docker_archive("deep:126"))
+    assert "max depth exceeded" in images.cli("load", "-i", str(archive), check=False).stderr
+    assert images.out("images", "-q", "deep") == ""
 
 
 def test_run_pulls_what_is_missing(images: Engine, tmp_path: Path) -> None:
