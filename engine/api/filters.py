@@ -6,12 +6,13 @@ moby daemon/internal/filters (ExactMatch, Match, FuzzyMatch, MatchKVList, GetBoo
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping
+from functools import lru_cache
 
 import msgspec
 
 from engine.aggregates.decider import Reason, Rejected
+from engine.aggregates.values import patterns
 
 _TRUE = frozenset({"1", "true", "True", "TRUE", "t", "T"})
 _FALSE = frozenset({"0", "false", "False", "FALSE", "f", "F"})
@@ -41,7 +42,7 @@ class Filters(msgspec.Struct, frozen=True):
 
     def match(self, key: str, candidate: str) -> bool:
         """Equal to, or matched anywhere by, one of the values as a regular expression (names of containers)."""
-        return self.exact(key, candidate) or any(_search(pattern, candidate) for pattern in self.get(key))
+        return self.exact(key, candidate) or any(_is_found(pattern, candidate) for pattern in self.get(key))
 
     def prefix(self, key: str, candidate: str) -> bool:
         """Equal to, or beginning with, one of the values (ids; `event=health_status`)."""
@@ -82,11 +83,18 @@ def parse(text: str) -> Filters:
     return Filters({key: tuple(values or ()) for key, values in (raw or {}).items()})
 
 
-def _search(pattern: str, candidate: str) -> bool:
+def _is_found(text: str, candidate: str) -> bool:
+    pattern = _pattern(text)
+    return pattern is not None and pattern.search(candidate) is not None
+
+
+@lru_cache(maxsize=64)
+def _pattern(text: str) -> patterns.Pattern | None:
+    """None, which matches nothing, for what does not compile: as moby."""
     try:
-        return re.search(pattern, candidate) is not None
-    except (re.error, OverflowError, RecursionError):
-        return False  # as moby: a pattern that does not compile matches nothing
+        return patterns.compiled(text)
+    except ValueError:
+        return None
 
 
 def _has_label(wanted: str, labels: Mapping[str, str]) -> bool:

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from engine.aggregates.decider import Reason, Rejected
 from engine.aggregates.image import ImageState, ImageStatus
 from engine.aggregates.values.manifest import descriptor
+from engine.aggregates.values.patterns import Pattern, compiled
 from engine.aggregates.values.reference import parse
 from engine.api.context import ApiContext
 from engine.api.filters import Filters
@@ -111,7 +112,7 @@ def _narrowed(filters: Filters, state: ImageState) -> ImageState:
     )
 
 
-def _glob(pattern: str) -> re.Pattern[str]:
+def _glob(pattern: str) -> Pattern:
     """Go's path.Match as a regular expression. Raises Rejected(INVALID) for one that does not compile."""
     translated = ""
     for part in re.findall(r"\\.|\[\^?[^\]]*\]|.", pattern):
@@ -124,6 +125,6 @@ def _glob(pattern: str) -> re.Pattern[str]:
         else:
             translated += re.escape(part[-1])
     try:
-        return re.compile(translated)
-    except re.error as error:
+        return compiled(translated)
+    except ValueError as error:
         raise Rejected(Reason.INVALID, "syntax error in pattern") from error

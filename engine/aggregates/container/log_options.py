@@ -16,6 +16,7 @@ from engine.aggregates.decider import Reason, Rejected
 from engine.aggregates.values import go_values as go
 from engine.aggregates.values.config import LogConfig
 from engine.aggregates.values.log_servers import SYSLOG_FORMATS, facility, fluentd_server, gelf_server, syslog_server
+from engine.aggregates.values.patterns import compiled
 
 Options = Mapping[str, str]
 
@@ -47,7 +48,8 @@ def check_log_options(log: LogConfig) -> None:
             if name not in driver.options | COMMON | BUILT_IN:
                 raise ValueError(driver.unknown.format(name=name))  # noqa: TRY301
         for name in ("labels-regex", "env-regex"):
-            _regex(options.get(name, ""))
+            if options.get(name):
+                compiled(options[name])
         driver.check(options)
     except ValueError as error:
         raise Rejected(Reason.INVALID, str(error)) from error
@@ -166,13 +168,6 @@ def _named(words: str, read: Callable[[str], int], text: str) -> int:
         return read(text)
     except ValueError as error:
         raise ValueError(f"{words}: {error}") from error
-
-
-def _regex(text: str) -> None:
-    try:
-        re.compile(text)
-    except re.error as error:
-        raise ValueError(f"error parsing regexp: {error}: `{text}`") from error
 
 
 _ROTATION = frozenset({"max-file", "max-size", "compress"})

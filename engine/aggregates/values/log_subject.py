@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from engine.aggregates.values.patterns import compiled
 from engine.aggregates.values.templates import Template, TemplateError
 
 DEFAULT_TAG = "{{.ID}}"
@@ -48,7 +49,8 @@ def attributes(subject: LogSubject, key: Callable[[str], str] = str) -> dict[str
         names = [name for name in subject.config.get(kind, "").split(",") if name in values]
         pattern = subject.config.get(f"{kind}-regex", "")
         if pattern:
-            names += [name for name in values if re.search(pattern, name)]
+            wanted = compiled(pattern)
+            names += [name for name in values if wanted.search(name)]
         found |= {key(name): values[name] for name in names}
     return found
 
