@@ -188,6 +188,7 @@ async def start_exec(context: ApiContext, state: ExecState, body: StartBody, req
                 registered=task_status.started,
             )
             if end.reason == "detached":
+                await context.pump.until(f"exec:{state.exec_id}", lambda now: now.settled)  # first begun, then left
                 await note(context, state.container_id, cause, "exec_detach", execID=state.exec_id)
             if end.reason == "eof":
                 # The client asks for the exit code as soon as the connection ends: it must be there by then.
