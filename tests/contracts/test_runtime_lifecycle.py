@@ -1,4 +1,7 @@
-"""The Runtime port: starting, ending, exec, signals, freezing, surviving an engine. Real containers."""
+"""The Runtime port where it is about the kernel: output, limits, confinement, surviving an engine. Real containers.
+
+What the simulated driver promises too is in test_runtime_both.py.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,8 @@ import pytest
 import trio
 
 from engine.aggregates.values.config import HostConfig
-from engine.drivers.linux.runtime.driver import LinuxRuntime
 from engine.drivers.linux.runtime.meter import LinuxMeter
-from engine.drivers.ports.runtime import Exit, Stdio
+from engine.drivers.ports.runtime import Stdio
 from engine.errors import Fault, PortError
 from tests.support.containers import Client, Harbour, cgroups_of, entries, harbour, logged, make_busybox
 
@@ -36,20 +38,6 @@ async def test_output_is_in_the_log_by_stream_with_dockers_fields(port: Harbour)
     assert await port.run(launch) == (0, "ahoy\nwhale\n")
     assert [list(entry) for entry in entries(launch)] == [["log", "stream", "time"]] * 2
     assert logged(launch, "stderr") == "whale\n"
-
-
-@pytest.mark.parametrize(
-    ("args", "code"), [(("true",), 0), (("false",), 1), (("sh", "-c", "exit 42"), 42), (("sh", "-c", "exit 255"), 255)]
-)
-async def test_exit_codes_are_the_processes_own(port: Harbour, args: tuple[str, ...], code: int) -> None:
-    assert (await port.run(port.launch(*args)))[0] == code
-
-
-async def test_a_killed_process_exits_with_128_and_the_signal(port: Harbour) -> None:
-    launch = port.launch("sleep", "60")
-    await port.runtime.start(launch)
-    await port.runtime.signal(launch.container_id, signal.SIGKILL)
-    assert (await port.exit_of(launch)).exit_code == 137
 
 
 @pytest.mark.parametrize(
@@ -88,23 +76,6 @@ async def test_a_missing_bind_source_is_127_with_words(port: Harbour) -> None:
     with pytest.raises(PortError, match="no such file or directory") as caught:
         await port.runtime.start(launch)
     assert caught.value.exit_code == 127
-
-
-async def test_start_is_idempotent_by_id_and_run(port: Harbour) -> None:
-    launch = port.launch("sleep", "60")
-    pid = await port.runtime.start(launch)
-    assert await port.runtime.start(launch) == pid
-
-
-async def test_the_cgroup_goes_with_forget_and_forget_twice_is_no_error(port: Harbour) -> None:
-    launch = port.launch("true")
-    await port.runtime.start(launch)
-    await port.exit_of(launch)
-    assert cgroups_of(launch.container_id)
-    for _ in range(2):
-        await port.runtime.forget(launch.container_id, launch.run)
-    await gone(launch.container_id)
-    assert (await port.runtime.list()).exits == ()
 
 
 async def test_a_second_run_starts_right_after_the_first_is_forgotten(port: Harbour) -> None:
@@ -211,34 +182,6 @@ async def test_limits_are_on_the_cgroup_and_change_live(port: Harbour) -> None:
     await port.runtime.update(launch.container_id, {"memory": {"limit": 128 << 20}, "pids": {"limit": 20}})
     sample = (await meter.samples({launch.container_id: 0}))[launch.container_id]
     assert (sample.memory_limit, sample.pids_limit) == (128 << 20, 20)
-
-
-async def test_a_new_engine_finds_what_runs_and_what_ended_meanwhile(tmp_path: Path, layer: Path) -> None:
-    async with harbour(tmp_path, layer) as port:
-        stays, ends = (
-            port.launch("sleep", "60"),
-            port.launch("sh", "-c", "read line; exit 9", stdio=Stdio(open_stdin=True)),
-        )
-        await port.runtime.start(stays)
-        pid = await port.runtime.start(ends)
-        # A second engine on the same roots, as after a crash of the first.
-        second = LinuxRuntime(str(tmp_path / "exec"), str(tmp_path / "data"))
-        os.kill(pid, signal.SIGKILL)
-        await port.exit_of(ends)
-        async with trio.open_nursery() as nursery:
-            await nursery.start(second.run)
-            inventory = await second.list()
-            assert [r.container_id for r in inventory.running] == [stays.container_id]
-            assert [(e.container_id, e.exit_code) for e in inventory.exits] == [(ends.container_id, 137)]
-            assert await first_exit(second) == inventory.exits[0]
-            nursery.cancel_scope.cancel()
-
-
-async def first_exit(runtime: LinuxRuntime) -> Exit:
-    with trio.fail_after(5):
-        async for exit_ in runtime.exits():
-            return exit_
-    raise AssertionError
 
 
 async def test_without_an_engine_clients_stay_attached_and_exits_are_journalled(tmp_path: Path, layer: Path) -> None:

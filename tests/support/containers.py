@@ -11,7 +11,7 @@ import socket
 import subprocess
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import trio
@@ -147,10 +147,15 @@ def logged(launch: Launch, stream: str = "") -> str:
     return "".join(entry["log"] for entry in entries(launch) if stream in ("", entry["stream"]))
 
 
+H = TypeVar("H", bound=Harbour)
+
+
 @contextlib.asynccontextmanager
-async def harbour(directory: Path, layer: Path, *, engine_dies: bool = False) -> AsyncIterator[Harbour]:
+async def harbour(
+    directory: Path, layer: Path, *, engine_dies: bool = False, kind: type[H] = Harbour  # type: ignore[assignment]
+) -> AsyncIterator[H]:
     """engine_dies: leave the supervisor and its containers behind, for the next one on the same directory."""
-    place = Harbour(directory, layer)
+    place = kind(directory, layer)
     async with trio.open_nursery() as nursery:
         await nursery.start(place.runtime.run)
         try:

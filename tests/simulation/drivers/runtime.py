@@ -21,6 +21,8 @@ from tests.simulation.machine import Behaviour, Key, Machine, Namespace, Process
 T = TypeVar("T")
 PREFIX = "failed to create task for container: failed to create shim task: OCI runtime create failed: "
 
+EXEC_PREFIX = "OCI runtime exec failed: exec failed: unable to start container process: "
+
 
 class SimulatedRuntime:
     def __init__(self, machine: Machine, gate: Gate, faults: Faults) -> None:
@@ -88,6 +90,10 @@ class SimulatedRuntime:
             running = self._machine.find(launch.container_id)
             if running is not None and running.key == key:
                 return running.pid
+            if running is not None:
+                words = f"run {launch.run} of {launch.container_id[:12]} was asked for beside run {running.key[1]}"
+                self._machine.violations.append(words)  # the kernel's driver refuses it; an engine should not ask
+                raise PortError("start", f"{PREFIX}container {launch.container_id} runs already", errno=17)
             namespace = self._namespace(launch)
             arguments = list(launch.spec["process"]["args"])
             if arguments[:1] == ["nosuchcmd"]:
@@ -119,10 +125,12 @@ class SimulatedRuntime:
         def begin() -> int:
             first = self._machine.find(launch.container_id)
             if first is None:
-                raise PortError("execute", "the container is not running", exit_code=128)
+                words = f"{EXEC_PREFIX}container {launch.container_id} is not running"
+                raise PortError("execute", words, exit_code=128)
             arguments = list(launch.process["args"])
             if arguments[:1] == ["nosuchcmd"]:
-                raise PortError("execute", "executable file not found in $PATH", fault=Fault.INVALID, exit_code=127)
+                words = EXEC_PREFIX + 'exec: "nosuchcmd": executable file not found in $PATH'
+                raise PortError("execute", words, fault=Fault.INVALID, exit_code=127)
             key = (launch.container_id, first.key[1], launch.exec_id)
             process = self._machine.spawn(key, Behaviour.of(arguments), None)
             self._held[key] = process.pid
