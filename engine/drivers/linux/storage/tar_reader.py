@@ -11,6 +11,7 @@ Global PAX headers are read and not applied, as in moby.
 
 from __future__ import annotations
 
+import functools
 import struct
 import zlib
 from collections.abc import Callable, Iterator
@@ -109,6 +110,16 @@ class TarReader:
             self._data_left -= len(part)
             yield part
 
+    def rest_at_hand(self) -> memoryview | None:
+        """The data of the current entry, as far as it has not been read, if all of it has come already: most files are
+        small. Else None, and `chunks` has it."""
+        part = self._buffer[self._position : self._position + self._data_left]
+        if len(part) < self._data_left:
+            return None
+        self._position += self._data_left
+        self._data_left = 0
+        return part
+
     def drain(self) -> None:
         """Read the source to its end: what follows the archive belongs to the layer's digest."""
         self._buffer, self._position = memoryview(b""), 0
@@ -129,7 +140,7 @@ class TarReader:
         )
         _verify_checksum(header, checksum)
         entry = Entry()
-        entry.name = name.rstrip(b"\0") if b"\0" not in name.rstrip(b"\0") else name.partition(b"\0")[0]
+        entry.name = name.partition(b"\0")[0]
         if magic == b"ustar\x0000" and prefix[:1] != b"\0":
             entry.name = prefix.partition(b"\0")[0] + b"/" + entry.name
         entry.kind = REGULAR if kind in (_OLD_REGULAR, _CONTIGUOUS) else kind
@@ -248,8 +259,9 @@ class TarReader:
         self._buffer, self._position = memoryview(chunk), 0
 
 
+@functools.lru_cache(4096)
 def _number(field: bytes) -> int:
-    """Octal text, or GNU's base 256 when the first bit is set."""
+    """Octal text, or GNU's base 256 when the first bit is set. Modes, owners and times repeat: remembered."""
     first = field[0]
     if first & 0x80:
         number = int.from_bytes(field, "big") & ((1 << (8 * len(field) - 1)) - 1)

@@ -125,6 +125,8 @@ class Unpacker:
         try:
             if entry.sparse is not None:
                 _write_sparse(fd, entry, reader)
+            elif (small := reader.rest_at_hand()) is not None:
+                _write_all(fd, small)
             else:
                 for chunk in reader.chunks():
                     _write_all(fd, chunk)
@@ -352,6 +354,8 @@ def _set_opaque(directory: int, base: bytes) -> None:
 
 
 def _write_all(fd: int, data: memoryview) -> None:
+    if not data:
+        return
     written = os.write(fd, data)
     while written < len(data):
         written += os.write(fd, data[written:])
