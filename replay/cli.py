@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,11 @@ from engine.codec import EventCodec, LogError
 from replay import render, tables
 from replay.diff import compare, living_states
 from replay.kept import why_content, why_image
+from replay.lives import Life, PredicateError, bisect, blame, lives, predicate
 from replay.moments import Moment, MomentError, moment
 from replay.plain import plain, record
 from replay.reader import LogReader
+from replay.stats import stats
 from replay.timeline import Filter, timeline
 from replay.verify import verify
 from replay.why import Story, why
@@ -75,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except NotFoundError as error:
         return _complain(str(error.args[0]), NO)
-    except (MomentError, LogError, OSError) as error:
+    except (MomentError, PredicateError, LogError, OSError) as error:
         return _complain(str(error), UNREADABLE)
 
 
@@ -230,6 +232,44 @@ def _story(reader: LogReader, world: World, word: str) -> Story:
     return why_image(reader, world, stream) if stream.startswith("image:") else why(reader, world, stream)
 
 
+def _lives(question: Question) -> Iterator[Life]:
+    """Of the object that is asked about, from its first event on."""
+    stream = question.world(tolerant=True).find(question.arguments.object)
+    decider = next(decider for decider in ALL_DECIDERS if decider.name == stream.partition(":")[0])
+    return lives(decider, question.reader.history(stream))
+
+
+def _blame(question: Question) -> int:
+    field = question.arguments.field
+    found = blame(_lives(question), field)
+    if not found:
+        return _complain(f"{question.arguments.object} has nothing at {field!r}", NO)
+    if question.arguments.json:
+        question.print_json([{"field": one.path, "value": one.value, "by": record(one.recorded)} for one in found])
+    else:
+        render.blamed(question.out, found)
+    return OK
+
+
+def _bisect(question: Question) -> int:
+    found = bisect(_lives(question), predicate(question.arguments.predicate))
+    if found is None:
+        return _complain(f"{question.arguments.predicate!r} has never held for {question.arguments.object}", NO)
+    if question.arguments.json:
+        question.print_json({"event": record(found.recorded), "state": found.state})
+    else:
+        render.log_line(question.out, found.recorded, question.world(found.recorded.position, tolerant=True))
+    return OK
+
+
+def _stats(question: Question) -> int:
+    reader = question.reader
+    world = World({decider.name: decider for decider in ALL_DECIDERS}, tolerant=True)
+    told = stats(reader.events(), world, reader.path.stat().st_size)
+    question.print_json(plain(told)) if question.arguments.json else render.stats(question.out, told)
+    return OK
+
+
 def _verify(arguments: argparse.Namespace) -> int:
     path: Path = arguments.path
     views = path.with_name("views.db")
@@ -268,6 +308,12 @@ def parser() -> argparse.ArgumentParser:
     diff.add_argument("-a", "--all", action="store_true", help="also execs, transfers and the ledgers")
     about = "why a container ended, or why an image or layer is still or no longer here"
     _add_verb(verbs, common, "why", _why, about, ("object",))
+    about = "who made an object's fields what they are"
+    asked = _add_verb(verbs, common, "blame", _blame, about, ("object",))
+    asked.add_argument("field", nargs="?", default="", metavar="FIELD", help="one of them, and what is below it")
+    about = "the first event after which something held: gone, FIELD, FIELD=VALUE, FIELD!=VALUE, FIELD~REGEX"
+    _add_verb(verbs, common, "bisect", _bisect, about, ("object", "predicate"))
+    _add_verb(verbs, common, "stats", _stats, "what the log is made of", ())
     proof = _add_verb(verbs, common, "verify", None, "does the log prove itself?", ())
     proof.add_argument("--expect", metavar="POSITION:SEAL", type=_head, help="a head that was noted earlier")
     return root

@@ -46,9 +46,14 @@ def compare(before: dict[str, Any], after: dict[str, Any], world: World) -> list
             changes.append(Change(kind="added", stream=stream, label=label))
         elif stream not in after:
             changes.append(Change(kind="removed", stream=stream, label=label))
-        elif fields := tuple(_fields("", before[stream], after[stream])):
+        elif fields := tuple(fields_between(before[stream], after[stream])):
             changes.append(Change(kind="changed", stream=stream, label=label, fields=fields))
     return changes
+
+
+def fields_between(before: dict[str, Any], after: dict[str, Any]) -> Iterator[FieldChange]:
+    """The smallest places in which two plain states differ."""
+    return _fields("", before, after)
 
 
 def _fields(path: str, before: Any, after: Any) -> Iterator[FieldChange]:

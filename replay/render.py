@@ -15,7 +15,9 @@ from rich.tree import Tree
 from engine.aggregates.decider import Recorded
 from replay import words
 from replay.diff import Change
-from replay.plain import clock_time, without_defaults
+from replay.lives import Blamed
+from replay.plain import clock_time, human_size, without_defaults
+from replay.stats import Stats
 from replay.tables import Table
 from replay.verify import Verification
 from replay.why import Story
@@ -85,6 +87,30 @@ def changes(out: Console, found: Iterable[Change]) -> None:
             out.print(f"    [dim]{escape(field.path)}[/]  [red]{escape(before)}[/] → [green]{escape(after)}[/]")
     if nothing:
         out.print("[dim]nothing changed[/]")
+
+
+def blamed(out: Console, found: Iterable[Blamed]) -> None:
+    rows = [
+        (
+            one.path,
+            _value(one.path, one.value),
+            f"@{one.recorded.position}",
+            clock_time(one.recorded.time_ns),
+            words.sentence(one.recorded),
+            words.actor(one.recorded.cause.actor),
+        )
+        for one in found
+    ]
+    table(out, Table(columns=("FIELD", "VALUE", "EVENT", "WHEN", "WHAT", "WHO"), rows=tuple(rows)))
+
+
+def stats(out: Console, told: Stats) -> None:
+    out.print(f"[bold]{told.events}[/] events, {human_size(told.file_bytes)}, from {told.first} to {told.last}\n")
+    kinds = [(each.kind, str(each.ever), str(each.living)) for each in told.objects]
+    table(out, Table(columns=("OBJECT", "EVER", "LIVING"), rows=tuple(kinds)))
+    for title, counts in (("EVENT", told.names), ("WHO", told.actors), ("DAY", told.days)):
+        out.print()
+        table(out, Table(columns=(title, "EVENTS"), rows=tuple((name, str(count)) for name, count in counts)))
 
 
 def story(out: Console, told: Story, world: World) -> None:
