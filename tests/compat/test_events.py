@@ -81,7 +81,7 @@ def test_a_stop_that_is_ignored_is_a_kill_too(engine: Engine) -> None:
 
 
 def test_a_shortage_of_memory_is_told_when_it_happens(engine: Engine) -> None:
-    """EVT-03, CTR-05: a child is killed, the container lives on; a second one is told again, the end is no third."""
+    """EVT-03, CTR-19: a child is killed, the container lives on; a second one is told again, the end is no third."""
     eats = "while read line; do tail /dev/zero; echo again; done"
     since = time.time()
     limits = ("-m", "16m", "--memory-swap", "16m")

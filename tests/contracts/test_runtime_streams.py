@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import trio
-import trio.testing
 
 from engine.drivers.ports.runtime import Stdio, StreamEnd
 from tests.support.containers import DEADLINE_S, Client, Harbour, entries, frames, harbour, logged, make_busybox
@@ -35,14 +34,16 @@ class Attachment:
     def __init__(self, port: Harbour, nursery: trio.Nursery, container_id: str, **options: object) -> None:
         self.client = Client()
         self.end: StreamEnd | None = None
-        self.ended = trio.Event()
+        self.ended, self.registered = trio.Event(), trio.Event()
         wanted = {"stdin": False, "stdout": True, "stderr": True, "multiplexed": False, **options}
         nursery.start_soon(self._hold, port, container_id, wanted)
 
     async def _hold(self, port: Harbour, container_id: str, wanted: dict[str, object]) -> None:
         fd = self.client.hand_over()
         try:
-            self.end = await port.runtime.attach(container_id, fd, **wanted)  # type: ignore[arg-type]  # keywords vary
+            self.end = await port.runtime.attach(
+                container_id, fd, registered=self.registered.set, **wanted  # type: ignore[arg-type]  # keywords vary
+            )
         finally:
             os.close(fd)
             self.ended.set()
@@ -54,16 +55,11 @@ class Attachment:
         return self.end.reason
 
 
-async def registered(port: Harbour, container_id: str) -> None:
-    await trio.testing.wait_all_tasks_blocked()
-    await port.runtime.prepare(container_id)
-
-
 async def test_a_client_attached_before_the_start_misses_nothing(port: Harbour) -> None:
     launch = port.launch("sh", "-c", "echo out; echo err >&2")
     async with trio.open_nursery() as nursery:
         attachment = Attachment(port, nursery, launch.container_id, multiplexed=True)
-        await registered(port, launch.container_id)
+        await attachment.registered.wait()
         await port.runtime.start(launch)
         data = await attachment.client.read_all()
         assert sorted(frames(data)) == [(1, b"out\n"), (2, b"err\n")]
@@ -75,7 +71,7 @@ async def test_only_the_streams_asked_for_arrive(port: Harbour) -> None:
     launch = port.launch("sh", "-c", "echo out; echo err >&2")
     async with trio.open_nursery() as nursery:
         attachment = Attachment(port, nursery, launch.container_id, stdout=False)
-        await registered(port, launch.container_id)
+        await attachment.registered.wait()
         await port.runtime.start(launch)
         assert await attachment.client.read_all() == b"err\n"
 
@@ -86,7 +82,7 @@ async def test_a_failed_start_ends_the_attachment(port: Harbour) -> None:
     launch = port.launch("nosuchcmd")
     async with trio.open_nursery() as nursery:
         attachment = Attachment(port, nursery, launch.container_id)
-        await registered(port, launch.container_id)
+        await attachment.registered.wait()
         with pytest.raises(PortError):
             await port.runtime.start(launch)
         assert await attachment.client.read_all() == b""
@@ -97,7 +93,7 @@ async def test_half_close_ends_stdin_and_output_still_flows(port: Harbour) -> No
     launch = port.launch("sh", "-c", "cat; echo done", stdio=Stdio(open_stdin=True, stdin_once=True))
     async with trio.open_nursery() as nursery:
         attachment = Attachment(port, nursery, launch.container_id, stdin=True)
-        await registered(port, launch.container_id)
+        await attachment.registered.wait()
         await attachment.client.stream.send_all(b"thar she blows\n")
         await attachment.client.stream.send_eof()
         await port.runtime.start(launch)
@@ -112,7 +108,7 @@ async def test_early_input_comes_before_what_the_socket_holds(port: Harbour) -> 
         attachment = Attachment(port, nursery, launch.container_id, stdin=True, early_input=b"first ")
         await attachment.client.stream.send_all(b"second")
         await attachment.client.stream.send_eof()
-        await registered(port, launch.container_id)
+        await attachment.registered.wait()
         await port.runtime.start(launch)
         assert await attachment.client.read_all() == b"first second"
 
@@ -131,7 +127,7 @@ async def test_a_large_input_is_passed_whole(port: Harbour) -> None:
     launch = port.launch("md5sum", stdio=Stdio(open_stdin=True, stdin_once=True))
     async with trio.open_nursery() as nursery:
         attachment = Attachment(port, nursery, launch.container_id, stdin=True)
-        await registered(port, launch.container_id)
+        await attachment.registered.wait()
         await port.runtime.start(launch)
         await attachment.client.stream.send_all(b"0123456789abcdef" * (1 << 18))
         await attachment.client.stream.send_eof()
@@ -171,7 +167,7 @@ async def test_resize_reaches_the_process(port: Harbour) -> None:
     launch = port.launch("sh", "-c", script, stdio=Stdio(tty=True, height=24, width=80))
     async with trio.open_nursery() as nursery:
         attachment = Attachment(port, nursery, launch.container_id)
-        await registered(port, launch.container_id)
+        await attachment.registered.wait()
         await port.runtime.start(launch)
         await attachment.client.read_until(b"ready")
         await port.runtime.resize(launch.container_id, 50, 120)
@@ -194,7 +190,8 @@ async def test_a_cancelled_attachment_closes_the_clients_socket(port: Harbour) -
     await port.runtime.start(launch)
     async with trio.open_nursery() as nursery:
         attachment = Attachment(port, nursery, launch.container_id)
-        await registered(port, launch.container_id)
+        await attachment.registered.wait()
+        await port.runtime.list()  # answers come in order: the attachment has its own
         nursery.cancel_scope.cancel()
     assert await attachment.client.read_all() == b""
 
@@ -204,7 +201,7 @@ async def test_a_slow_client_loses_nothing_and_slows_the_process(port: Harbour) 
     launch = port.launch("sh", "-c", f"head -c {size} /dev/zero | tr '\\0' 'w'; echo end >&2")
     async with trio.open_nursery() as nursery:
         attachment = Attachment(port, nursery, launch.container_id, stderr=False)
-        await registered(port, launch.container_id)
+        await attachment.registered.wait()
         await port.runtime.start(launch)
         with trio.move_on_after(0.3):
             await port.exit_of(launch)
@@ -219,7 +216,8 @@ async def test_two_clients_get_the_same_output(port: Harbour) -> None:
     launch = port.launch("seq", "1", "50000")
     async with trio.open_nursery() as nursery:
         both = [Attachment(port, nursery, launch.container_id) for _ in range(2)]
-        await registered(port, launch.container_id)
+        for attachment in both:
+            await attachment.registered.wait()
         await port.runtime.start(launch)
         found: list[bytes] = []
 
@@ -243,7 +241,7 @@ async def test_exec_streams_are_its_own(port: Harbour) -> None:
         attachment = Attachment(
             port, nursery, launch.container_id, exec_id=command.exec_id, stdin=True, multiplexed=True
         )
-        await registered(port, launch.container_id)
+        await attachment.registered.wait()
         await port.runtime.execute(command)
         await attachment.client.stream.send_all(b"in\n")
         await attachment.client.stream.send_eof()
@@ -257,7 +255,7 @@ async def test_an_exec_terminal_works(port: Harbour) -> None:
     command = port.exec_of(launch, "sh", "-c", "tty; stty size", stdio=Stdio(tty=True, height=10, width=20))
     async with trio.open_nursery() as nursery:
         attachment = Attachment(port, nursery, launch.container_id, exec_id=command.exec_id)
-        await registered(port, launch.container_id)
+        await attachment.registered.wait()
         await port.runtime.execute(command)
         assert await attachment.client.read_all() == b"/dev/pts/0\r\n10 20\r\n"
 
@@ -268,7 +266,7 @@ async def test_output_held_open_by_a_child_ends_two_seconds_after_the_exec(port:
     command = port.exec_of(launch, "sh", "-c", "sleep 30 & echo started")
     async with trio.open_nursery() as nursery:
         attachment = Attachment(port, nursery, launch.container_id, exec_id=command.exec_id)
-        await registered(port, launch.container_id)
+        await attachment.registered.wait()
         await port.runtime.execute(command)
         with trio.fail_after(6):
             assert await attachment.client.read_all() == b"started\n"

@@ -185,10 +185,6 @@ class Streams(Protocol):
         byte."""
         ...
 
-    async def prepare(self, container_id: str, *, exec_id: str = "") -> None:
-        """Fence: returns when all earlier attach requests for this process are registered with the copier."""
-        ...
-
     async def resize(self, container_id: str, height: int, width: int, *, exec_id: str = "") -> None: ...
 
     async def drained(self, container_id: str, run: int) -> None:

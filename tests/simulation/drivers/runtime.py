@@ -239,9 +239,6 @@ class SimulatedRuntime:
             os.close(mine)
         return StreamEnd(reason="eof")
 
-    async def prepare(self, container_id: str, *, exec_id: str = "") -> None:
-        await trio.lowlevel.checkpoint()
-
     async def resize(self, container_id: str, height: int, width: int, *, exec_id: str = "") -> None:
         await trio.lowlevel.checkpoint()
 

@@ -424,9 +424,6 @@ class LinuxRuntime:
             reason = self._ends.pop(ident, "gone")
         return StreamEnd(reason=reason)
 
-    async def prepare(self, container_id: str, *, exec_id: str = "") -> None:
-        await self._ask("fence")
-
     async def resize(self, container_id: str, height: int, width: int, *, exec_id: str = "") -> None:
         await self._ask("resize", container_id=container_id, exec_id=exec_id, height=height, width=width)
 

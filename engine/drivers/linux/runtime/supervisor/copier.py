@@ -187,9 +187,6 @@ class Copier:
         if client is not None:
             self._leave(self._streams.get(key), client, "gone")
 
-    def _say_fence(self, fds: list[int], token: int) -> None:
-        self._tell("fence", token)
-
     # ---- output
 
     def _watch_output(self, stream: Stream, fd: int) -> None:

@@ -1,6 +1,6 @@
 """The supervisor's end of the copier: starting it, talking to it without ever waiting for it, replacing it.
 
-Owns: which attachments and fences are open, which processes still have output to copy, who waits for that.
+Owns: which attachments are open, which processes still have output to copy, who waits for that.
 Refuses to know: what the copier does with a stream.
 """
 
@@ -29,7 +29,6 @@ class CopierLink:
         self._sock: socket.socket | None = None
         self._outbox: list[tuple[Any, tuple[int, ...]]] = []
         self._attachments: dict[int, Connection] = {}
-        self._fences: dict[int, tuple[Connection, int]] = {}
         self._undrained: dict[tuple[str, str, int], Process] = {}
         self._drain_waits: list[tuple[tuple[str, str, int], Connection, int]] = []
         self._next_ident = 1
@@ -56,8 +55,6 @@ class CopierLink:
         self._outbox.clear()
         for ident in list(self._attachments):
             self._heard_end(ident, "gone")
-        for token in list(self._fences):
-            self._heard_fence(token)
         self.start()
         for process in list(self._undrained.values()):
             self.open(process)
@@ -91,11 +88,6 @@ class CopierLink:
     def cancel(self, ident: int) -> None:
         if ident in self._attachments:
             self._say(("cancel", ident))
-
-    def fence(self, connection: Connection, sequence: int) -> None:
-        token, self._next_ident = self._next_ident, self._next_ident + 1
-        self._fences[token] = connection, sequence
-        self._say(("fence", token))
 
     def when_drained(self, key: tuple[str, str, int], connection: Connection, sequence: int) -> None:
         self._drain_waits.append((key, connection, sequence))
@@ -147,11 +139,6 @@ class CopierLink:
         connection = self._attachments.pop(ident, None)
         if connection is not None:
             self._engines.answer(connection, 0, True, ("stream_end", (ident, reason)))
-
-    def _heard_fence(self, token: int) -> None:
-        waiting = self._fences.pop(token, None)
-        if waiting is not None:
-            self._engines.answer(*waiting, True, None)
 
     def _heard_stdin_closed(self, container: str, exec_id: str, run: int) -> None:
         process = self._undrained.get((container, exec_id, run))

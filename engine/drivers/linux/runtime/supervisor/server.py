@@ -302,10 +302,6 @@ class Supervisor:
     def _do_cancel(self, caller: tuple[Connection, int], fds: list[int], *, ident: int) -> Any:
         self._copier.cancel(ident)
 
-    def _do_fence(self, caller: tuple[Connection, int], fds: list[int]) -> Any:
-        self._copier.fence(*caller)
-        return LATER
-
     def _do_resize(
         self,
         caller: tuple[Connection, int],
