@@ -23,7 +23,7 @@ IMAGE = image_of(layer_of({"hello": b"hello\n"}), layer_of({"below": None, "belo
 
 
 @contextmanager
-def registry_beside(engine: Engine, directory: Path, **options: dict[str, str]) -> Iterator[TestRegistry]:
+def registry_beside(engine: Engine, directory: Path, **options: Any) -> Iterator[TestRegistry]:
     with standing_in(engine.name), running_registry(directory, **options) as registry:
         yield registry
 

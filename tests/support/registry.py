@@ -37,12 +37,12 @@ def free_port() -> int:
 
 
 class TestRegistry:
-    """address: `127.0.0.1:<port>`."""
+    """address: `<host>:<port>`. What a test asks itself goes there in the clear."""
 
     __test__ = False
 
-    def __init__(self, port: int, authorization: str = "") -> None:
-        self.address = f"127.0.0.1:{port}"
+    def __init__(self, port: int, authorization: str = "", host: str = "127.0.0.1") -> None:
+        self.address = f"{host}:{port}"
         self._headers = {"Authorization": authorization} if authorization else {}
 
     def request(self, method: str, path: str, body: bytes | None = None, **headers: str) -> http.client.HTTPResponse:
@@ -88,10 +88,16 @@ class TestRegistry:
 
 @contextmanager
 def running_registry(
-    directory: Path, *, users: dict[str, str] | None = None, port: int | None = None
+    directory: Path,
+    *,
+    users: dict[str, str] | None = None,
+    host: str = "127.0.0.1",
+    tls: dict[str, object] | None = None,
+    auth: dict[str, object] | None = None,
+    port: int | None = None,
 ) -> Iterator[TestRegistry]:
-    """Run a registry that keeps its data below `directory`. users: name -> password for basic authentication; port:
-    any free one by default."""
+    """Run a registry that keeps its data below `directory`. users: name -> password for basic authentication; tls,
+    auth: these parts of its configuration; port: any free one by default."""
     binary = tool("docker-registry")
     directory.mkdir(parents=True, exist_ok=True)
     port = port or free_port()
@@ -99,7 +105,8 @@ def running_registry(
         "version": 0.1,
         "log": {"level": "error", "accesslog": {"disabled": True}},
         "storage": {"filesystem": {"rootdirectory": str(directory / "data")}, "delete": {"enabled": True}},
-        "http": {"addr": f"127.0.0.1:{port}"},
+        "http": {"addr": f"{host}:{port}", **({"tls": tls} if tls else {})},
+        **({"auth": auth} if auth else {}),
     }
     authorization = ""
     if users:
@@ -116,18 +123,18 @@ def running_registry(
         env={"PATH": os.defpath},
     )  # fmt: skip
     try:
-        _await_port(port, process)
-        yield TestRegistry(port, authorization)
+        _await_port(host, port, process)
+        yield TestRegistry(port, authorization, host)
     finally:
         process.terminate()
         process.wait(10)
 
 
-def _await_port(port: int, process: subprocess.Popen[bytes]) -> None:
+def _await_port(host: str, port: int, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + 20
     while True:
         try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            socket.create_connection((host, port), timeout=1).close()
         except OSError:
             assert process.poll() is None, "the registry ended"
             assert time.monotonic() < deadline, "the registry does not listen"

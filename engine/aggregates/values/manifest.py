@@ -251,7 +251,7 @@ def _without_nulls(raw: Mapping[str, Any]) -> dict[str, Any]:
 def _json_object(body: bytes, what: str) -> dict[str, Any]:
     try:
         document = msgspec.json.decode(body)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Rejected(Reason.INVALID, f"invalid {what}: {error}") from error
     if not isinstance(document, dict):
         raise Rejected(Reason.INVALID, f"invalid {what}: not a JSON object")

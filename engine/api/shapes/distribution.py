@@ -42,7 +42,7 @@ def config_platforms(body: bytes) -> list[Platform]:
     """That of one image by its configuration; none when it is not said."""
     try:
         said = msgspec.json.decode(body, type=Platform)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return []  # no image: an artifact's configuration may be anything.
     return [_complete(said)] if said.os or said.architecture else []
 

@@ -111,7 +111,10 @@ class Tokens:
     async def _ask(
         self, challenge: Challenge, scope: str, credentials: Credentials | None, *, offline: bool
     ) -> TokenAnswer:
-        realm = httpx.URL(challenge.parameters.get("realm", ""))
+        try:
+            realm = httpx.URL(challenge.parameters.get("realm", ""))
+        except httpx.InvalidURL:
+            realm = httpx.URL()
         if realm.scheme not in ("http", "https") or not realm.host:
             raise PortError("registry", f"invalid realm {challenge.parameters.get('realm', '')!r} in a challenge")
         if credentials is not None and not self._may_send_credentials(realm):
@@ -130,7 +133,7 @@ class Tokens:
             raise _token_refused(response, body, realm)
         try:
             return msgspec.json.decode(body, type=TokenAnswer)
-        except msgspec.DecodeError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise PortError("registry", "unable to decode token response") from error
 
     async def _get(

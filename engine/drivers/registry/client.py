@@ -22,8 +22,8 @@ from engine.aggregates.values.reference import DEFAULT_DOMAIN, Reference
 from engine.drivers.ports.registry import Credentials, RemoteManifest, SearchResult
 from engine.drivers.registry.auth import challenges
 from engine.drivers.registry.door import Ask, Door
-from engine.drivers.registry.errors import is_tls_failure, unreachable
-from engine.drivers.registry.http import SILENCE_S, bounded
+from engine.drivers.registry.errors import UNREADABLE, is_tls_failure, unreachable
+from engine.drivers.registry.http import SILENCE_S, bounded, url_of
 from engine.drivers.registry.policy import HUB_LOGIN_SERVERS, Endpoint, RegistryPolicy, endpoints
 from engine.drivers.registry.searching import search
 from engine.drivers.registry.uploads import Uploads
@@ -118,12 +118,12 @@ class RegistryClient:
             response, body = await self._read(ask, _TAGS_BYTES_MAX)
             try:
                 found += msgspec.convert(msgspec.json.decode(body).get("tags") or [], type=list[str])
-            except (msgspec.MsgspecError, AttributeError) as error:
+            except (*UNREADABLE, AttributeError) as error:
                 raise PortError("list tags", f"the registry's list of tags makes no sense: {error}") from error
             following = response.links.get("next", {}).get("url")
             if not following:
                 break
-            target = httpx.URL("http://registry" + path).join(following)
+            target = url_of(following, httpx.URL("http://registry" + path))
             path = target.raw_path.decode()  # the path alone: a list is not continued on another host.
         return tuple(found)
 

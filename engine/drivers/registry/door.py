@@ -16,7 +16,7 @@ from engine.aggregates.values.reference import Reference
 from engine.drivers.ports.registry import Credentials
 from engine.drivers.registry.auth import Challenge, Tokens, challenges
 from engine.drivers.registry.errors import is_tls_failure, refusal, unreachable
-from engine.drivers.registry.http import ERROR_BYTES_MAX, SILENCE_S, Transport, bounded
+from engine.drivers.registry.http import ERROR_BYTES_MAX, SILENCE_S, Transport, bounded, url_of
 from engine.drivers.registry.policy import Endpoint, RegistryPolicy, endpoints, is_insecure
 from engine.errors import PortError
 
@@ -104,7 +104,7 @@ class Door:
 
     async def _ask(self, stack: AsyncExitStack, endpoint: Endpoint, ask: Ask) -> httpx.Response:
         """One endpoint: ask, answer its challenge once, ask again."""
-        url = str(httpx.URL(endpoint.base + "/").join(ask.path)) if "://" in ask.path else endpoint.base + ask.path
+        url = str(url_of(ask.path)) if "://" in ask.path else endpoint.base + ask.path
         given = ask.credentials or Credentials()
         own = None if endpoint.mirror else given.secret  # the registry's password is not its mirror's business.
         headers = {**given.meta, **ask.headers}

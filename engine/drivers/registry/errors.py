@@ -15,14 +15,17 @@ import httpx
 import msgspec
 
 from engine.aggregates.values.reference import Reference
+from engine.drivers.registry.auth import challenges
 from engine.errors import Fault, PortError
 
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What reading somebody else's JSON may raise."""
 RETRIABLE_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 
 
 def refusal(response: httpx.Response, body: bytes, reference: Reference | None, operation: str) -> PortError:
     """A PortError for an answer that is not a success. body: at most its first 64 KiB."""
-    code, words = _first_error(body)
+    code, words = _bearer_error(response) or _first_error(body)
     status = response.status_code
     cause = f"{code.lower().replace('_', ' ')}: {words}" if code else _status_words(response)
     retriable = status in RETRIABLE_STATUS
@@ -43,6 +46,8 @@ def refusal(response: httpx.Response, body: bytes, reference: Reference | None, 
     if code == "UNAUTHORIZED" or status == 401:
         cause = cause if code else "unauthorized: authentication required"
         return PortError(operation, cause, fault=Fault.UNAUTHORIZED)
+    if code == "DENIED":
+        return PortError(operation, cause, fault=Fault.FORBIDDEN)
     fault = {403: Fault.FORBIDDEN, 404: Fault.NOT_FOUND}.get(status, Fault.UNAVAILABLE if retriable else Fault.SYSTEM)
     return PortError(operation, cause, fault=fault, retriable=retriable)
 
@@ -99,17 +104,30 @@ def _causes(error: BaseException | None) -> list[BaseException]:
     return found
 
 
+def _bearer_error(response: httpx.Response) -> tuple[str, str] | None:
+    """What a challenge says of a token that did not do (RFC 6750, 3.1): it outweighs the body, as in moby."""
+    codes = {
+        "insufficient_scope": ("DENIED", "requested access to the resource is denied"),
+        "invalid_token": ("UNAUTHORIZED", "authentication required"),
+    }
+    for challenge in challenges(response) if 400 <= response.status_code < 500 else ():
+        code = codes.get(challenge.parameters.get("error", ""))
+        if challenge.scheme == "bearer" and code is not None:
+            return code[0], challenge.parameters.get("error_description") or code[1]
+    return None
+
+
 def _first_error(body: bytes) -> tuple[str, str]:
     """code and message of the first error in a distribution error body; a token server's `details` serves too."""
     try:
         document = msgspec.json.decode(body)
         first = document["errors"][0]
         return str(first.get("code") or ""), str(first.get("message") or "")
-    except (msgspec.DecodeError, KeyError, IndexError, TypeError, AttributeError):
+    except (*UNREADABLE, KeyError, IndexError, TypeError, AttributeError):
         pass
     try:
         words = msgspec.json.decode(body).get("details")
-    except (msgspec.DecodeError, AttributeError):
+    except (*UNREADABLE, AttributeError):
         return "", ""
     return ("UNAUTHORIZED", str(words)) if words else ("", "")
 

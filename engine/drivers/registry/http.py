@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from typing import NamedTuple
 
 import httpx
 
-from engine.drivers.registry.policy import RegistryPolicy, is_insecure, tls_context
+from engine.drivers.registry.policy import RegistryPolicy, is_insecure, tls_context, trust_state
 from engine.errors import Fault, PortError
 
 ERROR_BYTES_MAX = 64 << 10
@@ -22,17 +23,25 @@ SILENCE_S = 60.0
 _CONNECT_S = 30.0
 
 
+class _Client(NamedTuple):
+    client: httpx.AsyncClient
+    trust: tuple[tuple[str, int], ...]
+
+
 class Transport:
     """Sends requests. Close it with `aclose`."""
 
     def __init__(self, policy: RegistryPolicy, silence_s: float = SILENCE_S) -> None:
         self.policy = policy
         self._timeout = httpx.Timeout(connect=_CONNECT_S, read=silence_s, write=silence_s, pool=None)
-        self._clients: dict[tuple[str, bool], httpx.AsyncClient] = {}
+        self._clients: dict[tuple[str, bool], _Client] = {}
+        self._retired: list[httpx.AsyncClient] = []
+        """Of another trust than now; requests of theirs may be under way."""
 
     async def aclose(self) -> None:
         clients, self._clients = self._clients, {}
-        for client in clients.values():
+        retired, self._retired = self._retired, []
+        for client in (*(each.client for each in clients.values()), *retired):
             await client.aclose()
 
     @asynccontextmanager
@@ -47,7 +56,7 @@ class Transport:
         verify: bool = True,
     ) -> AsyncIterator[httpx.Response]:
         """One request; the answer with its body unread. Raises httpx.HTTPError, PortError for endless redirects."""
-        target = httpx.URL(url)
+        target = url_of(url)
         sent = dict(headers)
         for _ in range(_REDIRECTS_MAX):
             client = self._client(_host(target), verify=verify and not is_insecure(self.policy, _host(target)))
@@ -56,7 +65,7 @@ class Transport:
                 if response.status_code not in _REDIRECTS or not place or method not in ("GET", "HEAD"):
                     yield response
                     return
-                following = target.join(place)
+                following = url_of(place, target)
             if (following.scheme, _host(following)) != (target.scheme, _host(target)):
                 sent.pop("Authorization", None)
             if target.scheme == "https" and following.scheme == "http" and verify:
@@ -84,16 +93,29 @@ class Transport:
             return response, await bounded(response, limit)
 
     def _client(self, host: str, *, verify: bool) -> httpx.AsyncClient:
-        client = self._clients.get((host, verify))
-        if client is None:
-            client = self._clients[host, verify] = httpx.AsyncClient(
-                verify=tls_context(self.policy, host, verify=verify),
-                timeout=self._timeout,
-                limits=httpx.Limits(max_connections=None, max_keepalive_connections=4, keepalive_expiry=30.0),
-                headers={"User-Agent": self.policy.user_agent, "Accept-Encoding": "identity"},
-                follow_redirects=False,
-            )
+        trust = trust_state(self.policy, host)
+        known = self._clients.get((host, verify))
+        if known is not None and known.trust == trust:
+            return known.client
+        client = httpx.AsyncClient(
+            verify=tls_context(self.policy, host, verify=verify),
+            timeout=self._timeout,
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=4, keepalive_expiry=30.0),
+            headers={"User-Agent": self.policy.user_agent, "Accept-Encoding": "identity"},
+            follow_redirects=False,
+        )
+        if known is not None:
+            self._retired.append(known.client)
+        self._clients[host, verify] = _Client(client, trust)
         return client
+
+
+def url_of(text: str, base: httpx.URL | None = None) -> httpx.URL:
+    """A URL as a user or a registry gives it. Raises PortError(INVALID)."""
+    try:
+        return httpx.URL(text) if base is None else base.join(text)
+    except httpx.InvalidURL as error:
+        raise PortError("registry", f"unable to parse server address: {error}", fault=Fault.INVALID) from error
 
 
 async def bounded(response: httpx.Response, limit: int) -> bytes:

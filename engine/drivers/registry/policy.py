@@ -75,6 +75,16 @@ def is_insecure(policy: RegistryPolicy, host: str) -> bool:
     return any(address in network for network in _networks(policy.insecure))
 
 
+def trust_state(policy: RegistryPolicy, host: str) -> tuple[tuple[str, int], ...]:
+    """What changes when somebody changes a host's files of trust: they are read anew then, as moby does each time."""
+    directory = os.path.join(policy.certs_dir, host)
+    try:
+        with os.scandir(directory) as entries:
+            return tuple(sorted((entry.name, entry.stat().st_mtime_ns) for entry in entries))
+    except OSError:
+        return ()
+
+
 def tls_context(policy: RegistryPolicy, host: str, *, verify: bool) -> ssl.SSLContext:
     """Trust and client certificates for one host. Raises PortError for files that do not fit together."""
     context = ssl.create_default_context()

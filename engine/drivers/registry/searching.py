@@ -13,7 +13,7 @@ from engine.aggregates.values.reference import DEFAULT_DOMAIN, LEGACY_DEFAULT_DO
 from engine.drivers.ports.registry import Credentials, SearchResult
 from engine.drivers.registry.auth import challenges
 from engine.drivers.registry.door import Door
-from engine.drivers.registry.errors import unreachable
+from engine.drivers.registry.errors import UNREADABLE, unreachable
 from engine.drivers.registry.policy import Endpoint, endpoints
 from engine.errors import Fault, PortError
 
@@ -68,5 +68,5 @@ async def _ask(door: Door, endpoint: Endpoint, url: str, credentials: Credential
         raise PortError("search", f"unexpected status code {response.status_code}")
     try:
         return msgspec.json.decode(body, type=_Answer).results or ()
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except UNREADABLE as error:
         raise PortError("search", f"error decoding registry search results: {error}") from error

@@ -22,7 +22,7 @@ from engine.aggregates.values.descriptor import Descriptor
 from engine.aggregates.values.reference import Reference
 from engine.drivers.ports.registry import Credentials
 from engine.drivers.registry.door import WRITE, Ask, Door
-from engine.drivers.registry.http import ERROR_BYTES_MAX, bounded
+from engine.drivers.registry.http import ERROR_BYTES_MAX, bounded, url_of
 from engine.errors import Fault, PortError
 
 OCTETS = "application/octet-stream"
@@ -185,4 +185,4 @@ def _place(response: httpx.Response, location: str) -> str:
     """Where an upload goes on, as a whole URL."""
     if not location:
         raise PortError("push", "the registry began an upload and did not say where")
-    return str(response.request.url.join(location))
+    return str(url_of(location, response.request.url))

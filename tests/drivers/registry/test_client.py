@@ -458,6 +458,49 @@ async def test_who_does_not_pull_hears_the_registrys_own_refusal(status: int, co
     assert refused.value.message == f"{code.lower().replace('_', ' ')}: not for you"
 
 
+async def test_a_token_that_is_not_enough_is_told_as_docker_hub_means_it() -> None:
+    """IMG-01, IMG-07: a 401 that says `insufficient_scope` is no question for a password."""
+    body = json.dumps({"errors": [{"code": "UNAUTHORIZED", "message": "authentication required"}]}).encode()
+
+    def handle(request: Any) -> None:
+        if request.path.startswith("/token"):
+            return answer(request, 200, json.dumps({"token": "t-0-k"}).encode())
+        request.rfile.read(int(request.headers.get("Content-Length") or 0))
+        challenge = f'Bearer realm="http://{server.address}/token",service="reg",error="insufficient_scope"'
+        return answer(request, 401, body, WWW_Authenticate=challenge)
+
+    with serving(handle) as server:
+        async with impatient() as client:
+            with pytest.raises(PortError) as refused:
+                await client.manifest(image_on(server), None)
+            assert refused.value.fault is Fault.NOT_FOUND
+            assert "pull access denied for" in refused.value.message
+            assert refused.value.message.endswith("denied: requested access to the resource is denied")
+            descriptor = Descriptor(media_type="application/json", digest=BLOB_DIGEST, size=len(MANIFEST))
+            with pytest.raises(PortError) as refused:
+                await client.push_manifest(image_on(server), descriptor, MANIFEST, None)
+            assert refused.value.message == "denied: requested access to the resource is denied"
+
+
+@pytest.mark.parametrize("body", [b"\xff", b"[" * 100_000, b"{}{}", b"5"])
+async def test_answers_that_make_no_sense_are_failures_and_no_bugs(body: bytes) -> None:
+    """IMG-03, IMG-04: what a registry and its token server say may be anything."""
+
+    def handle(request: Any) -> None:
+        if request.path.startswith("/token"):
+            return answer(request, 200, body)
+        challenge = f'Bearer realm="http://{server.address}/token"' if "manifests" in request.path else "nothing"
+        return answer(request, 401 if "manifests" in request.path else 200, body, WWW_Authenticate=challenge)
+
+    with serving(handle) as server:
+        async with impatient() as client:
+            for ask in (client.manifest, client.tags):
+                with pytest.raises(PortError):
+                    await ask(image_on(server), None)
+            with pytest.raises(PortError, match="unable to parse server address"):
+                await client.login("\x7f", AHAB)
+
+
 async def test_a_name_nobody_knows_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     class Nobody(Names):
         async def getaddrinfo(self, *unused: Any, **more: Any) -> Any:

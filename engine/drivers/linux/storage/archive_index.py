@@ -180,7 +180,7 @@ def _image_by_manifest(
 def _docker_images(archive: Archive, body: bytes) -> tuple[FoundImage, ...]:
     try:
         entries = msgspec.json.decode(body, type=list[dict[str, Any]])
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise _invalid(f"invalid manifest.json: {error}") from error
     return tuple(_docker_image(archive, entry) for entry in entries)
 

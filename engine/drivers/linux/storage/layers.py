@@ -253,7 +253,7 @@ def _read_meta(layer: str) -> LayerMeta | None:
     try:
         with open(f"{layer}/meta.json", "rb") as file:
             return msgspec.json.decode(file.read(), type=LayerMeta)
-    except (FileNotFoundError, msgspec.DecodeError):
+    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
         return None  # no layer, or one whose meta.json a power cut spoilt: not there either way.
 
 
