@@ -18,7 +18,7 @@ from engine.aggregates.network import (
 from engine.aggregates.values.ids import NetworkID
 from engine.drivers.ports.network import Networks
 from engine.errors import PortError
-from engine.reactors.base import Hands, Works, follow_states
+from engine.reactors.base import Hands, Works, follow_states, surely
 from engine.reactors.lifecycle.sandbox import spec_of
 
 NAME = "networks"
@@ -59,6 +59,7 @@ class NetworkReactor:
         try:
             await self._networks.create(spec_of(state))
         except PortError as error:
+            await surely(partial(self._undo, state), f"the bridge of {state.settings.name} is not given back")
             await self._hands.report(
                 NAME,
                 correlation,
@@ -67,6 +68,11 @@ class NetworkReactor:
             )
             return
         await self._hands.report(NAME, correlation, ReportNetworkReady(network_id=state.network_id))
+
+    async def _undo(self, state: NetworkState) -> None:
+        """The bridge may be there all the same: made by an engine that did not live to say so."""
+        if state.network_id[:12] in (await self._networks.inventory()).bridges:
+            await self._networks.remove(spec_of(state))
 
     async def _remove(self, state: NetworkState, correlation: str) -> None:
         await self._networks.remove(spec_of(state))

@@ -274,3 +274,15 @@ def test_a_shared_namespace_outlives_its_owner_without_the_owners_interface(tmp_
         await world.at_rest()
 
     play(tmp_path, story)
+
+
+def test_a_network_that_can_not_be_made_leaves_no_bridge(tmp_path: Path) -> None:
+    """NET-01: made by an engine that died, refused to the next one, it was nobody's until the one after that."""
+
+    async def story(world: World) -> None:
+        await world.ask("GET", "/networks", status=200)  # the default ones are there
+        world.refuse("create network", after=True)
+        await world.ask("POST", "/networks/create", {"Name": "front"}, status=500)
+        await world.at_rest()
+
+    play(tmp_path, story)

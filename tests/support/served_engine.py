@@ -25,7 +25,7 @@ from engine.application import Application
 from engine.clock import SystemClock
 from engine.config import DaemonConfig
 from engine.drivers.linux.storage.store import LinuxStorage
-from engine.drivers.ports.network import NetworkSpec
+from engine.drivers.ports.network import NetworkInventory, NetworkSpec
 from engine.drivers.ports.registry import Credentials, RemoteManifest, SearchResult
 from engine.entropy import SystemEntropy
 from engine.errors import Fault, PortError
@@ -190,6 +190,10 @@ class RememberedNetworks:
             words, self.refuse = self.refuse, ""
             raise PortError("create network", words)
         self.made[spec.network_id] = spec
+
+    async def inventory(self) -> NetworkInventory:
+        await trio.lowlevel.checkpoint()
+        return NetworkInventory(bridges=tuple(network_id[:12] for network_id in self.made))
 
     async def remove(self, spec: NetworkSpec) -> None:
         await trio.lowlevel.checkpoint()
