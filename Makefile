@@ -20,15 +20,14 @@ crash: setup tools
 	ISHMAEL_CRASHES=50 ISHMAEL_IMAGE_CRASHES=100 $(BIN)/python -m pytest tests/crash -s
 	ISHMAEL_FAULT_SEEDS=200 $(BIN)/python -m pytest tests/reactors/images/test_faulty_networks.py
 
-# What only shows on a host of cgroup v2 that systemd runs. ENGINE_VM is a program whose `run --share DIR -- COMMAND`
-# runs a command in such a guest, as root and with this folder at its own path; without one there is nothing to do.
+# What only shows on a host of cgroup v2 that systemd runs. ENGINE_VM is a program whose `run -- COMMAND` runs a command
+# in such a guest, as root and with the current folder at its own path; without one there is nothing to do.
 ENGINE_VM ?= engine-vm
-GUEST_TESTS := tests/compat/test_systemd_scopes.py tests/compat/test_resources.py tests/contracts/test_runtime_lifecycle.py
+GUEST_TESTS := tests/compat/test_systemd_scopes.py tests/compat/test_resources.py \
+  tests/contracts/test_runtime_lifecycle.py tests/compat/test_security_options.py::test_apparmor_confines \
+  tests/compat/test_logging.py::test_the_journal_finds_a_containers_lines_by_its_name
 guest: setup tools
-	@command -v $(ENGINE_VM) >/dev/null || { echo "skipped: no $(ENGINE_VM) here (see ENGINE_VM)"; exit 0; }; \
-	cli=$$(command -v docker || echo .tools/usr/bin/docker); \
-	$(ENGINE_VM) run --timeout 3000 --share $$(dirname $$(realpath $$cli)):ro -- sh -c "cd $(CURDIR) && \
-	  PATH=$$(dirname $$(realpath $$cli)):\$$PATH $(BIN)/python -m pytest --timeout 900 $(GUEST_TESTS)"
+	ENGINE_VM=$(ENGINE_VM) scripts/guest.sh $(GUEST_TESTS)
 
 check: setup
 	$(BIN)/ruff check engine replay tests scripts

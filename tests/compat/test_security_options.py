@@ -224,8 +224,8 @@ def test_apparmor_confines(confining: Engine) -> None:
     engine = confining
     label = ("busybox", "cat", "/proc/self/attr/current")
     assert "name=apparmor" in engine.json("/info")["SecurityOptions"]
-    assert apparmor.is_loaded("docker-default")
     assert engine.out("run", "--rm", *label) == "docker-default (enforce)"
+    assert apparmor.is_loaded("docker-default")
     assert engine.out("run", "--rm", "--security-opt", "apparmor=unconfined", *label) == "unconfined"
     assert engine.out("run", "--rm", "--privileged", *label) == "unconfined"
     engine.cli("run", "-d", "--name", "held", "busybox", "sleep", "1000")
@@ -236,8 +236,8 @@ def test_apparmor_confines(confining: Engine) -> None:
     assert "unable to apply apparmor profile" in missing.stderr
     # What capabilities and seccomp let through, the profile does not.
     open_ = ("--cap-add", "SYS_ADMIN", "--security-opt", "systempaths=unconfined")
-    script = "mount -t tmpfs x /mnt; echo 1 > /proc/sys/vm/drop_caches; echo 1 > /proc/sys/kernel/panic; echo end"
+    script = "mount -t tmpfs x /tmp; echo 1 > /proc/sys/vm/drop_caches; echo 1 > /proc/sys/kernel/panic; echo end"
     shown = engine.cli("run", "--rm", *open_, "busybox", "sh", "-c", script)
-    assert shown.stderr.lower().count("permission denied") == 3
+    assert shown.stderr.lower().count("permission denied") == 3, shown.stderr
     engine.cli("kill", "-s", "KILL", "held")
     engine.wait_for(lambda: engine.out("inspect", "-f", "{{.State.Status}}", "held") == "exited")
