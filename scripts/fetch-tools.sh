@@ -69,4 +69,13 @@ fetch crun usr/bin/crun
 ln -sf ../sbin/runc "$tools/usr/bin/runc"
 cli_is_new_enough || fetch docker-cli usr/bin/docker 2>/dev/null || fetch docker.io usr/bin/docker
 fetch_compose || echo "no docker compose: its tests will be skipped" >&2
-[ "${1:-}" != --with-skopeo ] || fetch skopeo usr/bin/skopeo
+
+# What skopeo is linked to and a machine without GnuPG has not; the names are Debian 12's and those since.
+fetch_skopeo() {
+    fetch skopeo usr/bin/skopeo
+    libraries="usr/lib/$(uname -m)-linux-gnu"
+    LD_LIBRARY_PATH=$tools/$libraries ldd "$tools/usr/bin/skopeo" | grep -q 'libgpgme.*not found' || return 0
+    fetch libgpgme11 "$libraries/libgpgme.so.11" 2>/dev/null || fetch libgpgme11t64 "$libraries/libgpgme.so.11"
+    fetch libassuan0 "$libraries/libassuan.so.0" 2>/dev/null || fetch libassuan9 "$libraries/libassuan.so.9"
+}
+[ "${1:-}" != --with-skopeo ] || fetch_skopeo

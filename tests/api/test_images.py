@@ -58,6 +58,7 @@ async def container(engine: TestEngine, image_name: str, *, running: bool = Fals
 
 
 async def test_a_list_shows_names_sizes_and_users(tmp_path: Path) -> None:
+    """IMG-08."""
     async with running_engine(tmp_path) as engine:
         one, two = image_of(BASE, Labels={"a": "b"}), image_of(BASE, TOP)
         found = await pulled(engine, "alpine:3", one)
@@ -86,6 +87,7 @@ async def test_a_list_shows_names_sizes_and_users(tmp_path: Path) -> None:
 
 
 async def test_images_without_a_name_are_none_to_old_clients(tmp_path: Path) -> None:
+    """IMG-08."""
     async with running_engine(tmp_path) as engine:
         found = await pulled(engine, "alpine", image_of(BASE))
         await pulled(engine, "alpine", image_of(TOP))
@@ -97,6 +99,7 @@ async def test_images_without_a_name_are_none_to_old_clients(tmp_path: Path) -> 
 
 
 async def test_lists_are_filtered(tmp_path: Path) -> None:
+    """IMG-08."""
     async with running_engine(tmp_path) as engine:
         await pulled(engine, "alpine:3.20", image_of(BASE, Labels={"tier": "base"}))
         await pulled(engine, "busybox", image_of(TOP))
@@ -117,6 +120,7 @@ async def test_lists_are_filtered(tmp_path: Path) -> None:
 
 
 async def test_inspect_and_history_tell_the_configuration(tmp_path: Path) -> None:
+    """IMG-09, IMG-13."""
     async with running_engine(tmp_path) as engine:
         image = image_of(BASE, TOP, Cmd=["/bin/sh"], Env=["PATH=/bin"])
         await pulled(engine, "alpine", image)
@@ -141,6 +145,7 @@ async def test_inspect_and_history_tell_the_configuration(tmp_path: Path) -> Non
 
 
 async def test_tags_are_given_and_moved(tmp_path: Path) -> None:
+    """IMG-11."""
     async with running_engine(tmp_path) as engine:
         one, two = image_of(BASE), image_of(TOP)
         await pulled(engine, "alpine", one)
@@ -163,6 +168,7 @@ async def test_tags_are_given_and_moved(tmp_path: Path) -> None:
 
 
 async def test_removing_the_last_name_removes_the_image_and_its_own_layers(tmp_path: Path) -> None:
+    """IMG-12."""
     async with running_engine(tmp_path) as engine:
         base, top = image_of(BASE), image_of(BASE, TOP)
         await pulled(engine, "base", base)
@@ -186,6 +192,7 @@ async def test_removing_the_last_name_removes_the_image_and_its_own_layers(tmp_p
 
 
 async def test_one_of_several_names_is_only_untagged_and_by_id_force_is_needed(tmp_path: Path) -> None:
+    """IMG-12."""
     async with running_engine(tmp_path) as engine:
         image = image_of(BASE)
         await pulled(engine, "alpine", image)
@@ -205,6 +212,7 @@ async def test_one_of_several_names_is_only_untagged_and_by_id_force_is_needed(t
 
 
 async def test_an_image_in_use_is_kept_in_dockers_words(tmp_path: Path) -> None:
+    """IMG-12."""
     async with running_engine(tmp_path) as engine:
         image = image_of(BASE)
         await pulled(engine, "alpine", image)
@@ -232,6 +240,7 @@ async def test_an_image_in_use_is_kept_in_dockers_words(tmp_path: Path) -> None:
 
 
 async def test_a_forced_removal_keeps_the_layers_a_stopped_container_stands_on(tmp_path: Path) -> None:
+    """IMG-12, IMG-26."""
     async with running_engine(tmp_path) as engine:
         image = image_of(BASE)
         await pulled(engine, "alpine", image)
@@ -249,6 +258,7 @@ async def test_a_forced_removal_keeps_the_layers_a_stopped_container_stands_on(t
 
 
 async def test_prune_takes_dangling_images_and_all_unused_ones_when_asked(tmp_path: Path) -> None:
+    """IMG-18."""
     async with running_engine(tmp_path) as engine:
         old, new = image_of(BASE), image_of(TOP)
         await pulled(engine, "alpine", old)
@@ -269,12 +279,14 @@ async def test_prune_takes_dangling_images_and_all_unused_ones_when_asked(tmp_pa
 
 
 async def test_what_is_not_there_says_so(tmp_path: Path) -> None:
+    """IMG-10."""
     async with running_engine(tmp_path) as engine:
         await pulled(engine, "alpine", image_of(BASE))
         assert (await engine.ask("POST", "/images/create?fromSrc=http://x/y.tar"))[0] == 501
 
 
 async def test_logins_are_checked_by_the_registry(tmp_path: Path) -> None:
+    """IMG-20."""
     async with running_engine(tmp_path) as engine:
         wish = {"username": "me", "password": "right", "serveraddress": "127.0.0.1:5000"}
         assert await engine.ask("POST", "/auth", wish) == (

@@ -63,6 +63,7 @@ async def session(tmp_path: Path) -> AsyncIterator[tuple[Cli, TestRegistry, Test
 
 
 async def test_pull_list_tag_history_and_remove(tmp_path: Path) -> None:
+    """IMG-01, IMG-02, IMG-10..13."""
     async with session(tmp_path) as (docker, registry, _):
         image = busybox_image()
         found = registry.push("busybox", "1.36", image)
@@ -87,6 +88,7 @@ async def test_pull_list_tag_history_and_remove(tmp_path: Path) -> None:
 
 
 async def test_pull_all_tags_by_digest_and_for_another_platform(tmp_path: Path) -> None:
+    """IMG-06, IMG-29."""
     async with session(tmp_path) as (docker, registry, _):
         image = image_of(layer_of({"a": b"a"}), oci=True, compress="zstd")
         found = registry.push("app", "one", image)
@@ -119,6 +121,7 @@ async def test_networks(tmp_path: Path) -> None:
 
 
 async def test_volumes_and_disk_usage(tmp_path: Path) -> None:
+    """SYS-17, IMG-18."""
     async with session(tmp_path) as (docker, registry, _):
         registry.push("busybox", "latest", busybox_image())
         await docker("pull", "-q", f"{registry.address}/busybox")
@@ -137,6 +140,7 @@ async def test_volumes_and_disk_usage(tmp_path: Path) -> None:
 
 
 async def test_save_load_and_import(tmp_path: Path) -> None:
+    """IMG-14..16."""
     async with session(tmp_path) as (docker, registry, _):
         registry.push("busybox", "1.36", busybox_image())
         name = f"{registry.address}/busybox:1.36"

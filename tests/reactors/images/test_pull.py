@@ -40,6 +40,7 @@ def history(engine: TestEngine, kind: str) -> list[Recorded]:
 
 
 async def test_a_pull_tells_each_layer_and_ends_with_an_image_of_that_name(tmp_path: Path) -> None:
+    """IMG-01, IMG-02."""
     registry = MemoryRegistry()
     image = image_of(BASE, TOP, Cmd=["/bin/sh"], Labels={"a": "b"})
     manifest_digest = registry.push("docker.io/library/alpine", "3.20", image)
@@ -76,6 +77,7 @@ async def test_a_pull_tells_each_layer_and_ends_with_an_image_of_that_name(tmp_p
 
 
 async def test_a_second_pull_says_that_the_image_is_up_to_date_and_fetches_nothing(tmp_path: Path) -> None:
+    """IMG-01, IMG-02."""
     registry = MemoryRegistry()
     registry.push("docker.io/library/alpine", "latest", image_of(BASE))
     async with running_engine(tmp_path, registry_port=registry) as engine:
@@ -87,6 +89,7 @@ async def test_a_second_pull_says_that_the_image_is_up_to_date_and_fetches_nothi
 
 
 async def test_layers_that_are_here_already_are_not_fetched_again(tmp_path: Path) -> None:
+    """IMG-02."""
     registry = MemoryRegistry()
     first, second = image_of(BASE), image_of(BASE, TOP)
     registry.push("docker.io/library/alpine", "1", first)
@@ -101,6 +104,7 @@ async def test_layers_that_are_here_already_are_not_fetched_again(tmp_path: Path
 
 
 async def test_an_index_gives_the_image_of_the_wanted_platform(tmp_path: Path) -> None:
+    """IMG-04."""
     registry = MemoryRegistry()
     mine, other = image_of(BASE), _for_architecture("arm64")
     index = registry.push_index("docker.io/library/multi", "latest", {"linux/amd64": mine, "linux/arm64": other})
@@ -118,6 +122,7 @@ async def test_an_index_gives_the_image_of_the_wanted_platform(tmp_path: Path) -
 
 
 async def test_a_pull_by_digest_keeps_the_digest_and_gives_no_tag(tmp_path: Path) -> None:
+    """IMG-29."""
     registry = MemoryRegistry()
     found = registry.push("docker.io/library/alpine", "latest", image_of(BASE))
     async with running_engine(tmp_path, registry_port=registry) as engine:
@@ -130,6 +135,7 @@ async def test_a_pull_by_digest_keeps_the_digest_and_gives_no_tag(tmp_path: Path
 
 
 async def test_without_a_tag_every_tag_is_pulled(tmp_path: Path) -> None:
+    """IMG-29."""
     registry = MemoryRegistry()
     registry.push("127.0.0.1:5000/app", "one", image_of(BASE))
     registry.push("127.0.0.1:5000/app", "two", image_of(BASE, TOP))
