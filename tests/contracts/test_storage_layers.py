@@ -184,6 +184,28 @@ async def test_a_layer_that_is_not_the_promised_one_leaves_nothing(storage: Linu
     assert nothing_left(storage)
 
 
+async def test_a_worker_stays_for_the_next_layer_unless_it_failed_and_not_for_ever(storage: LinuxStorage) -> None:
+    def children() -> set[str]:
+        threads = Path("/proc/self/task").glob("*/children")
+        return {child for thread in threads for child in thread.read_text().split()}
+
+    before = children()
+    await unpacked(storage, layer_of({"first": b"1"}))
+    (stayed,) = children() - before
+    await unpacked(storage, layer_of({"second": b"2"}))
+    assert children() - before == {stayed}
+    blob, kind = compressed(b"\xff" * 2048, "gzip")
+    descriptor = await storage.blobs.ingest(stream(blob))
+    with pytest.raises(PortError, match="invalid tar header"):
+        await storage.layers.unpack(descriptor.digest, kind, DiffID(digest(b"\xff" * 2048)), None)
+    assert children() == before
+    await unpacked(storage, layer_of({"third": b"3"}))
+    await storage.workers.retire()
+    assert len(children() - before) == 1, "its time has not come"
+    await storage.workers.retire(idle_s=0)
+    assert children() == before
+
+
 async def test_a_truncated_layer_is_refused(storage: LinuxStorage) -> None:
     layer = layer_of({"f": os.urandom(200_000)})
     for blob in (compressed(layer, "gzip")[0][:-5000], compressed(layer, "zstd")[0][:-5000], layer[:100_000]):
