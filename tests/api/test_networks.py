@@ -25,6 +25,7 @@ async def defaults(engine: TestEngine) -> None:
 
 
 async def test_a_created_network_has_the_first_free_subnet_and_is_made_before_the_answer(tmp_path: Path) -> None:
+    """NET-09."""
     async with running_engine(tmp_path) as engine:
         status, body = await engine.ask("POST", "/networks/create", {"Name": "web", "Labels": {"a": "b"}})
         assert status == 201
@@ -110,6 +111,7 @@ async def test_a_network_the_kernel_refuses_is_an_error_and_its_name_is_free_aga
 
 
 async def test_ipv6_gets_a_subnet_of_the_hosts_own_range(tmp_path: Path) -> None:
+    """NET-12."""
     async with running_engine(tmp_path) as engine:
         _, body = await engine.ask("POST", "/networks/create", {"Name": "six", "EnableIPv6": True})
         four, six = engine.networks.made[body["Id"]].subnets
@@ -129,6 +131,7 @@ async def test_delete_waits_for_the_kernel_and_frees_the_name(tmp_path: Path) ->
 
 
 async def test_the_default_networks_exist_once_and_can_not_be_removed(tmp_path: Path) -> None:
+    """SYS-07."""
     async with running_engine(tmp_path, prepare=defaults) as engine:
         await engine.until(lambda: len(engine.networks.made) == 3)  # Made by the reactor, a moment after the start.
         await engine.until(lambda: all(state.settled for state in engine.hands.views.networks))

@@ -450,6 +450,7 @@ async def test_a_starting_engine_answers_ping_and_asks_for_patience_elsewhere() 
 
 
 async def test_info_tells_what_the_host_and_the_configuration_are() -> None:
+    """SYS-15."""
     async with served() as engine:
         _, _, body = await engine.ask("GET", "/info")
         info = json.loads(body)
@@ -506,6 +507,7 @@ async def test_names_may_have_slashes_and_escapes() -> None:
 
 @pytest.mark.skipif(shutil.which("docker") is None, reason="the docker CLI is not installed")
 async def test_the_docker_cli_negotiates_and_prints_versions() -> None:
+    """SYS-16."""
     def run(engine: Served, *arguments: str) -> str:
         env = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "DOCKER_HOST": f"unix://{engine.path}"}
         done = subprocess.run(["docker", *arguments], env=env, capture_output=True, text=True, timeout=20)

@@ -21,6 +21,7 @@ def query(**filters: Any) -> str:
 
 
 async def test_a_volume_is_made_once_and_found_again(tmp_path: Path) -> None:
+    """VOL-01, VOL-03."""
     async with running_engine(tmp_path) as engine:
         wish = {"Name": "data", "Labels": {"a": "b"}}
         status, made = await engine.ask("POST", "/volumes/create", wish)
@@ -35,6 +36,7 @@ async def test_a_volume_is_made_once_and_found_again(tmp_path: Path) -> None:
 
 
 async def test_without_a_name_it_is_anonymous(tmp_path: Path) -> None:
+    """VOL-01."""
     async with running_engine(tmp_path) as engine:
         for body in (None, {}):
             status, made = await engine.ask("POST", "/volumes/create", body)
@@ -54,6 +56,7 @@ async def test_without_a_name_it_is_anonymous(tmp_path: Path) -> None:
     ],
 )
 async def test_bad_wishes_are_refused(tmp_path: Path, body: dict[str, Any], status: int, words: str) -> None:
+    """VOL-01."""
     async with running_engine(tmp_path) as engine:
         got, answer = await engine.ask("POST", "/volumes/create", body)
         assert got == status
@@ -62,6 +65,7 @@ async def test_bad_wishes_are_refused(tmp_path: Path, body: dict[str, Any], stat
 
 
 async def test_a_volume_in_use_stays_and_an_unused_one_goes_with_its_directory(tmp_path: Path) -> None:
+    """VOL-04, VOL-08."""
     async with running_engine(tmp_path) as engine:
         await engine.ask("POST", "/volumes/create", {"Name": "data"})
         await engine.execute(ReferenceVolume(name=VolumeName("data"), container_id=USER))
@@ -76,6 +80,7 @@ async def test_a_volume_in_use_stays_and_an_unused_one_goes_with_its_directory(t
 
 
 async def test_a_removal_that_fails_is_told_and_the_volume_is_still_there(tmp_path: Path) -> None:
+    """VOL-04."""
     async with running_engine(tmp_path) as engine:
         await engine.ask("POST", "/volumes/create", {"Name": "data"})
         engine.volumes.refuse = "device or resource busy"
@@ -85,6 +90,7 @@ async def test_a_removal_that_fails_is_told_and_the_volume_is_still_there(tmp_pa
 
 
 async def test_prune_takes_anonymous_volumes_and_named_ones_when_asked(tmp_path: Path) -> None:
+    """VOL-05."""
     async with running_engine(tmp_path) as engine:
         await engine.ask("POST", "/volumes/create", {"Name": "named"})
         _, made = await engine.ask("POST", "/volumes/create")
@@ -97,6 +103,7 @@ async def test_prune_takes_anonymous_volumes_and_named_ones_when_asked(tmp_path:
 
 
 async def test_lists_are_filtered(tmp_path: Path) -> None:
+    """VOL-02."""
     async with running_engine(tmp_path) as engine:
         await engine.ask("POST", "/volumes/create", {"Name": "data", "Labels": {"tier": "db"}})
         await engine.ask("POST", "/volumes/create", {"Name": "cache"})
@@ -115,6 +122,7 @@ async def test_lists_are_filtered(tmp_path: Path) -> None:
 
 
 async def test_disk_usage_tells_sizes_old_and_new(tmp_path: Path) -> None:
+    """VOL-14, SYS-17."""
     async with running_engine(tmp_path) as engine:
         _, made = await engine.ask("POST", "/volumes/create", {"Name": "data"})
         (Path(made["Mountpoint"]) / "file").write_bytes(bytes(700))

@@ -30,7 +30,7 @@ def away(engine: Engine, how: str) -> None:
 
 @BOTH_WAYS
 def test_containers_go_on_and_are_still_in_reach(engine: Engine, how: str) -> None:
-    """Same process, published port, names on the network, exec, logs, stop: all as before (NET-38)."""
+    """SYS-12: Same process, published port, names on the network, exec, logs, stop: all as before (NET-38)."""
     engine.cli("network", "create", "yard")
     engine.cli("run", "-d", "--name", "web", "--network", "yard", "-p", "8080:80", "busybox", "sh", "-c", SERVE)
     engine.cli("run", "-d", "--name", "peer", "--network", "yard", "busybox", "sleep", "1000")
@@ -60,7 +60,7 @@ def test_containers_go_on_and_are_still_in_reach(engine: Engine, how: str) -> No
 
 @BOTH_WAYS
 def test_what_ends_meanwhile_is_told(engine: Engine, how: str) -> None:
-    """Exit code, every line of output, the removal of --rm, the restart by policy (CTR-16, CTR-17, CTR-18)."""
+    """SYS-11: Exit code, every line of output, the removal of --rm, the restart by policy (CTR-16, CTR-17, CTR-18)."""
     wait = "while [ ! -e /v/go ]; do sleep 0.02; done; "
     engine.cli("run", "-d", "--name", "ends", "-v", "vol:/v", "busybox", "sh", "-c", f"{wait} echo told; exit 7")
     engine.cli("run", "-d", "--name", "goes", "--rm", "-v", "vol:/v", "busybox", "sh", "-c", wait)

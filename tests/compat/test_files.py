@@ -18,7 +18,7 @@ pytestmark = pytest.mark.root
 
 
 def test_a_named_volume_outlives_its_containers(engine: Engine) -> None:
-    """CTR-39, VOL: what one wrote another reads; in use it cannot be removed."""
+    """VOL-08, VOL-09, CTR-39, VOL: what one wrote another reads; in use it cannot be removed."""
     engine.cli("run", "--rm", "-v", "data:/data", "busybox", "sh", "-c", "echo kept > /data/file")
     engine.cli("run", "-d", "--name", "user", "-v", "data:/data:ro", "busybox", "sleep", "1000")
     assert engine.out("exec", "user", "cat", "/data/file") == "kept"
@@ -35,7 +35,7 @@ def test_a_named_volume_outlives_its_containers(engine: Engine) -> None:
 
 
 def test_a_new_volume_begins_with_the_images_files(engine: Engine) -> None:
-    """VOL: copy-up, once, and not with nocopy."""
+    """VOL-06: VOL: copy-up, once, and not with nocopy."""
     assert engine.out("run", "--rm", "-v", "etc:/etc", "busybox", "cat", "/etc/passwd").startswith("root:")
     engine.cli("run", "--rm", "-v", "etc:/etc", "busybox", "rm", "/etc/passwd")
     assert (
@@ -50,7 +50,7 @@ def test_a_new_volume_begins_with_the_images_files(engine: Engine) -> None:
 
 
 def test_anonymous_volumes_go_with_their_container(engine: Engine) -> None:
-    """CTR-15, CTR-16: with --rm and with rm -v, not with rm alone."""
+    """VOL-09, CTR-15, CTR-16: with --rm and with rm -v, not with rm alone."""
     engine.cli("run", "--rm", "-v", "/data", "busybox", "true")
     assert engine.out("volume", "ls", "-q") == ""
     engine.cli("create", "--name", "one", "-v", "/data", "busybox")
@@ -200,7 +200,7 @@ def test_export_is_the_root_without_volumes(engine: Engine) -> None:
 
 
 def test_volume_commands(engine: Engine) -> None:
-    """VOL: create, ls, inspect, prune."""
+    """VOL-01..04: VOL: create, ls, inspect, prune."""
     assert engine.out("volume", "create", "--label", "a=b", "mine") == "mine"
     inspected = json.loads(engine.out("volume", "inspect", "mine"))[0]
     assert (inspected["Driver"], inspected["Scope"], inspected["Labels"]) == ("local", "local", {"a": "b"})

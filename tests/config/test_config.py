@@ -37,6 +37,7 @@ def test_nothing_said_is_the_defaults() -> None:
 
 
 def test_flags_set_their_fields() -> None:
+    """SYS-03."""
     config = load(
         "-H", "unix:///run/a.sock", "-H", "tcp://127.0.0.1:2375", "-D", "--iptables=false",
         "--default-shm-size", "128M",
@@ -53,6 +54,7 @@ def test_flags_set_their_fields() -> None:
 
 
 def test_the_file_sets_the_same_fields_by_its_keys() -> None:
+    """SYS-03."""
     config = load(
         text="""{"debug": true, "registry-mirrors": ["https://m.example"], "runtimes": {"x": {"path": "/x"}},
         "default-address-pools": [{"base": "10.0.0.0/8", "size": 16}], "default-ulimits": {"nofile":
@@ -95,6 +97,7 @@ def test_the_file_sets_the_same_fields_by_its_keys() -> None:
 def test_what_cannot_be_meant_is_refused_in_words_people_search_for(
     flags: tuple[str, ...], text: str, words: str
 ) -> None:
+    """SYS-03."""
     with pytest.raises(ConfigError, match=r".*") as refused:
         load(*flags, text=text)
     assert words in str(refused.value)
@@ -144,6 +147,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_second_engine_on_the_same_pidfile_is_refused(tmp_path: Path) -> None:
+    """SYS-05."""
     path = tmp_path / "run" / "engine.pid"
     with pidfile(str(path)):
         assert path.read_text() == str(os.getpid())
@@ -157,6 +161,7 @@ def test_a_second_engine_on_the_same_pidfile_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_unix_socket_has_mode_0660_and_its_file_ends_with_it(tmp_path: Path) -> None:
+    """SYS-01."""
     path = tmp_path / "new" / "engine.sock"
     sockets = open_listeners([f"unix://{path}"], group="no-such-group")
     assert stat.S_IMODE(path.stat().st_mode) == 0o660
@@ -185,6 +190,7 @@ def test_a_socket_left_over_by_a_dead_engine_is_replaced(tmp_path: Path) -> None
 
 
 def test_several_hosts_are_opened_or_none(tmp_path: Path) -> None:
+    """SYS-01."""
     unix = f"unix://{tmp_path}/engine.sock"
     sockets = open_listeners([unix, "tcp://127.0.0.1:0"], group="")
     assert [sock.family.name for sock in sockets] == ["AF_UNIX", "AF_INET"]
@@ -215,6 +221,7 @@ def test_sockets_of_systemd_are_taken_over(tmp_path: Path) -> None:
 
 
 def test_the_service_manager_hears_that_we_are_ready(tmp_path: Path) -> None:
+    """SYS-24."""
     import socket
 
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:

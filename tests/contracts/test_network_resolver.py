@@ -176,17 +176,20 @@ async def test_ipv6_addresses_are_given_and_a_name_without_one_is_empty_not_unkn
 
 
 async def test_mail_for_a_known_name_is_empty_not_unknown(site: Site) -> None:
+    """NET-26."""
     answer = await site.ask("db", "MX")
     assert (answer.header.rcode, addresses(answer)) == (dnslib.RCODE.NOERROR, [])
 
 
 async def test_an_address_is_named_with_its_network(site: Site) -> None:
+    """NET-26."""
     assert addresses(await site.ask("5.0.18.172.in-addr.arpa", "PTR")) == ["web.front."]
     six = "5.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.1.d.f.ip6.arpa"
     assert addresses(await site.ask(six, "PTR")) == ["web.front."]
 
 
 async def test_unknown_names_are_forwarded_by_the_host(site: Site) -> None:
+    """NET-25."""
     asked = await upstream(site.world, "127.0.0.53")
     assert addresses(await site.ask("example.com")) == ["9.9.9.9"]
     assert addresses(await site.ask("example.org", tcp=True)) == ["9.9.9.9"]
@@ -194,6 +197,7 @@ async def test_unknown_names_are_forwarded_by_the_host(site: Site) -> None:
 
 
 async def test_a_failing_upstream_is_passed_over(site: Site) -> None:
+    """NET-25."""
     refusing = await upstream(site.world, "127.0.0.54", code=dnslib.RCODE.REFUSED)
     await upstream(site.world, "127.0.0.55")
     resolver = site.world.networking.resolver
@@ -235,6 +239,7 @@ async def test_a_container_sees_only_the_networks_it_is_on(site: Site) -> None:
 
 
 async def test_a_long_answer_is_cut_for_old_clients_and_whole_for_others(site: Site) -> None:
+    """NET-26."""
     records = [NameRecord(name="many", ipv4_address=f"172.18.1.{number}") for number in range(60)]
     site.world.networking.resolver.publish(site.first.network_id, records)
     cut = await site.ask("many")

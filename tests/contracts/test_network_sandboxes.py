@@ -81,6 +81,7 @@ async def test_a_container_leaves_under_the_address_of_the_host(world: World) ->
 
 
 async def test_without_masquerade_a_container_leaves_under_its_own_address(world: World) -> None:
+    """NET-08."""
     spec = await world.network(18, options={"com.docker.network.bridge.enable_ip_masquerade": "false"})
     one = await world.container(spec, 2)
     await world.serve_tcp(world.outside_fd, 7000)
@@ -154,6 +155,7 @@ async def test_an_unpublished_port_is_not_reached_from_another_host(world: World
 
 
 async def test_gateway_mode_nat_unprotected_lets_other_hosts_reach_unpublished_ports(world: World) -> None:
+    """NET-08."""
     spec = await world.network(18, options={"com.docker.network.bridge.gateway_mode_ipv4": "nat-unprotected"})
     one = await world.container(spec, 2)
     await world.serve_tcp(one.netns_fd, 81)
@@ -173,6 +175,7 @@ async def test_an_internal_network_reaches_its_own_and_nothing_else(world: World
 
 
 async def test_with_icc_off_containers_reach_the_host_but_not_each_other(world: World) -> None:
+    """NET-08, NET-18."""
     spec = await world.network(18, options={"com.docker.network.bridge.enable_icc": "false"})
     one = await world.container(spec, 2)
     two = await world.container(spec, 3, published(8080))
@@ -279,6 +282,7 @@ async def test_sysctls_are_written_in_the_sandbox_and_a_wrong_one_is_named(world
 
 
 async def test_mac_address_and_mtu_are_as_asked(world: World) -> None:
+    """NET-23."""
     spec = await world.network(18, options={"com.docker.network.driver.mtu": "1400"})
     one = await world.container(spec, 9)
     shown = await world.inside(one.netns_fd, lambda: os.popen("ip -o link show eth0").read())
@@ -309,6 +313,7 @@ async def test_the_default_network_is_docker0_and_host_and_null_need_nothing(wor
 
 
 async def test_a_bridge_that_the_user_made_is_used_and_never_deleted(world: World) -> None:
+    """NET-08."""
     os.system("ip link add mine type bridge")
     spec = await world.network(18, options={"com.docker.network.bridge.name": "mine"})
     one = await world.container(spec, 2)
@@ -380,6 +385,7 @@ async def test_forwarding_turned_on_by_the_driver_does_not_make_the_host_a_route
 
 
 async def test_ipv6_works_beside_ipv4(world: World) -> None:
+    """NET-12."""
     spec = await world.network(18, ipv6=True)
     one = await world.container(spec, 2, published(8080, host_ip="::"), published(8080))
     two = await world.container(spec, 3)
@@ -536,6 +542,7 @@ async def test_a_stopped_driver_gives_its_ports_back_and_a_new_one_keeps_the_for
 
 
 async def test_without_a_firewall_no_rules_are_written_and_published_ports_are_relayed(namespace: None) -> None:
+    """NET-17."""
     async with open_world(NetworkingOptions(firewall=False, pool_size=1)) as world:
         spec = await world.network(18)
         one = await world.container(spec, 2, published(8080), published(5353, 53, "udp"))
@@ -552,6 +559,7 @@ async def test_without_a_firewall_no_rules_are_written_and_published_ports_are_r
 
 
 async def test_without_relays_the_port_is_reserved_but_only_dnat_leads_to_it(namespace: None) -> None:
+    """NET-15."""
     async with open_world(NetworkingOptions(relays=False, pool_size=1)) as world:
         one = await world.container(await world.network(18), 2, published(8080), published(8080, host_ip="::"))
         await world.serve_tcp(one.netns_fd, 80)
@@ -560,6 +568,7 @@ async def test_without_relays_the_port_is_reserved_but_only_dnat_leads_to_it(nam
 
 
 async def test_forwarding_is_left_alone_when_told_so(namespace: None) -> None:
+    """NET-17."""
     async with open_world(NetworkingOptions(forwarding=False, pool_size=1)):
         assert open("/proc/sys/net/ipv4/ip_forward").read() == "0\n"
 

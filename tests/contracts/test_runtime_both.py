@@ -270,6 +270,7 @@ async def test_a_new_engine_finds_what_runs_and_what_ended(place: Place) -> None
 
 
 async def test_a_supervisor_that_is_lost_is_replaced_and_its_containers_are_reported(place: Place) -> None:
+    """SYS-09."""
     launch = place.launch("sleep", "60")
     await place.runtime.start(launch)
     await place.lose_supervisor()

@@ -150,6 +150,7 @@ async def test_one_goes_on_when_another_who_was_cancelled_has_let_go(storage: Li
 
 @pytest.mark.parametrize("compress", ["gzip", "zstd", "none"])
 async def test_layers_unpack_side_by_side_and_make_one_root(storage: LinuxStorage, compress: str) -> None:
+    """IMG-06."""
     chain = await unpacked(
         storage,
         layer_of({"a": None, "a/one": b"1", "a/gone": b"2", "b": None, "b/old": b"3"}),

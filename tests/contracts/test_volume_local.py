@@ -29,6 +29,7 @@ def volumes(tmp_path: Path) -> Iterator[LocalVolumes]:
 
 
 async def test_a_volume_is_a_directory_until_it_is_removed(volumes: LocalVolumes, tmp_path: Path) -> None:
+    """VOL-06."""
     path = await volumes.create(NAME, {})
     assert path == str(tmp_path / "volumes/sea/_data") == await volumes.create(NAME, {})
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o755
@@ -53,6 +54,7 @@ async def test_a_volume_is_a_directory_until_it_is_removed(volumes: LocalVolumes
 async def test_options_that_make_no_sense_are_refused(
     volumes: LocalVolumes, options: dict[str, str], words: str
 ) -> None:
+    """VOL-07."""
     with pytest.raises(PortError) as refused:
         await volumes.create(NAME, options)
     assert (refused.value.fault, refused.value.message) == (Fault.INVALID, words)
@@ -66,6 +68,7 @@ async def test_a_name_that_could_be_a_path_is_refused(volumes: LocalVolumes) -> 
 
 
 async def test_a_tmpfs_is_mounted_at_first_use_and_gone_after_the_last(volumes: LocalVolumes) -> None:
+    """VOL-07."""
     options = {"type": "tmpfs", "device": "tmpfs", "o": "size=1m,uid=1000,noexec"}
     path = await volumes.create(NAME, options)
     assert not is_mount_point(path)
@@ -81,6 +84,7 @@ async def test_a_tmpfs_is_mounted_at_first_use_and_gone_after_the_last(volumes: 
 
 
 async def test_a_bind_shows_the_device_and_can_be_read_only(volumes: LocalVolumes, tmp_path: Path) -> None:
+    """VOL-07."""
     (tmp_path / "shore").mkdir()
     (tmp_path / "shore/shell").write_text("x")
     options = {"type": "none", "device": str(tmp_path / "shore"), "o": "bind,ro"}
@@ -101,6 +105,7 @@ async def test_a_mount_that_fails_says_why_and_leaves_nothing(volumes: LocalVolu
 
 
 async def test_an_empty_volume_is_filled_from_the_image_once(volumes: LocalVolumes, tmp_path: Path) -> None:
+    """VOL-06."""
     low, high = tmp_path / "low", tmp_path / "high"
     for directory in (low / "srv/www", high / "srv/www"):
         directory.mkdir(parents=True)

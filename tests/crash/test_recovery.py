@@ -275,6 +275,7 @@ def answers(engine: Engine, until: str) -> dict[str, bytes]:
 
 
 def test_without_any_view_or_cache_the_answers_are_the_same_bytes(engine: Engine) -> None:
+    """SYS-06, VOL-11."""
     populate(engine)
     settled_without_leaks(engine)
     until = f"{time.time():.9f}"

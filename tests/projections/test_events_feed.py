@@ -70,6 +70,7 @@ def words(messages: list[FeedMessage]) -> list[str]:
 
 
 async def test_a_life_is_told_in_dockers_order() -> None:
+    """VOL-16, NET-41."""
     feed = EventsFeed()
     story = Story(feed)
     endpoint = Endpoint(endpoint_id="e" * 64, network_id=NID, container_id=CID)
