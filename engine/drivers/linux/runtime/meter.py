@@ -140,10 +140,9 @@ class Gauge:
     def pairs(self, path: str) -> dict[bytes, int]:
         """`name value` lines."""
         try:
-            words = self.read(path).split()
+            return _pairs(self.read(path))
         except FileNotFoundError:
             return {}
-        return dict(zip(words[::2], map(int, words[1::2]), strict=True))
 
     def lines(self, path: str) -> list[str]:
         try:
@@ -155,6 +154,11 @@ class Gauge:
         for fd in self._fds.values():
             os.close(fd)
         self._fds.clear()
+
+
+def _pairs(data: bytes) -> dict[bytes, int]:
+    words = data.split()
+    return dict(zip(words[::2], map(int, words[1::2]), strict=True))
 
 
 def _memory_of_host() -> int:
@@ -208,7 +212,7 @@ def _block_v1(lines: list[str]) -> Block:
 
 def _sample_v2(facts: HostFacts, path: str, pid: int, gauge: Gauge) -> Sample:
     base = facts.unified + path
-    cpu = gauge.pairs(base + "/cpu.stat")
+    cpu = _pairs(gauge.read(base + "/cpu.stat"))  # every group has it: without it the group has gone
     limit = gauge.number(base + "/memory.max", UNLIMITED)
     return Sample(
         read_at_ns=time.time_ns(),
