@@ -241,7 +241,7 @@ class Application:
         for command in commands:
             decider = self._by_command[type(command)]
             stream = decider.stream(command.key)
-            state, version = call.folds.get(stream) or self._newest(stream)
+            state, version = call.folds.get(stream) or self._newest(stream, begins=command.BEGINS)
             for event in decider.decide(state, command):
                 state, version = decider.evolve(state, event), version + 1
                 self._take(call, stream, version, event, state, time_ns, cause)
@@ -258,8 +258,8 @@ class Application:
         # Encoded before anything is queued: an event that can not be stored fails its own call only.
         call.stored.append(self._mapper.to_stored_event(entry))
 
-    def _newest(self, stream: str) -> Fold:
-        return self._pending.get(stream) or self._folds.get(stream)
+    def _newest(self, stream: str, *, begins: bool = False) -> Fold:
+        return self._pending.get(stream) or self._folds.get(stream, begins=begins)
 
     def _latest_call_on(self, streams: Iterable[str]) -> _Call | None:
         """The last call that waits for the disk and wrote to one of the streams: what was decided depends on it."""

@@ -44,11 +44,11 @@ class Folds:
     def __len__(self) -> int:
         return len(self._cached)
 
-    def get(self, stream: str) -> Fold:
-        """The committed fold; the initial state at version 0 for a stream without events."""
+    def get(self, stream: str, *, begins: bool = False) -> Fold:
+        """The committed fold; the initial state at version 0 for a stream without events. begins: known to be one."""
         fold = self._cached.get(stream)
         if fold is None:
-            fold = self._load(stream)
+            fold = self._initial(stream) if begins else self._load(stream)
             if fold.version:
                 self.put(stream, fold)
         else:
@@ -68,9 +68,12 @@ class Folds:
     def clear(self) -> None:
         self._cached.clear()
 
+    def _initial(self, stream: str) -> Fold:
+        return Fold(self._deciders[kind_of(stream)].initial(key_of(stream)), 0)
+
     def _load(self, stream: str) -> Fold:
         decider = self._deciders[kind_of(stream)]
-        fold = self._load_snapshot(stream) or Fold(decider.initial(key_of(stream)), 0)
+        fold = self._load_snapshot(stream) or self._initial(stream)
         state, version = fold
         for recorded in self._load_tail(stream, version):
             state, version = decider.evolve(state, recorded.event), recorded.version

@@ -36,7 +36,11 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True):
-    """A wish, in the imperative, or (`ReportX`) an observation of the world. Addressed to exactly one stream."""
+    """A wish, in the imperative, or (`ReportX`) an observation of the world. Addressed to exactly one stream.
+
+    BEGINS: the stream's key was drawn at random for this very command, so nobody need look for its past."""
+
+    BEGINS: ClassVar[bool] = False
 
     @property
     def key(self) -> str:

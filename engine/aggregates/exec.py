@@ -42,6 +42,7 @@ class ExecSpec(msgspec.Struct, frozen=True, kw_only=True):
 class CreateExec(ExecCommand, frozen=True, kw_only=True):
     """secret: the sealed JSON object {"Cmd": [...], "Env": [...]}; entrypoint: the program's name, for people."""
 
+    BEGINS: ClassVar[bool] = True
     at: int
     container_id: ContainerID
     spec: ExecSpec

@@ -7,6 +7,7 @@ command names the container; times are UTC ns.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 from engine.aggregates.decider import Command
 from engine.aggregates.values.config import ContainerConfig, HostConfig, Resources, RestartPolicy
@@ -29,6 +30,7 @@ class ContainerCommand(Command, frozen=True, kw_only=True):
 class CreateContainer(ContainerCommand, frozen=True, kw_only=True):
     """`config` is merged with the image's and has no env; `layers` are the image's, lowest first."""
 
+    BEGINS: ClassVar[bool] = True
     at: int
     name: str
     image_id: ImageID

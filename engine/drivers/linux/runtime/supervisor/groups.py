@@ -15,9 +15,13 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+DOORS_KEPT = 16
+
+
 class Groups:
     def __init__(self, directory: str) -> None:
         self._directory = directory
+        self._doors: dict[str, tuple[int, ...]] = {}
         self._live: dict[str, dict[str, Any]] = {}
         self._dying: dict[str, dict[str, Any]] = {}
 
@@ -40,9 +44,33 @@ class Groups:
                 claim.write(group["trees"][0]["path"])
         self._live[container] = group
 
+    def doors(self, container: str) -> tuple[int, ...]:
+        """Descriptors of the files by which a process joins a group, open for the containers that were last asked for:
+        who runs one exec runs more. Raises OSError."""
+        doors = self._doors.pop(container, None)
+        if doors is None:
+            if len(self._doors) >= DOORS_KEPT:
+                self._shut(next(iter(self._doors)))
+            opened: list[int] = []
+            try:
+                for path in self._live[container]["join"]:
+                    opened.append(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
+            except OSError:
+                for fd in opened:
+                    os.close(fd)
+                raise
+            doors = tuple(opened)
+        self._doors[container] = doors
+        return doors
+
+    def _shut(self, container: str) -> None:
+        for fd in self._doors.pop(container, ()):
+            os.close(fd)
+
     def discard(self, container: str, unknown: dict[str, Any] | None = None) -> None:
         """Kill what is left in it and remove it, now or by a later `sweep`. unknown: of a container that an earlier
         supervisor made."""
+        self._shut(container)
         group = self._live.pop(container, unknown)
         if group and group["trees"]:
             cgroups.kill(group)

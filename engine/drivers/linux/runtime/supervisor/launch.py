@@ -127,7 +127,8 @@ def fork_exec(
     try:
         pid = _clone(0, plan["cgroup"]["into"], target)
         if pid == 0:
-            child.guard(theirs, stdio, settings, {target}, lambda: child.further(plan, stdio, target, settings, theirs))
+            kept = {target, *plan["cgroup"]["join"]}
+            child.guard(theirs, stdio, settings, kept, lambda: child.further(plan, stdio, target, settings, theirs))
     except BaseException:
         ours.close()
         raise

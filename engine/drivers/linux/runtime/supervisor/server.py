@@ -169,7 +169,7 @@ class Supervisor:
             return known.pid if known.started else LATER
         if target.bundle is not None:
             return self._execute_foreign(caller, target, plan)
-        plan["cgroup"] = target.group
+        plan["cgroup"] = {**target.group, "join": self._groups.doors(container)}
         plan["process"]["seccomp"], plan["process"]["seccomp_flags"] = target.filter
         process = Process(container, exec_id, target.run, plan["stdio"])
         plan["user_namespace"] = process.user = target.user
