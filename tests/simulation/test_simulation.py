@@ -22,6 +22,9 @@ FOUND = {
     1248: "a removal of a container whose exit was not seen yet",
     3219: "published ports after a connect and a restart of the engine",
     4220: "a disconnect during a removal",
+    20094: "a stop that waits for a start when the engine ends",
+    20534: "a shared network namespace that outlives its owner",
+    23783: "a bridge of an engine that died, refused to the next one",
 }
 """Seeds that found something, and what. They are kept because they were cheap to keep: as the engine changes they
 become seeds like others."""
