@@ -65,6 +65,12 @@ def test_limits_have_properties(resources: dict[str, Any], expected: dict[str, A
     assert {name: value for name, (_, value) in scope_plan.properties(resources, "io.weight")} == expected
 
 
+@pytest.mark.parametrize(("given", "tasks"), [({}, INFINITY), ({"pids": {"limit": 50}}, 50)])
+def test_a_new_scope_has_no_limit_of_processes_but_the_one_asked_for(given: dict[str, Any], tasks: int) -> None:
+    """systemd's own DefaultTasksMax is for services."""
+    assert dict(scope_plan.properties(scope_plan.complete(given), "io.weight"))["TasksMax"] == ("t", tasks)
+
+
 def test_quotas_are_whole_percents() -> None:
     """systemd would round them at its next reload, and the limit would change by itself."""
     rounded = scope_plan.rounded({"cpu": {"quota": 12_345, "period": 100_000}})

@@ -179,7 +179,7 @@ class LinuxRuntime:
         scope = scope_plan.scope_of(linux.get("cgroupsPath") or "")
         if scope is None:
             return 0
-        resources = scope_plan.rounded(linux.get("resources") or {})
+        resources = scope_plan.complete(scope_plan.rounded(linux.get("resources") or {}))
         rules = cgroup_plan.device_rules(resources.get("devices") or ())
         devices = scope_plan.device_properties(rules, scope_plan.device_names(_read("/proc/devices")))
         properties = scope_plan.properties(resources, self.facts.block_weight) + devices

@@ -79,6 +79,12 @@ def rounded(resources: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**resources, "cpu": {**cpu, "quota": whole * period // 1_000_000}} if whole != each_second else resources
 
 
+def complete(resources: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a new scope starts with: systemd bounds the number of processes (DefaultTasksMax) of who does not say that
+    there is no limit."""
+    return {**resources, "pids": resources.get("pids") or {"limit": -1}}
+
+
 def properties(resources: Mapping[str, Any], block_weight: str) -> list[Property]:
     """Limits; `resources` rounded."""
     found: list[Property] = []
