@@ -167,3 +167,22 @@ def test_the_size_given_at_create_is_there_from_the_start(engine: Engine) -> Non
         engine.cli("start", container)
         engine.cli("wait", container)
         assert engine.out("logs", container).strip() == wanted
+
+
+def test_who_has_read_to_the_end_finds_the_exit_code(engine: Engine, host: str) -> None:
+    """EXE-08: the CLI asks for it as soon as the stream ends; also of a process that says nothing."""
+    for number in range(12):
+        exec_id = engine.create_exec("host", "sh", "-c", f"echo out; exit {number}", AttachStdout=True)
+        with hijacked(engine, f"/exec/{exec_id}/start", {}) as client:
+            assert client.read_streams() == {1: b"out\n"}
+        shown = engine.json(f"/exec/{exec_id}/json")
+        assert (shown["Running"], shown["ExitCode"]) == (False, number)
+
+
+def test_a_process_that_closes_its_output_and_runs_on_is_told_as_running(engine: Engine, host: str) -> None:
+    """EXE-08: the end of the output is not the end of the process."""
+    exec_id = engine.create_exec("host", "sh", "-c", "exec >&- 2>&-; sleep 100", AttachStdout=True, AttachStderr=True)
+    with hijacked(engine, f"/exec/{exec_id}/start", {}) as client:
+        assert client.read_all() == b""
+        shown = engine.json(f"/exec/{exec_id}/json")
+        assert (shown["Running"], shown["ExitCode"]) == (True, None)

@@ -86,7 +86,7 @@ async def test_a_failed_start_ends_the_attachment(port: Harbour) -> None:
         with pytest.raises(PortError):
             await port.runtime.start(launch)
         assert await attachment.client.read_all() == b""
-        assert await attachment.reason() == "eof"
+        assert await attachment.reason() == "aborted"
 
 
 async def test_half_close_ends_stdin_and_output_still_flows(port: Harbour) -> None:

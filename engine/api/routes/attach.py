@@ -96,7 +96,7 @@ class Attachment:
         )
         if end.reason == "detached":
             await note(context, container_id, self._cause, "detach")
-        if end.reason == "eof":
+        if end.reason in ("eof", "aborted"):
             with trio.move_on_after(EXIT_WAIT_S):
                 await context.pump.until(f"container:{container_id}", lambda now: not now.alive)
 

@@ -27,7 +27,7 @@ from engine.drivers.ports.runtime import RootFilesystem
 
 STDOUT = 1
 EXIT_WAIT_S = 1.0
-"""How long the end of the output waits for the exit: a process may close its output and run on."""
+"""How long who has seen the end of the output waits for the exit."""
 CONSOLE_SIZE_SINCE = (1, 42)
 SWEPT_AFTER_NS = 300_000_000_000
 """An exec that ended so long ago is removed by the next sweep (engine/reactors/execs.py): `CanRemove`."""
@@ -60,6 +60,9 @@ class StartBody(Value, frozen=True, kw_only=True):
 
 
 def register(app: EngineApp, context: ApiContext) -> None:
+    ending: set[ExecID] = set()
+    """Those whose output has ended, and whose end may not have reached the log."""
+
     @app.route("/containers/<name>/exec", methods=["POST"])
     async def create(name: str) -> Response:
         request = current_request()
@@ -72,11 +75,15 @@ def register(app: EngineApp, context: ApiContext) -> None:
         request = current_request()
         body = await decode_body(request, StartBody, required=False)
         state = context.views.execs.find(exec_id)
-        return await start_exec(context, state, body, request)
+        return await start_exec(context, state, body, request, ending)
 
     @app.route("/exec/<exec_id>/json", methods=["GET"])
     async def inspect(exec_id: str) -> Response:
-        return json_response(inspection(context, context.views.execs.find(exec_id)))
+        state = context.views.execs.find(exec_id)
+        if state.exec_id in ending:
+            await _ended(context, state)  # who has seen the output's end asks for the exit code next
+            state = context.views.execs.find(exec_id)
+        return json_response(inspection(context, state))
 
     @app.route("/exec/<exec_id>/resize", methods=["POST"])
     async def resize(exec_id: str) -> Response:
@@ -139,9 +146,13 @@ def console_size(body: ExecBody | StartBody, request: EngineRequest, *, tty: boo
     return body.console_size
 
 
-async def start_exec(context: ApiContext, state: ExecState, body: StartBody, request: EngineRequest) -> Response:
+async def start_exec(
+    context: ApiContext, state: ExecState, body: StartBody, request: EngineRequest, ending: set[ExecID]
+) -> Response:
     """Detached: answer once it runs. Attached: the client is registered before the process begins, so that no byte of
     its output is missed; a failed start is told in the stream (EXE-07).
+
+    ending: holds it between the end of its output, which its client hears of at once, and its exit in the log.
 
     The start's own `Tty` says whether the client wants frames, whatever the process has; an unframed client has one
     output and so no standard error. Source: moby daemon/server/router/container/exec.go."""
@@ -191,15 +202,22 @@ async def start_exec(context: ApiContext, state: ExecState, body: StartBody, req
                 await context.pump.until(f"exec:{state.exec_id}", lambda now: now.settled)  # first begun, then left
                 await note(context, state.container_id, cause, "exec_detach", execID=state.exec_id)
             if end.reason == "eof":
-                # The client asks for the exit code as soon as the connection ends: it must be there by then.
-                with trio.move_on_after(EXIT_WAIT_S):
-                    now = await context.pump.until(f"exec:{state.exec_id}", lambda now: now.status is ExecStatus.EXITED)
-                    if not now.error:  # which is still to be told
-                        client.finish()
+                ending.add(state.exec_id)
+                try:
+                    client.finish()
+                    await _ended(context, state)
+                finally:
+                    ending.discard(state.exec_id)
 
         await nursery.start(attach, name="exec attach")
         await begin()
     return HIJACKED
+
+
+async def _ended(context: ApiContext, state: ExecState) -> None:
+    """Wait for the exit, for a while: a process may close its output and run on."""
+    with trio.move_on_after(EXIT_WAIT_S):
+        await context.pump.until(f"exec:{state.exec_id}", lambda now: now.status is ExecStatus.EXITED)
 
 
 def _check_startable(context: ApiContext, state: ExecState) -> None:

@@ -155,7 +155,8 @@ class Runtime(Protocol):
 
 
 class StreamEnd(msgspec.Struct, frozen=True, kw_only=True):
-    """Why an attached client went: `eof` (the process's output ended), `gone` (the client left), `detached` (keys)."""
+    """Why an attached client went: `eof` (the process's output ended), `aborted` (there was no process: its start
+    failed), `gone` (the client left), `detached` (keys)."""
 
     reason: str
 

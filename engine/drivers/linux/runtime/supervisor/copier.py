@@ -180,7 +180,7 @@ class Copier:
     def _say_abort(self, fds: list[int], container: str, exec_id: str) -> None:
         """The start failed: whoever waited for output gets its end."""
         for client in self._early.pop((container, exec_id), []):
-            self._leave(None, client, "eof")
+            self._leave(None, client, "aborted")
 
     def _say_cancel(self, fds: list[int], ident: int) -> None:
         client, key = self._clients.get(ident, (None, ("", "")))
