@@ -43,6 +43,8 @@ def status_of(state: ContainerState) -> str:
     """Docker's word: created, running, paused, restarting, removing, exited."""
     if state.status is Status.REMOVING and state.alive:
         return "running"  # Running wins over removing (moby daemon/container/state.go).
+    if state.status is Status.STARTING_AGAIN and state.restart_count:
+        return "restarting"  # a start by policy belongs to the restart, until it runs: nobody may take it for the end
     return _WORDS.get(state.status, "dead")
 
 
