@@ -193,7 +193,8 @@ def test_what_waits_is_found_by_the_next_copier(loop: Loop, listening: Listening
     listening.close()
     rules = queue({}, patience=0, wait_s=0.02, wait_max_s=0.1)
     spec = {"server": listening.server, "queue": {**rules, "limit": 30_000}}
-    first = Outlet({**spec, "spool_fd": os.dup(kept)}, -1, loop, lambda: None)
+    once = {**spec, "queue": {**spec["queue"], "wait_s": 60.0, "wait_max_s": 60.0}}  # it does not live to try again
+    first = Outlet({**once, "spool_fd": os.dup(kept)}, -1, loop, lambda: None)
     entries = [b"%099d\n" % number for number in range(400)]
     first.give(entries[:300])
     turn_until(loop, lambda: first._failures)  # and from here on it does nothing more
