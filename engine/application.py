@@ -214,7 +214,7 @@ class Application:
             return Committed(recorded=(), position=self.position)
         await awaited.done.wait()
         if awaited.error is not None:
-            raise _copy_of(awaited.error) from awaited.error
+            raise awaited.error.again() from awaited.error
         assert awaited.committed is not None
         return awaited.committed if awaited is call else Committed(recorded=(), position=self.position)
 
@@ -486,8 +486,3 @@ def _with_position(entry: Entry, position: int) -> Recorded:
         cause=entry.cause,
         event=entry.event,
     )
-
-
-def _copy_of(error: PortError) -> PortError:
-    """Each caller gets an exception of its own: tracebacks of many tasks do not pile up on one object."""
-    return PortError(error.operation, error.message, fault=error.fault, errno=error.errno, retriable=error.retriable)

@@ -64,10 +64,10 @@ YOUNG_OBJECTS = 20_000
 """Between two collections: about two megabytes, ten requests' worth."""
 DIRECTORY_MODE = 0o710
 GRACE_S = 1.0
+"""What running requests get when the engine stops: streams that follow would never end by themselves."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 LINK_VARIABLES = "DOCKER_KEEP_DEPRECATED_LEGACY_LINKS_ENV_VARS"
 """dockerd's switch, an environment variable of the engine: anything but 1 turns them off, and unset means on here."""
-"""What running requests get when the engine stops: streams that follow would never end by themselves."""
 SECCOMP_PROFILE = Path(__file__).parent / "drivers/linux/runtime/data/seccomp-default.json"
 INIT_NAMES = ("docker-init", "tini-static", "tini")
 
