@@ -34,11 +34,12 @@ def push_images(registry: TestRegistry, clients: int) -> None:
 
 @dataclass
 class Thing:
-    """exists, running: True, False, or None when the crash kept the answer. networks: those it may be on."""
+    """exists, running, paused: True, False, or None when the crash kept the answer. networks: those it may be on."""
 
     name: str
     exists: bool | None = False
     running: bool | None = False
+    paused: bool | None = False
     workload: Workload = Workload(lines=ENDLESS)  # noqa: RUF009 - a frozen value
     policy: str = ""
     networks: set[str] = field(default_factory=set)
@@ -163,7 +164,7 @@ class Client(threading.Thread):
             return
         thing.running = None
         self.ask("POST", f"/containers/{thing.name}/stop?t={self.random.choice((0, 1, 5))}", fine=(204, 304))
-        thing.running = False
+        thing.running = thing.paused = False
 
     def kill(self) -> None:
         thing = self.pick(self.containers, lambda thing: thing.running is True)
@@ -173,7 +174,7 @@ class Client(threading.Thread):
         self.ask("POST", f"/containers/{thing.name}/kill", fine=(204,))
         # As in Docker the answer may come before the end; `stop` after it waits.
         self.ask("POST", f"/containers/{thing.name}/stop?t=0", fine=(204, 304))
-        thing.running = False
+        thing.running = thing.paused = False
 
     def remove(self) -> None:
         thing = self.pick(self.containers)
@@ -188,21 +189,25 @@ class Client(threading.Thread):
         if thing is None:
             return
         command = ["sleep", self.random.choice(("0", "0.3", "60"))]
-        if self.ask("POST", f"/containers/{thing.name}/exec", {"Cmd": command}, fine=(201,)) == 201:
+        fine = (201,) if thing.paused is False else (201, 409)
+        if self.ask("POST", f"/containers/{thing.name}/exec", {"Cmd": command}, fine=fine) == 201:
             exec_id = json.loads(self.answer)["Id"]
             self.ask("POST", f"/exec/{exec_id}/start", {"Detach": True}, fine=(200,))
 
     def pause(self) -> None:
         thing = self.pick(self.containers, lambda thing: thing.running is True)
         if thing is not None:
+            thing.paused = None
             self.ask("POST", f"/containers/{thing.name}/pause", fine=(204, 409))
             self.ask("POST", f"/containers/{thing.name}/unpause", fine=(204, 500))
+            thing.paused = False
 
     def restart(self) -> None:
         thing = self.pick(self.containers, lambda thing: thing.running is not None)
         if thing is not None:
             thing.running = None
             self.ask("POST", f"/containers/{thing.name}/restart?t=1", fine=(204,))
+            thing.paused = False
             thing.running = True if thing.workload.endless else None
 
     # -- networks, volumes, images -------------------------------------------------------------------------------------
