@@ -39,6 +39,7 @@ from engine.api.routes import (
     volumes,
 )
 from engine.api.sampling import Sampling
+from engine.api.sizes import Sizes
 from engine.application import Application
 from engine.clock import Clock
 from engine.config import BUILT_IN_RUNTIMES, ConfigError, DaemonConfig
@@ -311,24 +312,25 @@ class Engine:
         health: HealthReactor,
         subnets: tuple[str, ...],
     ) -> ApiContext:
-        hands, config = self.hands, self.config
-        sampling = Sampling(self._drivers.meter, self._drivers.host, hands.views.containers)
+        hands, config, drivers = self.hands, self.config, self._drivers
+        sampling = Sampling(drivers.meter, drivers.host, hands.views.containers)
         nursery.start_soon(sampling.run, name="sampling")
         return ApiContext(
             application=hands.application,
             pump=hands.pump,
             vault=hands.vault,
             views=hands.views,
-            ports=self._drivers,
+            ports=drivers,
             config=config,
             clock=hands.clock,
             entropy=hands.entropy,
-            host=self._drivers.host,
+            host=drivers.host,
             engine_id=_engine_id(config.data_root, self._entropy),
             images=image_service,
             facts=self._surroundings.rules,
             ephemeral=self._surroundings.ephemeral,
             sampling=sampling,
+            sizes=Sizes(drivers.rootfs, drivers.volumes, drivers.layers, hands.views, nursery),
             lasting=nursery,
             recent_health=health.recent,
             host_routes=lambda: subnets,

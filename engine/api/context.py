@@ -23,6 +23,7 @@ from engine.aggregates.values.manifest import ImageConfig
 from engine.aggregates.values.platform import Platform
 from engine.aggregates.values.reference import Reference
 from engine.api.sampling import Sampling
+from engine.api.sizes import Sizes
 from engine.clock import Clock
 from engine.config import DaemonConfig
 from engine.drivers.ports.host import Host
@@ -154,6 +155,7 @@ class ApiContext:
     """What the rules of container configurations need to know of the host."""
     ephemeral: EphemeralRange
     sampling: Sampling
+    sizes: Sizes
     lasting: trio.Nursery
     """For what goes on when its client leaves: it ends with the engine."""
     recent_health: Callable[[ContainerState], Sequence[HealthResult]] = lambda state: state.health.log

@@ -19,6 +19,7 @@ from tests.support.images import compressed, digest, layer_of
 
 pytestmark = pytest.mark.root
 CONTAINER = ContainerID("c" * 64)
+OTHER = ContainerID("d" * 64)
 
 
 @pytest.fixture
@@ -243,7 +244,7 @@ async def test_the_read_write_layer_is_kept_until_it_is_discarded(storage: Linux
     rootfs = await storage.rootfs.prepare(CONTAINER, chain, volatile=False)
     Path(rootfs.upper, "mine").write_bytes(b"12345")
     assert await storage.rootfs.prepare(CONTAINER, chain, volatile=False) == rootfs
-    assert await storage.rootfs.usage(CONTAINER) == 5
+    assert await storage.rootfs.usages([CONTAINER, OTHER]) == {CONTAINER: 5, OTHER: 0}
     assert (await storage.layers.inventory()).containers == (CONTAINER,)
     await storage.rootfs.discard_rootfs(CONTAINER)
     await storage.rootfs.discard_rootfs(CONTAINER)

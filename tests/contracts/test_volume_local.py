@@ -35,7 +35,7 @@ async def test_a_volume_is_a_directory_until_it_is_removed(volumes: LocalVolumes
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o755
     assert stat.S_IMODE(os.stat(tmp_path / "volumes/sea").st_mode) == 0o701
     Path(path, "f").write_bytes(b"12345")
-    assert await volumes.usage(NAME) == 5
+    assert await volumes.usages([NAME]) == {NAME: 5}
     assert await volumes.list() == (NAME,)
     await volumes.remove(NAME)
     await volumes.remove(NAME)

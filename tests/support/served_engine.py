@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import types
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -21,6 +21,7 @@ from engine.aggregates.values.platform import Platform
 from engine.aggregates.values.reference import Reference
 from engine.api.app import EngineApp
 from engine.api.routes import disk_usage, images, networks, registry, volumes
+from engine.api.sizes import Sizes
 from engine.application import Application
 from engine.clock import SystemClock
 from engine.config import DaemonConfig
@@ -223,8 +224,10 @@ class DirectoryVolumes:
     async def unmount(self, name: VolumeName, options: Any) -> None:
         await trio.lowlevel.checkpoint()
 
-    async def usage(self, name: VolumeName) -> int:
-        return sum(path.stat().st_size for path in (self.root / name).rglob("*") if path.is_file())
+    async def usages(self, names: Sequence[VolumeName]) -> dict[VolumeName, int]:
+        return {
+            name: sum(path.stat().st_size for path in (self.root / name).rglob("*") if path.is_file()) for name in names
+        }
 
 
 class TestEngine:
@@ -300,6 +303,7 @@ async def running_engine(
         networks=RememberedNetworks(),
         volumes=DirectoryVolumes(data_root / "volumes"),
         rootfs=storage.rootfs,
+        layers=storage.layers,
     )
     async with application.running():
         hands = Hands(
@@ -323,25 +327,26 @@ async def running_engine(
         engine = TestEngine(data_root, hands, storage, service, ports)
         if prepare is not None:
             await prepare(engine)
-        given = context(
-            application=application,
-            pump=application.pump,
-            views=views,
-            ports=ports,
-            config=config,
-            images=service,
-            facts=None,
-            ephemeral=None,
-            host_routes=lambda: ("172.18.0.0/16",),
-        )
-
-        def register(app: EngineApp) -> None:
-            for routes in (images, networks, volumes, registry, disk_usage):
-                routes.register(app, given)
-            if also is not None:
-                also(app, given)
-
         async with trio.open_nursery() as nursery:
+            given = context(
+                application=application,
+                pump=application.pump,
+                views=views,
+                ports=ports,
+                config=config,
+                images=service,
+                facts=None,
+                ephemeral=None,
+                sizes=Sizes(ports.rootfs, ports.volumes, ports.layers, views, nursery),
+                host_routes=lambda: ("172.18.0.0/16",),
+            )
+
+            def register(app: EngineApp) -> None:
+                for routes in (images, networks, volumes, registry, disk_usage):
+                    routes.register(app, given)
+                if also is not None:
+                    also(app, given)
+
             position = application.position
             for run in (
                 service.run,

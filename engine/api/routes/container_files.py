@@ -48,13 +48,16 @@ def register(app: EngineApp, context: ApiContext) -> None:
         request = current_request()
         query = Query.of(request)
         root, path = await place(context, name)
-        await files.extract(
-            root,
-            path,
-            body_of(request.body),
-            no_overwrite_dir_non_dir=query.flag("noOverwriteDirNonDir"),
-            copy_uid_gid=query.flag("copyUIDGID"),
-        )
+        try:
+            await files.extract(
+                root,
+                path,
+                body_of(request.body),
+                no_overwrite_dir_non_dir=query.flag("noOverwriteDirNonDir"),
+                copy_uid_gid=query.flag("copyUIDGID"),
+            )
+        finally:
+            context.sizes.written_to(root.container_id)
         await note(context, root.container_id, cause_of(request), "extract-to-dir")
         return empty(200)
 

@@ -208,9 +208,9 @@ class Verbs:
         return [f"/{other.name}:/{state.name}/{alias}" for other, alias in others]
 
     async def _sizes(self, state: ContainerState) -> dict[str, int]:
-        image = self._context.views.images.get(state.image_id)
-        written = await self._context.ports.rootfs.usage(state.container_id)
-        return {"SizeRw": written, "SizeRootFs": written + (image.size if image is not None else 0)}
+        sizes = self._context.sizes
+        written = await sizes.written(state)
+        return {"SizeRw": written, "SizeRootFs": written + await sizes.below(state)}
 
     async def start(self, state: ContainerState, cause: Cause) -> None:
         """Returns once the start has its outcome. Raises what it failed with: 400 for a bad command, else 500."""
@@ -477,7 +477,7 @@ class Verbs:
                 continue
             if not prune_label_match(filters, state.config.labels):
                 continue
-            size = await context.ports.rootfs.usage(state.container_id)
+            size = await context.sizes.written(state)
             try:
                 await self.remove(state, cause, force=False, volumes=False)
             except Rejected:

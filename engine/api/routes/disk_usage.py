@@ -1,7 +1,7 @@
 """`GET /system/df`: what images, containers and volumes take (SYS-17).
 
-Sizes of images come from the log; those of read-write layers and volumes are walked when they are asked for, one after
-the other, so that a `df` never makes the disk's other users wait.
+Sizes of layers come from the log, and who shares them is a fold over images and containers; read-write layers and
+volumes are measured (engine/api/sizes.py).
 Source: moby router/system/system_routes.go, daemon/disk_usage.go.
 """
 
@@ -13,8 +13,6 @@ from quart import Response
 
 from engine.aggregates.decider import Reason, Rejected
 from engine.aggregates.image import ImageStatus
-from engine.aggregates.values.ids import VolumeName
-from engine.aggregates.volume import VolumeStatus
 from engine.api.app import EngineApp
 from engine.api.context import ApiContext
 from engine.api.params import Query
@@ -25,7 +23,6 @@ from engine.api.shapes import volumes as volume_shapes
 from engine.api.shapes.container_filters import image_name
 from engine.api.streams import current_request, request
 from engine.api.versions import ApiVersion
-from engine.errors import PortError
 
 TYPES = ("container", "image", "volume", "build-cache")
 TRUE, FALSE = frozenset({"1", "t", "T", "true", "TRUE", "True"}), frozenset({"0", "f", "F", "false", "FALSE", "False"})
@@ -44,7 +41,7 @@ def register(app: EngineApp, context: ApiContext) -> None:
         legacy, verbose = _detail(query, version)
         shape: dict[str, Any] = {}
         if "image" in wanted:
-            shape |= usage.images(version, legacy=legacy, verbose=verbose)
+            shape |= await usage.images(version, legacy=legacy, verbose=verbose)
         if "container" in wanted:
             shape |= await usage.containers(version, legacy=legacy, verbose=verbose)
         if "volume" in wanted:
@@ -72,25 +69,28 @@ class DiskUsage:
     def __init__(self, context: ApiContext) -> None:
         self._context = context
 
-    def images(self, version: ApiVersion, *, legacy: bool, verbose: bool) -> dict[str, Any]:
-        """A layer counts once, however many images have it; what no image with containers has is reclaimable."""
+    async def images(self, version: ApiVersion, *, legacy: bool, verbose: bool) -> dict[str, Any]:
+        """A layer counts once, however many images have it, and also when only containers are left of its image; what
+        no container stands on is reclaimable."""
         views = self._context.views
         states = [state for state in views.images if state.status is ImageStatus.READY]
         uses = image_shapes.layer_uses(states)
         sizes = {layer.chain_id: layer.size for state in states for layer in state.layers}
+        held = {each for state in views.containers for each in state.layers}
+        held |= {each for state in views.containers for point in state.mounts for each in point.layers}
+        sizes |= await self._context.sizes.layers(sorted(held - sizes.keys()))
         users = {state.image_id: len(views.containers.using_image(state.image_id)) for state in states}
-        held = {chain_id for state in states if users[state.image_id] for chain_id in state.chain}
-        total = sum(sizes.values())
         items = [
             image_shapes.summary(
                 state, image_shapes.ListFacts(containers=users[state.image_id], shared=uses), max(version, (1, 51))
             )
             for state in states
         ]
+        total = sum(sizes.values())
         usage = {
             "ActiveCount": sum(1 for count in users.values() if count),
             "TotalCount": len(states),
-            "Reclaimable": total - sum(sizes[chain_id] for chain_id in held),
+            "Reclaimable": sum(size for chain_id, size in sizes.items() if chain_id not in held),
             "TotalSize": total,
         }
         return _section("ImageUsage", usage, "Images", items, legacy=legacy, verbose=verbose) | (
@@ -98,11 +98,10 @@ class DiskUsage:
         )
 
     async def containers(self, version: ApiVersion, *, legacy: bool, verbose: bool) -> dict[str, Any]:
-        views = self._context.views
-        items, total, reclaimable, active = [], 0, 0, 0
-        for state in views.containers.newest_first():
-            size = await self._size_of(state.container_id)
-            image = views.images.get(state.image_id)
+        views, sizes = self._context.views, self._context.sizes
+        measured = await sizes.containers()
+        items = []
+        for state, size in measured:
             row = container_shapes.summary(
                 state,
                 now_ns=self._context.clock.now_ns(),
@@ -111,44 +110,27 @@ class DiskUsage:
                 api_version=version,
                 link_names=views.containers.link_names(state.container_id),
             )
-            items.append(row | {"SizeRw": size, "SizeRootFs": size + (image.size if image is not None else 0)})
-            total += size
-            active += state.alive
-            reclaimable += 0 if state.alive else size
+            items.append(row | {"SizeRw": size, "SizeRootFs": size + await sizes.below(state)})
+        total = sum(size for _, size in measured)
         usage = {
-            "ActiveCount": active,
-            "TotalCount": len(items),
-            "Reclaimable": reclaimable,
+            "ActiveCount": sum(state.alive for state, _ in measured),
+            "TotalCount": len(measured),
+            "Reclaimable": sum(size for state, size in measured if not state.alive),
             "TotalSize": total,
         }
         return _section("ContainerUsage", usage, "Containers", items, legacy=legacy, verbose=verbose)
 
-    async def _size_of(self, container_id: Any) -> int:
-        try:
-            size: int = await self._context.ports.rootfs.usage(container_id)
-        except PortError:
-            return 0  # removed while we looked, or never started
-        return size
-
     async def volumes(self, *, legacy: bool, verbose: bool) -> dict[str, Any]:
-        items, total, reclaimable, active = [], 0, 0, 0
-        for state in self._context.views.volumes:
-            if state.status is not VolumeStatus.READY:
-                continue
-            try:
-                size = await self._context.ports.volumes.usage(VolumeName(state.name))
-            except PortError:
-                size = -1  # "not available", as Docker says it
-            mountpoint = volume_shapes.mountpoint(self._context.config.data_root, state.name)
-            items.append(volume_shapes.volume(state, mountpoint, size))
-            total += max(size, 0)
-            active += bool(state.references)
-            reclaimable += 0 if state.references else max(size, 0)
+        measured = await self._context.sizes.volumes()
+        root = self._context.config.data_root
+        items = [
+            volume_shapes.volume(state, volume_shapes.mountpoint(root, state.name), size) for state, size in measured
+        ]
         usage = {
-            "ActiveCount": active,
-            "TotalCount": len(items),
-            "Reclaimable": reclaimable,
-            "TotalSize": total,
+            "ActiveCount": sum(bool(state.references) for state, _ in measured),
+            "TotalCount": len(measured),
+            "Reclaimable": sum(max(size, 0) for state, size in measured if not state.references),
+            "TotalSize": sum(max(size, 0) for _, size in measured),
         }
         return _section("VolumeUsage", usage, "Volumes", items, legacy=legacy, verbose=verbose)
 

@@ -143,7 +143,7 @@ class VolumeRoutes:
                 continue
             if not (every or state.anonymous) or not prune_label_match(filters, state.labels):
                 continue
-            size = await self._context.ports.volumes.usage(VolumeName(state.name))
+            size = await self._context.sizes.volume(VolumeName(state.name))
             try:
                 await self.remove(state, cause)
             except Rejected:

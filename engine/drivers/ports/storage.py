@@ -130,8 +130,9 @@ class RootFilesystems(Protocol):
         """Where the layers lie, in the words of `GraphDriver.Data`. Reads nothing."""
         ...
 
-    async def usage(self, container_id: ContainerID) -> int:
-        """Bytes in the read-write layer."""
+    async def usages(self, container_ids: Sequence[ContainerID]) -> Mapping[ContainerID, int]:
+        """Bytes in read-write layers: 0 for one that is not there; what cannot be measured is left out. It takes as
+        long as a walk over them."""
         ...
 
     async def changes(self, container_id: ContainerID) -> tuple[Change, ...]: ...

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from engine.aggregates.values.ids import VolumeName
@@ -23,8 +23,8 @@ class Volumes(Protocol):
 
     async def unmount(self, name: VolumeName, options: Mapping[str, str]) -> None: ...
 
-    async def usage(self, name: VolumeName) -> int:
-        """Bytes on disk."""
+    async def usages(self, names: Sequence[VolumeName]) -> Mapping[VolumeName, int]:
+        """Bytes in volumes; what cannot be measured is left out. It takes as long as a walk over them."""
         ...
 
     async def list(self) -> tuple[VolumeName, ...]: ...

@@ -81,9 +81,9 @@ class SimulatedRootFilesystems(Part):
     def describe(self, container_id: ContainerID, chain: Sequence[ChainID]) -> Mapping[str, str]:
         return {}
 
-    async def usage(self, container_id: ContainerID) -> int:
+    async def usages(self, container_ids: Sequence[ContainerID]) -> Mapping[ContainerID, int]:
         await trio.lowlevel.checkpoint()
-        return 0
+        return dict.fromkeys(container_ids, 0)
 
     async def changes(self, container_id: ContainerID) -> tuple[Change, ...]:
         return ()
@@ -128,9 +128,9 @@ class SimulatedVolumes(Part):
     async def unmount(self, name: VolumeName, options: Mapping[str, str]) -> None:
         await self.perform("unmount volume", lambda: None)
 
-    async def usage(self, name: VolumeName) -> int:
+    async def usages(self, names: Sequence[VolumeName]) -> Mapping[VolumeName, int]:
         await trio.lowlevel.checkpoint()
-        return 0
+        return dict.fromkeys(names, 0)
 
     async def list(self) -> tuple[VolumeName, ...]:
         found = await self.perform("list volumes", lambda: tuple(sorted(self.machine.volumes)))

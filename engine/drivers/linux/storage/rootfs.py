@@ -20,6 +20,7 @@ from engine.aggregates.values.ids import ChainID, ContainerID, DiffID, Digest
 from engine.drivers.linux.storage.blobs import LAYER_TAR, adopt
 from engine.drivers.linux.storage.errors import as_port_error
 from engine.drivers.linux.storage.layers import LinuxLayerStore
+from engine.drivers.linux.storage.measuring import tree_sizes
 from engine.drivers.linux.storage.places import DIRECTORY_MODE, Places
 from engine.drivers.linux.storage.workers import Workers
 from engine.drivers.ports.runtime import RootFilesystem
@@ -72,9 +73,9 @@ class LinuxRootFilesystems:
             "WorkDir": f"{directory}/work",
         }
 
-    async def usage(self, container_id: ContainerID) -> int:
-        upper = f"{self._places.container(container_id)}/upper"
-        return await trio.to_thread.run_sync(tree_size, upper, limiter=self._limiter)
+    async def usages(self, container_ids: Sequence[ContainerID]) -> Mapping[ContainerID, int]:
+        uppers = {each: f"{self._places.container(each)}/upper" for each in container_ids}
+        return await tree_sizes(self._workers, uppers)
 
     async def changes(self, container_id: ContainerID) -> tuple[Change, ...]:
         found = await self._workers.run("changes", self._layer_fields(container_id))
@@ -135,22 +136,3 @@ def _make_init_layer(places: Places) -> None:
         os.symlink(target, f"{root}/{path}")
     with contextlib.suppress(OSError):
         os.rename(temporary, layer)  # somebody else's equal one may have come first.
-
-
-def tree_size(path: str) -> int:
-    """Bytes of files in a tree, hard links once; what vanishes meanwhile does not count."""
-    total = 0
-    seen: set[tuple[int, int]] = set()
-    waiting = [path]
-    while waiting:
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(waiting.pop()) as children:
-            for child in children:
-                with contextlib.suppress(FileNotFoundError):
-                    found = child.stat(follow_symlinks=False)
-                    if stat.S_ISDIR(found.st_mode):
-                        waiting.append(child.path)
-                    elif found.st_nlink == 1 or (found.st_dev, found.st_ino) not in seen:
-                        if found.st_nlink > 1:
-                            seen.add((found.st_dev, found.st_ino))
-                        total += found.st_size
-    return total

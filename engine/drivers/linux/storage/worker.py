@@ -33,6 +33,7 @@ _TASKS = {
     "export": "inside.export",
     "fill": "filling.fill",
     "empty_trash": "sweeping.empty_trash",
+    "measure": "measuring.measure",
     "receive_archive": "receiving.receive_archive",
     "receive_layer": "receiving.receive_layer",
     "compress_layer": "receiving.compress_layer",

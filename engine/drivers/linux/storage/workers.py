@@ -138,6 +138,8 @@ class Workers:
 
     def __init__(self, parallel: int = 2) -> None:
         self.limiter = trio.CapacityLimiter(parallel)
+        self.walking = trio.CapacityLimiter(1)
+        """Of trees that are measured: the disk has other users."""
         self._idle: list[_Steady] = []
 
     async def run(

@@ -11,7 +11,7 @@ import contextlib
 import os
 import shutil
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import msgspec
@@ -21,8 +21,8 @@ from engine.aggregates.values.id_map import IdMap
 from engine.aggregates.values.ids import RESTRICTED_NAME, VolumeName
 from engine.drivers.linux.storage import kernel
 from engine.drivers.linux.storage.errors import as_port_error
+from engine.drivers.linux.storage.measuring import tree_sizes
 from engine.drivers.linux.storage.places import Places
-from engine.drivers.linux.storage.rootfs import tree_size
 from engine.drivers.linux.storage.workers import Workers, id_map_fields
 from engine.drivers.linux.volume.options import BIND_CHANGES, PROPAGATION, MountRequest, mount_request, validate
 from engine.errors import Fault, PortError
@@ -75,9 +75,8 @@ class LocalVolumes:
             with as_port_error("unmount volume"):
                 await trio.to_thread.run_sync(_unmount, data, limiter=self._limiter)
 
-    async def usage(self, name: VolumeName) -> int:
-        with as_port_error("measure volume"):
-            return await trio.to_thread.run_sync(tree_size, self._data(name), limiter=self._limiter)
+    async def usages(self, names: Sequence[VolumeName]) -> Mapping[VolumeName, int]:
+        return await tree_sizes(self._workers, {name: self._data(name) for name in names})
 
     async def list(self) -> tuple[VolumeName, ...]:
         try:
