@@ -196,7 +196,7 @@ class Engine:
         config, hands, drivers, around = self.config, self.hands, self._drivers, self._surroundings
         upstreams = config.dns or parse_resolv_conf(around.resolv_conf).nameservers
         names = Names(hands, drivers.sandboxes, drivers.resolver, upstreams)
-        linked = Linked(hands, drivers.folders, with_variables=around.link_variables)
+        linked = Linked(hands, drivers.folders, drivers.sandboxes, with_variables=around.link_variables)
         etc = EtcFiles(
             drivers.folders,
             hands.views.networks,
@@ -228,6 +228,7 @@ class Engine:
             drivers.folders,
             drivers.volumes,
             names,
+            linked,
         )
         await reconcile.run()
         await image_service.recover()

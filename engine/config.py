@@ -176,6 +176,11 @@ def _validate_mirror(mirror: str) -> None:
 
 
 def _validate_networks(config: DaemonConfig) -> None:
+    if not config.iptables and not config.icc:
+        raise ConfigError(
+            "You specified --iptables=false with --icc=false. ICC=false uses iptables to function. Please set --icc or "
+            "--iptables to true"
+        )
     if config.bip:
         try:
             bridge = ipaddress.IPv4Interface(config.bip)

@@ -26,6 +26,7 @@ from engine.drivers.ports.storage import ContainerFolders, LayerStore, RootFiles
 from engine.drivers.ports.volume import Volumes
 from engine.errors import PortError
 from engine.reactors.base import Hands
+from engine.reactors.lifecycle.linked import Linked
 from engine.reactors.lifecycle.names import Names
 from engine.reactors.lifecycle.sandbox import carrier_of, joins, joins_of, spec_of
 
@@ -80,6 +81,7 @@ class Reconcile:
         folders: ContainerFolders,
         volumes: Volumes,
         names: Names,
+        linked: Linked,
     ) -> None:
         self._hands = hands
         self._runtime = runtime
@@ -90,6 +92,7 @@ class Reconcile:
         self._folders = folders
         self._volumes = volumes
         self._names = names
+        self._linked = linked
         self.unrestored: set[NetworkID] = set()
         """Networks that the kernel refused to make again: the networks reactor goes on trying."""
 
@@ -148,7 +151,7 @@ class Reconcile:
         await self._hands.report(NAME, f"recovery:{state.container_id}", report)
 
     async def _adopt(self, state: ContainerState, pid: int) -> None:
-        planned = joins_of(state, self._hands.views.networks)
+        planned = self._linked.opened(state, joins_of(state, self._hands.views.networks))
         try:
             await self._sandboxes.adopt(state.container_id, pid, planned)
             await self._names.serve_running(state)

@@ -92,6 +92,7 @@ def test_the_file_sets_the_same_fields_by_its_keys() -> None:
         (("-H", "ftp://x"), "", "unsupported proto"),
         (("--registry-mirror", "m.example"), "", "no scheme specified"),
         (("--dns", "nowhere"), "", "nowhere is not an ip address"),
+        (("--icc=false", "--iptables=false"), "", "Please set --icc or --iptables to true"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_in_words_people_search_for(

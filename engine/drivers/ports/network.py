@@ -28,9 +28,17 @@ class NetworkSpec(msgspec.Struct, frozen=True, kw_only=True):
     options: Mapping[str, str] = {}
 
 
+class Opening(msgspec.Struct, frozen=True, kw_only=True):
+    """Ports (`80/tcp`) of another endpoint of the same network."""
+
+    endpoint_id: str
+    ports: tuple[str, ...]
+
+
 class Join(msgspec.Struct, frozen=True, kw_only=True):
     """One endpoint to join to a sandbox. interface: `eth0`...; default_route: this endpoint carries it. endpoint_name:
-    the container's name, for the words of an error."""
+    the container's name, for the words of an error. openings: what is reached although the network keeps its containers
+    apart (`enable_icc=false`); none elsewhere."""
 
     network: NetworkSpec
     endpoint: Endpoint
@@ -38,6 +46,7 @@ class Join(msgspec.Struct, frozen=True, kw_only=True):
     default_route: bool
     endpoint_name: str = ""
     ports: tuple[PublishedPort, ...] = ()
+    openings: tuple[Opening, ...] = ()
 
 
 class NetworkInventory(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,6 +132,11 @@ class Sandboxes(Protocol):
     async def route(self, container_id: ContainerID, netns_fd: int, join: Join) -> None:
         """Lead the default routes of a living sandbox through this endpoint: they end with the endpoint that carried
         them, and do not go elsewhere by themselves. Idempotent."""
+        ...
+
+    async def open_between(self, join: Join) -> None:
+        """Let a joined endpoint reach exactly `join.openings`, in place of what it reached before. Nothing to do on a
+        network whose containers reach each other. Idempotent; `leave` closes."""
         ...
 
     async def adopt(self, container_id: ContainerID, pid: int, joins: Sequence[Join]) -> None:

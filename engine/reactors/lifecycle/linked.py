@@ -1,7 +1,7 @@
 """Legacy links (CTR-44): what a container on the default bridge is told of those it links to.
 
-Owns: whether the linked ones can be linked to now, their variables, and the lines in /etc/hosts, which follow a linked
-container to its next address while the one that links runs on.
+Owns: whether the linked ones can be linked to now, their variables, the lines in /etc/hosts and what the bridge lets
+through with `--icc=false`; both follow a linked container to its next address while the one that links runs on.
 How it works: addresses are read from the bridge's leases and not from containers: a lease is there before the start
 that took it has its outcome, so of two starts at once the later one sees the earlier one's.
 Source: moby daemon/container_operations_unix.go.
@@ -13,14 +13,18 @@ import logging
 from collections.abc import Sequence
 from functools import partial
 
+from msgspec.structs import replace
+
 from engine.aggregates.container.state import ContainerState
 from engine.aggregates.decider import Reason, Rejected
 from engine.aggregates.values.endpoints import Endpoint
 from engine.aggregates.values.etc_files import relinked
 from engine.aggregates.values.links import Link, variables
+from engine.drivers.ports.network import Join, Opening, Sandboxes
 from engine.drivers.ports.storage import ContainerFolders
 from engine.errors import PortError
 from engine.reactors.base import Hands
+from engine.reactors.lifecycle.sandbox import joins
 
 logger = logging.getLogger("ishmael.lifecycle")
 
@@ -28,9 +32,12 @@ logger = logging.getLogger("ishmael.lifecycle")
 class Linked:
     """with_variables: whether the environment of the linked containers is told, as it was until Docker 28."""
 
-    def __init__(self, hands: Hands, folders: ContainerFolders, *, with_variables: bool) -> None:
+    def __init__(
+        self, hands: Hands, folders: ContainerFolders, sandboxes: Sandboxes, *, with_variables: bool
+    ) -> None:
         self._hands = hands
         self._folders = folders
+        self._sandboxes = sandboxes
         self._with_variables = with_variables
 
     def check(self, state: ContainerState, endpoints: Sequence[Endpoint]) -> None:
@@ -65,8 +72,33 @@ class Linked:
             return ()
         return tuple(record for link in state.links for record in self._records(link))
 
+    def opened(self, state: ContainerState, planned: Sequence[Join]) -> tuple[Join, ...]:
+        """The joins of a container, the one to the default bridge with the exposed ports of those it links to."""
+        bridge = self._hands.views.networks.named("bridge")
+        openings = tuple(opening for link in state.links if (opening := self._opening(link)) is not None)
+        return tuple(
+            replace(join, openings=openings)
+            if bridge is not None and join.network.network_id == bridge.network_id
+            else join
+            for join in planned
+        )
+
+    def _opening(self, link: Link) -> Opening | None:
+        lease, linked = self._lease(link), self._hands.container(link.container_id)
+        if lease is None:
+            return None
+        return Opening(endpoint_id=lease.endpoint_id, ports=tuple(linked.config.exposed_ports or ()))
+
+    async def open(self, state: ContainerState) -> None:
+        """Let a running container reach what its links allow now, and nothing else. Raises PortError."""
+        bridge = self._hands.views.networks.named("bridge")
+        lease = bridge.endpoints.get(state.container_id) if bridge is not None else None
+        if lease is not None:
+            for join in self.opened(state, joins((lease,), state.networks, (), self._hands.views.networks)):
+                await self._sandboxes.open_between(join)
+
     async def tell(self, state: ContainerState) -> None:
-        """Bring /etc/hosts of everybody who links to this container up to date: it has an address on the bridge."""
+        """Bring everybody who links to this container up to date: it has an address on the bridge."""
         for owner, link in self._hands.views.containers.linking_to(state.container_id):
             records = self._records(link)
             if not records or not (owner.alive or owner.starting):
@@ -74,9 +106,10 @@ class Linked:
             try:
                 change = partial(relinked, alias=link.alias, records=records)
                 await self._folders.edit(owner.container_id, "hosts", change)
+                await self.open(owner)
             except PortError as error:
                 # What a container made of its own file does not hold up another one's start.
-                logger.warning("/etc/hosts of %s is not told of %s: %s", owner.name, state.name, error.message)
+                logger.warning("%s, which links to %s, is not told of it: %s", owner.name, state.name, error.message)
 
     def _records(self, link: Link) -> tuple[tuple[str, str], ...]:
         """The linked container by its alias, its hostname and its name."""

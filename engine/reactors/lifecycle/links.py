@@ -71,6 +71,13 @@ class Links:
         )
         await self._names.serve_running(self._hands.container(effect.container_id))
 
+    async def unlinked(self, state: ContainerState) -> None:
+        """A link was taken back while its container may run: what it opened is closed."""
+        try:
+            await self._linked.open(state)
+        except PortError as error:
+            logger.warning("what a link of %s had opened stays so until it ends: %s", state.name, error.message)
+
     def _endpoint(self, effect: effects.JoinNetwork) -> Endpoint:
         network = self._hands.application.state("network", effect.network_id)
         assert isinstance(network, NetworkState)
@@ -84,6 +91,7 @@ class Links:
         mine = next((join for join in planned if join.endpoint.endpoint_id == endpoint.endpoint_id), None)
         if mine is None:
             return
+        (mine,) = self._linked.opened(state, (mine,))
         # The ports stay where the start put them: only a new start moves them to another gateway (as in moby).
         interface = await self._sandboxes.free_interface(state.container_id, state.pid)
         mine = replace(mine, ports=(), interface=interface)

@@ -3,7 +3,7 @@
 Owns: dispatching effects (plan.py) to their performers, and following exits.
 How it works: after each event of a container its plan is made anew; effects under way are left alone. Plain signals
 are the one thing that is not state: they are sent when their event is seen, and lost with a crash, like the signal of
-a killed `kill`.
+a killed `kill`. A link that is taken back is closed when its event is seen, too; after a crash adopting does it.
 """
 
 from __future__ import annotations
@@ -65,6 +65,8 @@ class Lifecycle:
                 state = self._hands.application.state("container", recorded.key)
                 if isinstance(recorded.event, e.ContainerKillRequested):
                     self._signal(works, state, recorded)
+                elif isinstance(recorded.event, e.ContainerUnlinked):
+                    works.begin(("unlinked", recorded.position), partial(self._links.unlinked, state))
                 self._dispatch(works, state, recorded)
 
     async def _start_at_boot(self) -> None:

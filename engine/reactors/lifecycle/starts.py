@@ -208,7 +208,9 @@ class Starts:
         self._linked.check(state, endpoints)
         rootfs = await self._rootfs.prepare(state.container_id, state.layers, volatile=state.host.auto_remove)
         mounts = await self._sources(state, rootfs)
-        planned = joins(endpoints, state.networks, ports, self._hands.views.networks, name=state.name)
+        planned = self._linked.opened(
+            state, joins(endpoints, state.networks, ports, self._hands.views.networks, name=state.name)
+        )
         sandboxing = await self._open(state, joined=bool(planned))
         try:
             await self._fit_out(state, endpoints, planned, sandboxing)

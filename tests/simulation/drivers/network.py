@@ -138,6 +138,9 @@ class SimulatedSandboxes:
     async def route(self, container_id: ContainerID, netns_fd: int, join: Join) -> None:
         await self._faults.perform(self._gate, "route", lambda: None)
 
+    async def open_between(self, join: Join) -> None:
+        await self._faults.perform(self._gate, "open between", lambda: None)
+
     async def adopt(self, container_id: ContainerID, pid: int, joins: Sequence[Join]) -> None:
         def publish() -> None:
             for join in joins:

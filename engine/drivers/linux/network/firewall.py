@@ -8,11 +8,11 @@ masqueraded, nothing is isolated, and published ports are relayed by the engine 
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from engine.aggregates.values.endpoints import PublishedPort
-from engine.drivers.linux.network import conntrack, elements, netlink, ruleset
+from engine.drivers.linux.network import conntrack, elements, netlink, openings, ruleset
 from engine.drivers.linux.network.elements import Publication
 from engine.drivers.linux.network.libnftables import Nftables
 from engine.drivers.linux.network.ruleset import BridgeRules
@@ -35,6 +35,17 @@ class Firewall(Protocol):
         """Forward nothing that is no network's of ours."""
         ...
 
+    def open_between(self, veth: str, opened: Mapping[str, Iterable[str]]) -> None:
+        """Let a bridge port that is not isolated reach exactly `opened` of its bridge's others: ports (`80/tcp`) by
+        veth. Replaces what it reached before."""
+        ...
+
+    def close_between(self, veth: str) -> None: ...
+
+    def linkers(self) -> list[str]:
+        """The veths of which `open_between` was told."""
+        ...
+
     def publish(self, publications: Sequence[Publication]) -> None: ...
 
     def withdraw(self, ports: Sequence[PublishedPort]) -> None: ...
@@ -43,7 +54,8 @@ class Firewall(Protocol):
 
 
 class NftablesFirewall:
-    """Tables `ip ishmael` and `ip6 ishmael` of the calling thread's namespace. Opening it writes the static rules."""
+    """Tables `ip ishmael` and `ip6 ishmael` of the calling thread's namespace. Opening it writes the static rules.
+    `bridge ishmael` is made by the first link that needs it: a host without links has no hook on its bridges."""
 
     def __init__(self, *, ipv6: bool) -> None:
         self._families = ("ip", "ip6") if ipv6 else ("ip",)
@@ -77,6 +89,23 @@ class NftablesFirewall:
     def drop_strangers(self, family: str) -> None:
         self._nft.apply(ruleset.forward_policy(family, "drop"))
 
+    def open_between(self, veth: str, opened: Mapping[str, Iterable[str]]) -> None:
+        self._nft.apply(openings.opened(veth, opened))
+
+    def close_between(self, veth: str) -> None:
+        if self._has_linkers():
+            self._nft.apply(openings.closed(veth))
+
+    def linkers(self) -> list[str]:
+        if not self._has_linkers():
+            return []
+        listed = self._nft.listing(f"list set bridge {ruleset.TABLE} linkers")
+        return [veth for item in listed for veth in item.get("set", {}).get("elem", ())]
+
+    def _has_linkers(self) -> bool:
+        tables = self._nft.listing("list tables bridge")
+        return any(item.get("table", {}).get("name") == ruleset.TABLE for item in tables)
+
     def publish(self, publications: Sequence[Publication]) -> None:
         elements.publish(self._netfilter, publications)
         conntrack.forget_udp(self._netfilter, [each.port for each in publications])
@@ -102,6 +131,13 @@ class Disabled:
     def remove_bridge(self, bridge: str) -> None: ...
 
     def drop_strangers(self, family: str) -> None: ...
+
+    def open_between(self, veth: str, opened: Mapping[str, Iterable[str]]) -> None: ...
+
+    def close_between(self, veth: str) -> None: ...
+
+    def linkers(self) -> list[str]:
+        return []
 
     def publish(self, publications: Sequence[Publication]) -> None: ...
 

@@ -83,9 +83,12 @@ def new_veth(name: str, peer: str, netns_fd: int) -> Request:
     return Request(_NEWLINK, REQUEST | ACK | CREATE | EXCLUSIVE, outside + info)
 
 
-def set_bridge_port(name: str, *, hairpin: bool, isolated: bool) -> Request:
-    """hairpin: frames may leave by the port they came from. isolated: none go to other isolated ports of the bridge."""
-    flags = netlink.attribute(_BRPORT_MODE, bytes([hairpin])) + netlink.attribute(_BRPORT_ISOLATED, bytes([isolated]))
+def set_bridge_port(name: str, *, isolated: bool, hairpin: bool | None = None) -> Request:
+    """hairpin: frames may leave by the port they came from; None leaves it as it is. isolated: none go to other
+    isolated ports of the bridge."""
+    flags = netlink.attribute(_BRPORT_ISOLATED, bytes([isolated]))
+    if hairpin is not None:
+        flags += netlink.attribute(_BRPORT_MODE, bytes([hairpin]))
     info = netlink.nested(
         _IFLA_LINKINFO, netlink.text(_INFO_SLAVE_KIND, "bridge"), netlink.nested(_INFO_SLAVE_DATA, flags)
     )

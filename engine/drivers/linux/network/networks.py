@@ -216,16 +216,18 @@ class LinuxNetworks:
     def _inventory(self) -> NetworkInventory:
         found = links.all_links(self._kernel.route)
         ours = {link.index: link for link in found if link.alias.startswith(_ALIAS)}
-        veths = [link for link in found if link.kind == "veth" and link.master in ours]
+        veths = {link.name for link in found if link.kind == "veth" and link.master in ours}
+        veths.update(self._kernel.firewall.linkers())
         return NetworkInventory(
             bridges=tuple(sorted(short(link.alias.removeprefix(_ALIAS)) for link in ours.values())),
-            veths=tuple(sorted(match[1] for link in veths if (match := _VETH.fullmatch(link.name)))),
+            veths=tuple(sorted(match[1] for veth in veths if (match := _VETH.fullmatch(veth)))),
             ports=tuple(sorted(self._kernel.firewall.published())),
         )
 
     def _remove_orphans(self, inventory: NetworkInventory) -> None:
         self._kernel.firewall.withdraw(inventory.ports)
         for endpoint in inventory.veths:
+            self._kernel.firewall.close_between(f"veth{endpoint}")
             self._delete_link(f"veth{endpoint}")
         bridges = [
             link

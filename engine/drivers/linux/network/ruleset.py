@@ -11,6 +11,8 @@ import ipaddress
 import msgspec
 
 TABLE = "ishmael"
+JUDGED = 0x40000000
+"""The bit of a packet's mark by which openings.py tells that it may pass between two containers of a bridge."""
 
 
 class BridgeRules(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,6 +57,7 @@ flush chain {family} {table} publish
 
 _RULES = """
 add rule {family} {table} forward iifname . oifname @same_bridge accept
+add rule {family} {table} forward iifname @bridges oifname @bridges meta mark & {judged} == {judged} accept
 add rule {family} {table} forward iifname @internal drop
 add rule {family} {table} forward oifname @internal drop
 add rule {family} {table} forward oifname @bridges ct state established,related accept
@@ -90,7 +93,7 @@ def base(*, ipv6: bool) -> str:
 
 
 def _family(family: str, ip: str, address: str) -> str:
-    return (_SETS + _CHAINS + _RULES).format(family=family, ip=ip, address=address, table=TABLE)
+    return (_SETS + _CHAINS + _RULES).format(family=family, ip=ip, address=address, table=TABLE, judged=JUDGED)
 
 
 def forward_policy(family: str, policy: str) -> str:

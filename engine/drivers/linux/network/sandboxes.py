@@ -127,6 +127,12 @@ class LinuxSandboxes:
         if join.network.driver == "bridge":
             await self._kernel.links.call(lambda: self._reroute(netns_fd, join))
 
+    async def open_between(self, join: Join) -> None:
+        """Reach exactly `join.openings` from this endpoint, where containers of a network do not reach each other.
+        Idempotent."""
+        if self._is_apart(join):
+            await self._kernel.links.call(lambda: self._open_between(join))
+
     async def adopt(self, container_id: ContainerID, pid: int, joins: Sequence[Join]) -> None:
         """After an engine restart: bind the ports of a live container again and make sure that its elements are there.
         A port that a foreign process took meanwhile stays with DNAT alone: the container is not disturbed."""
@@ -134,6 +140,8 @@ class LinuxSandboxes:
         publications = [each for join in bridged for each in publications_of(join)]
         await self._kernel.links.call(lambda: self._kernel.firewall.publish(publications))
         for join in bridged:
+            if join.openings:
+                await self.open_between(join)
             self._kernel.network_names[join.network.network_id] = join.network.name
             self._let_go(container_id, join)
             self._hold(container_id, join, self._reserve(join, tolerant=True))
@@ -199,10 +207,14 @@ class LinuxSandboxes:
                 veth = None
             if veth is not None:
                 self._delete(links.delete_link_at(veth.outside))
+            for join in joins:
+                if join.openings and self._is_apart(join):
+                    self._open_between(join)
             self._kernel.firewall.publish([each for join in joins for each in publications_of(join)])
         except (OSError, PortError) as error:
             for index in made:
                 self._delete(links.delete_link_at(index))
+            self._close_between(joins)
             if isinstance(error, PortError):
                 raise
             raise _join_failed(error) from error
@@ -233,9 +245,28 @@ class LinuxSandboxes:
     def _leave(self, joins: Sequence[Join], *, sandbox_gone: bool) -> None:
         ports = [each.port for join in joins for each in publications_of(join)]
         self._kernel.firewall.withdraw(ports)
+        self._close_between(joins)
         if not sandbox_gone:
             for join in joins:
                 self._delete(links.delete_link(veth_name(join.endpoint.endpoint_id)))
+
+    def _is_apart(self, join: Join) -> bool:
+        return join.network.driver == "bridge" and self._kernel.options.firewall and not networks.icc_of(join.network)
+
+    def _open_between(self, join: Join) -> None:
+        veth = veth_name(join.endpoint.endpoint_id)
+        opened = {veth_name(opening.endpoint_id): opening.ports for opening in join.openings}
+        self._kernel.firewall.open_between(veth, opened)
+        try:
+            netlink.transact(self._kernel.route, [links.set_bridge_port(veth, isolated=False)])
+        except OSError as error:
+            if error.errno != errno.ENODEV:  # Its container starts or ends just now.
+                raise _join_failed(error) from error
+
+    def _close_between(self, joins: Sequence[Join]) -> None:
+        for join in joins:
+            if self._is_apart(join):
+                self._kernel.firewall.close_between(veth_name(join.endpoint.endpoint_id))
 
     def _reroute(self, netns_fd: int, join: Join) -> None:
         endpoint = join.endpoint
