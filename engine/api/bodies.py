@@ -12,14 +12,12 @@ import re
 import types
 import typing
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, Union, cast
+from typing import Any, TypeVar, Union
 
 import msgspec
 
 from engine.aggregates.decider import Reason, Rejected
-
-if TYPE_CHECKING:
-    from quart import Request
+from engine.api.request import Request
 
 T = TypeVar("T")
 
@@ -39,7 +37,7 @@ async def decode_body(request: Request, wanted: type[T], *, required: bool = Tru
     content_type = request.headers.get("Content-Type", "")
     if content_type or _has_body(request):
         check_content_type(content_type)
-    body = cast(bytes, await request.get_data())
+    body = await request.body.whole()
     if not body.strip():
         if required:
             raise Rejected(Reason.INVALID, "invalid JSON: got EOF while reading request body")

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import logging
 
-from quart import Response
-from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
-
 from engine.aggregates.decider import Reason, Rejected
-from engine.api.responses import empty, json_response
+from engine.api.responses import Response, empty, json_response
+from engine.api.routing import NoRoute
 from engine.errors import Fault, PortError
 
 log = logging.getLogger(__name__)
@@ -50,10 +48,8 @@ def status_and_message(error: BaseException) -> tuple[int, str]:
             return STATUS_OF_REASON[rejected.reason], rejected.message
         case PortError() as refused:
             return STATUS_OF_FAULT[refused.fault], refused.message
-        case NotFound() | MethodNotAllowed():
+        case NoRoute():
             return 404, PAGE_NOT_FOUND
-        case HTTPException() as http:
-            return http.code or 500, http.description or http.name
         case bug:
             return 500, str(bug) or type(bug).__name__
 
@@ -69,7 +65,7 @@ def render(error: Exception) -> Response:
 
 
 def is_bug(error: BaseException) -> bool:
-    return not isinstance(unwrap(error), Rejected | PortError | HTTPException)
+    return not isinstance(unwrap(error), Rejected | PortError | NoRoute)
 
 
 def unwrap(error: BaseException) -> BaseException:
@@ -77,3 +73,11 @@ def unwrap(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
+
+
+def tell_of_break(error: Exception) -> None:
+    """A response ended in its middle; its client hears nothing but that."""
+    if is_bug(error):
+        log.error("a response broke off", exc_info=error)
+    else:
+        log.warning("a response broke off: %s", status_and_message(error)[1])

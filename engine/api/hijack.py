@@ -12,21 +12,21 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, cast
 
 import trio
-from quart import Response
 
+from engine.api.request import Request
+from engine.api.responses import empty
 from engine.api.versions import COMMON_HEADERS
 from engine.errors import Fault, PortError
 
 if TYPE_CHECKING:
-    from engine.api.app import EngineRequest
     from engine.api.server import EngineServer
 
 RAW_STREAM = "application/vnd.docker.raw-stream"
 MULTIPLEXED_STREAM = "application/vnd.docker.multiplexed-stream"
 MULTIPLEXED_SINCE = (1, 42)
 
-HIJACKED = Response(b"", status=200)
-"""What a route returns after `hijack`: quart wants a response, the connection sends nothing of it."""
+HIJACKED = empty(200)
+"""What a route returns after `hijack`: there has to be a response, and the connection sends nothing of it."""
 
 
 class Hijacked:
@@ -83,14 +83,14 @@ def head(upgrade: str, content_type: str, extra: Mapping[str, str]) -> bytes:
 
 @asynccontextmanager
 async def hijack(
-    request: EngineRequest, *, multiplexed: bool, headers: Mapping[str, str] | None = None, answer: bytes = b""
+    request: Request, *, multiplexed: bool, headers: Mapping[str, str] | None = None, answer: bytes = b""
 ) -> AsyncIterator[Hijacked]:
     """Take the connection out of HTTP, answer, and give the socket. Read the request's body before. answer: a head of
     the caller's own, instead of the usual one.
 
     Until the block is entered an exception is an ordinary HTTP error; do all checks first. Raises PortError
     (NOT_IMPLEMENTED) over HTTP/2 and TLS, where there is no socket of the client's own bytes to hand over."""
-    server = cast("EngineServer | None", request.scope.get("state", {}).get("server"))
+    server = cast("EngineServer | None", request.state.get("server"))
     if server is None or request.http_version.startswith("2"):
         raise PortError("hijack", "this connection cannot be hijacked", fault=Fault.NOT_IMPLEMENTED)
     upgrade = request.headers.get("Upgrade", "")

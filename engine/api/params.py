@@ -8,19 +8,17 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from typing import TYPE_CHECKING, cast
+from collections.abc import Mapping, Sequence
+from typing import cast
 
 import msgspec
 from msgspec.structs import replace
-from werkzeug.datastructures import MultiDict
 
 from engine.aggregates.decider import Cause, Reason, Rejected
 from engine.api import filters, moments
-from engine.api.server import Peer
+from engine.api.peer import Peer
+from engine.api.request import Request
 from engine.drivers.ports.registry import Credentials
-
-if TYPE_CHECKING:
-    from quart import Request
 
 _FALSE_WORDS = frozenset({"", "0", "no", "false", "none"})
 
@@ -28,29 +26,30 @@ _FALSE_WORDS = frozenset({"", "0", "no", "false", "none"})
 class Query:
     """The query string, read by Docker's rules. Unknown keys are ignored, as dockerd does (API-08)."""
 
-    def __init__(self, values: MultiDict[str, str]) -> None:
+    def __init__(self, values: Mapping[str, Sequence[str]]) -> None:
         self._values = values
 
     @classmethod
     def of(cls, request: Request) -> Query:
-        return cls(request.args)
+        return cls(request.query)
 
     def __contains__(self, key: str) -> bool:
         return key in self._values
 
     def text(self, key: str, default: str = "") -> str:
         """The first value."""
-        return self._values.get(key, default)
+        values = self._values.get(key)
+        return values[0] if values else default
 
     def all(self, key: str) -> tuple[str, ...]:
         """Every value of a repeated key, in order."""
-        return tuple(self._values.getlist(key))
+        return tuple(self._values.get(key, ()))
 
     def flag(self, key: str, *, default: bool = False) -> bool:
         """False for "", 0, no, false and none in any case, true for everything else; the default when absent."""
         if key not in self._values:
             return default
-        return self._values[key].strip().lower() not in _FALSE_WORDS
+        return self.text(key).strip().lower() not in _FALSE_WORDS
 
     def integer(self, key: str, default: int | None = None) -> int | None:
         """A decimal number; the default when absent or empty. Raises Rejected(INVALID) in strconv's words."""
@@ -75,11 +74,10 @@ class Query:
 
 def cause_of(request: Request) -> Cause:
     """Who and why, for the events this request leads to."""
-    state = request.scope.get("state", {})
-    peer = cast("Peer | None", state.get("peer"))
+    peer = cast("Peer | None", request.state.get("peer"))
     return Cause(
         actor=peer.actor if peer else "api",
-        correlation=cast(str, state.get("correlation", "")),
+        correlation=cast(str, request.state["correlation"]),
         causation=f"{request.method} {request.path}",
     )
 
@@ -96,7 +94,7 @@ def forgiven_credentials(request: Request) -> Credentials | None:
         credentials = credentials_of(request)
     except Rejected:
         credentials = None
-    meta = {name: value for name, value in request.headers.items() if name.lower().startswith("x-meta-")}
+    meta = {name.title(): value for name, value in request.headers.items() if name.startswith("x-meta-")}
     return replace(credentials or Credentials(), meta=meta) if meta else credentials
 
 

@@ -17,8 +17,8 @@ from typing import Any, Final
 from urllib.parse import unquote
 
 import msgspec
-from quart.wrappers import Response
-from quart.wrappers.response import DataBody
+
+from engine.api.responses import WITHOUT_BODY, Response, closing
 
 HEAD_BYTES_MAX = 16 << 10
 BODY_BYTES_MAX = 64 << 10
@@ -40,7 +40,7 @@ class Plain(msgspec.Struct, frozen=True, kw_only=True):
     body: bytes
     size: int
 
-    def scope(self, client: Any, server: Any, state: dict[str, Any]) -> dict[str, Any]:
+    def scope(self, state: dict[str, Any]) -> dict[str, Any]:
         """What ASGI calls a request."""
         path, _, query = self.target.partition(b"?")
         return {
@@ -54,8 +54,6 @@ class Plain(msgspec.Struct, frozen=True, kw_only=True):
             "query_string": query,
             "root_path": "",
             "headers": self.fields,
-            "client": client,
-            "server": server,
             "state": state,
             "extensions": {},
         }
@@ -142,22 +140,17 @@ def head(status: int, fields: Iterable[tuple[str, str]]) -> bytes:
 
 async def pieces(method: str, response: Response) -> AsyncGenerator[bytes, None]:
     """A response in the pieces it is written in: whole when it is all there, else each part of it as a chunk."""
-    fields = response.headers
-    bare = method == "HEAD" or response.status_code in (204, 304)
-    if isinstance(response.response, DataBody):
-        body = response.response.data
-        if bare:
-            yield head(response.status_code, fields)
-        elif "Content-Length" in fields:
-            yield head(response.status_code, fields) + body
-        else:
-            yield head(response.status_code, [*fields, ("Content-Length", str(len(body)))]) + body
+    body, fields = response.body, response.headers
+    bare = method == "HEAD" or response.status in WITHOUT_BODY
+    if isinstance(body, bytes):
+        sized = {} if response.status in WITHOUT_BODY else {"Content-Length": str(len(body))}
+        written = head(response.status, {**sized, **fields}.items())
+        yield written if bare else written + body
         return
     chunked = "Content-Length" not in fields and not bare
-    yield head(response.status_code, [*fields, ("Transfer-Encoding", "chunked")] if chunked else fields)
-    async with response.response as body_parts:
-        async for part in body_parts:
-            data = part.encode() if isinstance(part, str) else bytes(part)
+    yield head(response.status, {**fields, **({"Transfer-Encoding": "chunked"} if chunked else {})}.items())
+    async with closing(body):
+        async for data in body:
             if data and not bare:
                 yield b"%x\r\n%b\r\n" % (len(data), data) if chunked else data
     if chunked:

@@ -1,6 +1,6 @@
 """Accepting connections on listening sockets, and closing them in good order.
 
-Owns hypercorn's settings and the life of all connections together. What one connection does is server.py's.
+Owns the life of all connections together. What one connection does is server.py's.
 """
 
 from __future__ import annotations
@@ -9,24 +9,10 @@ import socket
 from collections.abc import Sequence
 
 import trio
-from hypercorn.app_wrappers import ASGIWrapper
-from hypercorn.config import Config
-from hypercorn.trio.worker_context import WorkerContext
 
 from engine.api.app import EngineApp
-from engine.api.server import HEAD_BYTES_MAX, EngineServer
-
-
-def hypercorn_config() -> Config:
-    """Hypercorn's defaults suit web sites; an engine's clients keep connections for hours, send credentials in long
-    headers, and read the Server header of this engine."""
-    config = Config()
-    config.accesslog = None
-    config.errorlog = None
-    config.include_server_header = False
-    config.keep_alive_max_requests = 1 << 62
-    config.h11_max_incomplete_size = HEAD_BYTES_MAX
-    return config
+from engine.api.machinery import Machinery
+from engine.api.server import EngineServer
 
 
 async def serve_api(
@@ -39,12 +25,11 @@ async def serve_api(
     """Serve until cancelled: then accept nothing more, close idle connections, give running requests `grace_s`, and
     cut off the rest. The sockets stay the caller's (close_listeners removes their files). `started` when connections
     are accepted."""
-    context = WorkerContext(None)
     live: set[EngineServer] = set()
-    wrapped, config = ASGIWrapper(app), hypercorn_config()
+    machinery = Machinery(app)
 
     async def handle(stream: trio.SocketStream) -> None:
-        await EngineServer(wrapped, app.serve_plain, config, context, live, stream).run()
+        await EngineServer(app, machinery, live, stream).run()
 
     listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(sock.dup())) for sock in sockets]
     closing = trio.Event()
@@ -58,7 +43,7 @@ async def serve_api(
                 task_status=task_status,  # type: ignore[arg-type]  # the listeners are of no use to the caller
             )
         finally:
-            await context.terminated.set()  # has no checkpoint in it: safe while cancelled
+            await machinery.close()  # has no checkpoint in it: safe while cancelled
             connections.cancel_scope.deadline = trio.current_time() + grace_s
             with trio.CancelScope(shield=True):
                 for server in [server for server in live if server.idle]:

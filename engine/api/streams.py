@@ -11,21 +11,17 @@ import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager, aclosing
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import msgspec
 import trio
-from quart import Response
-from werkzeug.local import LocalProxy
 
 from engine.api.errors import is_bug, status_and_message
-from engine.api.responses import JSON
+from engine.api.request import Request
+from engine.api.responses import JSON, Response
 from engine.api.responses import empty as empty  # one import for routes that answer both ways
 from engine.api.responses import json_response as json_response
 from engine.errors import Fault, PortError
-
-if TYPE_CHECKING:
-    from engine.api.app import EngineRequest
 
 log = logging.getLogger(__name__)
 
@@ -39,9 +35,16 @@ STDIN, STDOUT, STDERR = 0, 1, 2
 
 _FRAME_HEAD = struct.Struct(">BxxxL")
 
-serving: ContextVar[EngineRequest] = ContextVar("request")
+serving: ContextVar[Request] = ContextVar("request")
 """Which request a task works for. Set by the application."""
-request = cast("EngineRequest", LocalProxy(serving))
+
+
+class _Current:
+    def __getattr__(self, name: str) -> Any:
+        return getattr(serving.get(), name)
+
+
+request = cast(Request, _Current())
 """The same, for routes: stands for whatever request their task has."""
 
 T = TypeVar("T")
@@ -57,16 +60,7 @@ def frame(stream: int, data: bytes) -> bytes:
 def raw_response(chunks: AsyncIterator[bytes], content_type: str) -> Response:
     """Bytes as they come (archives, frames). An error behind the first chunk breaks the connection off, so that no
     client takes half an archive for a whole one."""
-
-    async def generated() -> AsyncIterator[bytes]:  # quart takes generators for streams, and nothing else
-        try:
-            async for chunk in chunks:
-                yield chunk
-        finally:
-            if (close := getattr(chunks, "aclose", None)) is not None:
-                await close()
-
-    return Response(generated(), content_type=content_type)
+    return Response(chunks, content_type=content_type)
 
 
 async def eager_raw_response(chunks: AsyncIterator[bytes], content_type: str) -> Response:
@@ -183,7 +177,7 @@ def unaborted() -> AbstractContextManager[object]:
     return trio.CancelScope(shield=True)
 
 
-def current_request() -> EngineRequest:
+def current_request() -> Request:
     """The request of this task, itself: to be kept by what outlives the route."""
     return serving.get()
 

@@ -10,19 +10,17 @@ import codecs
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING
 
 import trio
 from wsproto import ConnectionType, WSConnection
-from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Ping, Pong, Request, TextMessage
+from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Ping, Pong, TextMessage
+from wsproto.events import Request as Handshake
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
 from engine.aggregates.decider import Reason, Rejected
 from engine.api.hijack import Hijacked, hijack
+from engine.api.request import Request
 from engine.api.versions import COMMON_HEADERS
-
-if TYPE_CHECKING:
-    from engine.api.app import EngineRequest
 
 BINARY_SINCE = (1, 28)
 """Older clients get text frames. Source: moby container_routes.go."""
@@ -83,13 +81,13 @@ class WebSocket:
 
 
 @asynccontextmanager
-async def websocket(request: EngineRequest) -> AsyncIterator[WebSocket]:
+async def websocket(request: Request) -> AsyncIterator[WebSocket]:
     """Shake hands and take the connection over. Raises Rejected(INVALID) for what is no websocket request."""
     connection = WSConnection(ConnectionType.SERVER)
     headers = [(name.lower().encode(), value.encode()) for name, value in request.headers.items()]
     try:
         connection.initiate_upgrade_connection(headers, request.path)
-        if not any(isinstance(event, Request) for event in connection.events()):
+        if not any(isinstance(event, Handshake) for event in connection.events()):
             raise Rejected(Reason.INVALID, "bad websocket handshake: no upgrade was asked for")
         extra = [(name.encode(), value.encode()) for name, value in COMMON_HEADERS.items()]
         head = connection.send(AcceptConnection(extra_headers=extra))

@@ -9,8 +9,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from quart import Response
-from werkzeug.datastructures import MultiDict
 
 from engine.aggregates.decider import Reason, Rejected
 from engine.aggregates.values.config import ContainerConfig, HealthConfig, HostConfig
@@ -18,7 +16,7 @@ from engine.api import filters, moments
 from engine.api.app import EngineApp
 from engine.api.bodies import decode_body, decode_json
 from engine.api.params import Query, decode_credentials
-from engine.api.responses import json_response
+from engine.api.responses import Response, json_response
 from engine.api.routes.absent import ABSENT
 from engine.api.shapes.times import ZERO_TIME, human_duration, rfc3339_nano, status_words
 from engine.api.streams import frame, request
@@ -43,13 +41,13 @@ MINUTE, HOUR, DAY = 60 * NS, 3600 * NS, 24 * 3600 * NS
     ],
 )
 def test_booleans_are_read_by_dockers_rule(text: str, truth: bool) -> None:
-    query = Query(MultiDict({"all": text}))
+    query = Query({"all": [text]})
     assert query.flag("all", default=not truth) == truth
     assert query.flag("absent", default=True)
 
 
 def test_numbers_are_refused_in_strconvs_words() -> None:
-    query = Query(MultiDict({"t": "10", "bad": "ten", "none": ""}))
+    query = Query({"t": ["10"], "bad": ["ten"], "none": [""]})
     assert (query.integer("t"), query.integer("none", 5), query.integer("absent")) == (10, 5, None)
     with pytest.raises(Rejected, match='strconv.ParseInt: parsing "ten": invalid syntax'):
         query.integer("bad")
@@ -157,7 +155,7 @@ async def test_content_types_and_empty_bodies_are_refused_in_mobys_words() -> No
     def register(app: EngineApp) -> None:
         @app.route("/body", methods=["POST"])
         async def body() -> Response:
-            required = request.args.get("required") != "0"
+            required = Query.of(request).text("required") != "0"
             return json_response({"cmd": (await decode_body(request, ContainerConfig, required=required)).cmd})
 
     json_type = {"Content-Type": "application/json"}
@@ -243,11 +241,11 @@ async def test_nothing_is_both_there_and_declared_absent() -> None:
     from engine.api.app import create_app
     from tests.api.harness import context
 
-    rules = [str(rule) for rule in create_app(context()).url_map.iter_rules()]
+    rules = {rule.pattern for rule in create_app(context()).routes if rule.method == "GET"}
     absent = [path for path, _ in ABSENT]
     assert len(absent) == len(set(absent))
     for path in absent:
-        assert rules.count(path) == 1, path
+        assert path in rules, path
 
 
 def test_structs_of_bodies_keep_their_defaults() -> None:
@@ -263,7 +261,7 @@ def test_moments_beyond_the_log_are_refused(text: str) -> None:
 @pytest.mark.parametrize("text", ["9" * 40, "9" * 5000, "-" + "9" * 19])
 def test_numbers_beyond_64_bits_are_refused(text: str) -> None:
     with pytest.raises(Rejected, match="value out of range"):
-        Query(MultiDict([("t", text)])).integer("t")
+        Query({"t": [text]}).integer("t")
     with pytest.raises(Rejected, match="invalid JSON"):
         decode_json(f'{{"Memory": {text[:300]}}}'.encode(), HostConfig)
 

@@ -8,13 +8,12 @@ import h11
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from quart import Response
 
 from engine.api import plain
 from engine.api.app import EngineApp
 from engine.api.bodies import decode_body
 from engine.api.plain import Plain
-from engine.api.responses import json_response
+from engine.api.responses import Response, json_response
 from engine.api.streams import current_request
 from tests.api.harness import connected, in_thread, served
 

@@ -12,14 +12,13 @@ import subprocess
 
 import pytest
 import trio
-from quart import Response
 
 from engine.aggregates.decider import Reason, Rejected
 from engine.api import server
 from engine.api.app import EngineApp
 from engine.api.hijack import HIJACKED, hijack
 from engine.api.params import Query, cause_of
-from engine.api.responses import empty, json_response
+from engine.api.responses import Response, empty, json_response
 from engine.api.streams import Emit, current_request, json_stream, progress_stream, request
 from engine.errors import Fault, PortError
 from tests.api.harness import Client, Served, connected, in_thread, served
@@ -207,7 +206,7 @@ class Bodies:
 
         @app.route("/whole", methods=["PUT"])
         async def whole() -> Response:
-            return json_response({"bytes": len(await request.get_data())})
+            return json_response({"bytes": len(await request.body.whole())})
 
 
 async def test_a_body_waits_for_its_route() -> None:
@@ -342,8 +341,8 @@ async def test_a_progress_stream_fails_with_a_status_before_and_a_line_after_its
 def hijack_routes(app: EngineApp) -> None:
     @app.route("/echo", methods=["POST"])
     async def echo() -> Response:
-        body = await request.get_data()
-        async with hijack(current_request(), multiplexed=request.args.get("tty") != "1") as client:
+        body = await request.body.whole()
+        async with hijack(current_request(), multiplexed=Query.of(request).text("tty") != "1") as client:
             duplicate = os.dup(client.fd)
             early = client.early_input
             await trio.to_thread.run_sync(lambda: echo_over(duplicate, body, early))
@@ -509,6 +508,7 @@ async def test_names_may_have_slashes_and_escapes() -> None:
 @pytest.mark.skipif(shutil.which("docker") is None, reason="the docker CLI is not installed")
 async def test_the_docker_cli_negotiates_and_prints_versions() -> None:
     """SYS-16."""
+
     def run(engine: Served, *arguments: str) -> str:
         env = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "DOCKER_HOST": f"unix://{engine.path}"}
         done = subprocess.run(["docker", *arguments], env=env, capture_output=True, text=True, timeout=20)

@@ -25,7 +25,10 @@ from engine.aggregates.image import AddImage
 from engine.aggregates.values.descriptor import OCI_CONFIG, Descriptor
 from engine.aggregates.values.ids import Digest, ImageID
 from engine.aggregates.values.platform import Platform
-from engine.api.server import Peer
+from engine.api.app import EngineApp, understood
+from engine.api.peer import Peer
+from engine.api.request import Body, Request
+from engine.api.responses import closing
 from engine.composition import Engine
 from engine.config import ConfigError, DaemonConfig
 from engine.errors import PortError
@@ -214,19 +217,11 @@ class Lives:
         if payload:
             headers += [(b"content-type", b"application/json"), (b"content-length", str(len(payload)).encode())]
         scope = {
-            "type": "http",
-            "asgi": {"version": "3.0"},
             "http_version": "1.1",
             "method": method,
-            "scheme": "http",
             "path": f"/v1.53{path}",
-            "raw_path": f"/v1.53{path}".encode(),
             "query_string": query.encode(),
-            "root_path": "",
             "headers": headers,
-            "client": None,
-            "server": ("localhost", 80),
-            "extensions": {},
             "state": {"peer": Peer(uid=0, gid=0, pid=1)},
         }
         request = _Request(scope, payload)
@@ -237,27 +232,19 @@ class Lives:
             raise Cut(f"{method} {path}")
         return request.answer
 
-    async def _handle(self, request: _Request, app: Any) -> None:
-        sent, pieces, status = False, [], 0
-
-        async def receive() -> dict[str, Any]:
-            nonlocal sent
-            if sent:
-                await trio.sleep_forever()
-            sent = True
-            return {"type": "http.request", "body": request.body, "more_body": False}
-
-        async def send(message: dict[str, Any]) -> None:
-            nonlocal status
-            await trio.lowlevel.checkpoint()
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            else:
-                pieces.append(message.get("body", b""))
-                if not message.get("more_body", False) and not self._gate.shut:
-                    request.answer = Answer(status, b"".join(pieces))
-
+    async def _handle(self, request: _Request, app: EngineApp) -> None:
         try:
-            await app(request.scope, receive, send)
+            async with trio.open_nursery() as nursery:
+                response = await app.answer(Request(understood(request.scope), Body(request.body), nursery))
+                pieces = [response.body] if isinstance(response.body, bytes) else []
+                if not isinstance(response.body, bytes):
+                    async with closing(response.body):
+                        async for piece in response.body:
+                            await trio.lowlevel.checkpoint()
+                            pieces.append(piece)
+                await trio.lowlevel.checkpoint()
+                if not self._gate.shut:
+                    request.answer = Answer(response.status, b"".join(pieces))
+                nursery.cancel_scope.cancel()
         finally:
             request.done.set()

@@ -21,7 +21,6 @@ from typing import Any
 
 import trio
 import trio.testing
-from werkzeug.routing import Rule
 
 from engine.projections.containers import Containers
 from engine.projections.events_feed import EventsFeed
@@ -107,33 +106,10 @@ def determined(seed: int) -> Iterator[None]:
 
     trio.to_thread.run_sync = at_once  # type: ignore[assignment]
     try:
-        with quick_routes():
-            yield
+        yield
     finally:
         trio.to_thread.run_sync = threaded
         scheduler._ALLOW_DETERMINISTIC_SCHEDULING = before
-
-
-_COMPILED: dict[tuple[Any, ...], Any] = {}
-
-
-@contextlib.contextmanager
-def quick_routes() -> Iterator[None]:
-    """Each life makes the whole application: what werkzeug compiles of a rule is the same every time, and a fifth of
-    all work if it is done again."""
-    compile_builder = Rule._compile_builder
-
-    def remembered(rule: Rule, append_unknown: bool = True) -> Any:
-        key = (rule.rule, tuple(sorted(rule.methods or ())), append_unknown)
-        if key not in _COMPILED:
-            _COMPILED[key] = compile_builder(rule, append_unknown)
-        return _COMPILED[key]
-
-    Rule._compile_builder = remembered  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        Rule._compile_builder = compile_builder  # type: ignore[method-assign]
 
 
 class Steps(trio.abc.Instrument):

@@ -6,11 +6,10 @@ The words `not supported` matter: `docker inspect` tries plugins last and goes o
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any
-
 from engine.aggregates.decider import Reason, Rejected
 from engine.api.app import EngineApp
+from engine.api.responses import Response
+from engine.api.routing import View
 
 ALL_METHODS = ("GET", "POST", "PUT", "DELETE")
 
@@ -51,14 +50,14 @@ NO_SWARM = "This node is not part of a swarm"
 def register(app: EngineApp) -> None:
     # No refusal but the truth, in moby's words: clients that tidy up (docker-py's suite among them) leave first and
     # take this for done.
-    app.add_url_rule("/swarm/leave", "absent-leave", _refusal(Reason.UNAVAILABLE, NO_SWARM), methods=["POST"])
-    for number, (path, what) in enumerate(ABSENT):
+    app.routes.add("/swarm/leave", _refusal(Reason.UNAVAILABLE, NO_SWARM), ["POST"])
+    for path, what in ABSENT:
         words = what if what == EXPERIMENTAL else f"{what}: not supported by this engine (not implemented)"
-        app.add_url_rule(path, f"absent-{number}", _refusal(Reason.NOT_IMPLEMENTED, words), methods=list(ALL_METHODS))
+        app.routes.add(path, _refusal(Reason.NOT_IMPLEMENTED, words), ALL_METHODS)
 
 
-def _refusal(reason: Reason, words: str) -> Callable[..., Awaitable[Any]]:
-    async def refuse(**_path: str) -> None:
+def _refusal(reason: Reason, words: str) -> View:
+    async def refuse(**_path: str) -> Response:
         raise Rejected(reason, words)
 
     return refuse

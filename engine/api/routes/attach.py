@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 import trio
-from quart import Response
 
 from engine.aggregates.container.lifecycle import Status
 from engine.aggregates.container.state import ContainerState
@@ -22,10 +21,10 @@ from engine.api.detach import detach_keys
 from engine.api.hijack import HIJACKED, hijack
 from engine.api.notes import note
 from engine.api.params import Query, cause_of
+from engine.api.responses import Response
 from engine.api.routes.container_logs import backlog
 from engine.api.streams import current_request
 from engine.api.versions import ApiVersion
-from engine.api.websocket import bridge, websocket
 
 EXIT_WAIT_S = 1.0
 """How long the end of the output waits for the exit, so that who asks for the code next finds it."""
@@ -77,9 +76,7 @@ class Attachment:
         """The log so far, if wanted, then the streams until they end. fd: the socket to give to the copier."""
         context, wish, container_id = self._context, self._wish, self._state.container_id
         if wish.logs:
-            written = backlog(
-                context, self._state, stdout=wish.stdout, stderr=wish.stderr, multiplexed=multiplexed
-            )
+            written = backlog(context, self._state, stdout=wish.stdout, stderr=wish.stderr, multiplexed=multiplexed)
             async for batch in written:
                 await send(batch)
         if not wish.stream:
@@ -121,20 +118,20 @@ def register(app: EngineApp, context: ApiContext) -> None:
     @app.route("/containers/<name>/attach", methods=["POST"])
     async def attach(name: str) -> Response:
         request = current_request()
-        await request.get_data(cache=False)
+        await request.body.whole()
         detach_keys(Query.of(request).text("detachKeys"))
         state = attachable(name)
         mine, multiplexed = attachment(state), not state.config.tty
         async with trio.open_nursery() as nursery, hijack(request, multiplexed=multiplexed) as client:
             # Decided before the client has its answer, and so before any start it asks for; nobody waits for the disk.
             nursery.start_soon(mine.note)
-            await mine.run(
-                client.send_all, lambda: client.fd, multiplexed=multiplexed, early_input=client.early_input
-            )
+            await mine.run(client.send_all, lambda: client.fd, multiplexed=multiplexed, early_input=client.early_input)
         return HIJACKED
 
     @app.route("/containers/<name>/attach/ws", methods=["GET"])
     async def attach_websocket(name: str) -> Response:
+        from engine.api.websocket import bridge, websocket  # here: few attach this way, and every start would load it
+
         request = current_request()
         detach_keys(Query.of(request).text("detachKeys"))
         mine = attachment(attachable(name), every=_takes_all(request.api_version))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from quart import Response
-
 from engine.aggregates.container.lifecycle import Status
 from engine.aggregates.values.commit import CommitWish
 from engine.aggregates.values.config import ContainerConfig
@@ -11,6 +9,7 @@ from engine.api.app import EngineApp
 from engine.api.bodies import decode_body
 from engine.api.context import ApiContext
 from engine.api.params import Query, cause_of
+from engine.api.responses import Response
 from engine.api.routes.images import tag_reference
 from engine.api.streams import current_request, json_response
 

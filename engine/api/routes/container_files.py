@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 
 import msgspec
 from msgspec.structs import replace
-from quart import Response
 
 from engine.aggregates.container.lifecycle import Status
 from engine.aggregates.container.state import ContainerState
@@ -16,6 +15,7 @@ from engine.api.app import EngineApp
 from engine.api.context import ApiContext
 from engine.api.notes import note
 from engine.api.params import Query, cause_of
+from engine.api.responses import Response
 from engine.api.streams import current_request, eager_raw_response, empty, json_response
 from engine.drivers.ports.runtime import RootFilesystem
 from engine.drivers.ports.storage import FilesMount, FilesRoot, PathStat
@@ -90,9 +90,7 @@ async def place(context: ApiContext, name: str) -> tuple[FilesRoot, str]:
 
 async def files_root(context: ApiContext, state: ContainerState, *, with_mounts: bool) -> FilesRoot:
     """A container's files as it sees them: its read-write layer and the volumes and binds over it."""
-    rootfs = await context.ports.rootfs.prepare(
-        state.container_id, state.layers, volatile=state.host.auto_remove
-    )
+    rootfs = await context.ports.rootfs.prepare(state.container_id, state.layers, volatile=state.host.auto_remove)
     if with_mounts and not state.pid:
         await _volumes_ready(context, state, rootfs)
     mounts = tuple(

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
-from quart import Response
-
 from engine.aggregates.container.lifecycle import Status
 from engine.aggregates.container.state import ContainerState
 from engine.aggregates.decider import Reason, Rejected
@@ -15,6 +13,7 @@ from engine.api.app import EngineApp
 from engine.api.context import ApiContext
 from engine.api.hijack import stream_content_type
 from engine.api.params import Query
+from engine.api.responses import Response
 from engine.api.shapes.containers import readable_log
 from engine.api.shapes.log_lines import LogRenderer
 from engine.api.streams import current_request, raw_response

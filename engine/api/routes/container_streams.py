@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
-from quart import Response
-
 from engine.aggregates.container.lifecycle import Status
 from engine.aggregates.container.state import ContainerState
 from engine.aggregates.decider import Reason, Rejected
@@ -14,7 +12,7 @@ from engine.api.app import EngineApp
 from engine.api.context import ApiContext
 from engine.api.notes import note
 from engine.api.params import Query, cause_of
-from engine.api.responses import JSON
+from engine.api.responses import JSON, Response
 from engine.api.streams import current_request, empty, json_response, json_stream
 
 CELLS_MAX = 0xFFFF

@@ -14,7 +14,6 @@ from typing import Any
 import trio
 from msgspec.json import encode as json_encode
 from msgspec.structs import replace
-from quart import Response
 
 from engine import transactions
 from engine.aggregates.container import commands as c
@@ -35,6 +34,7 @@ from engine.api.context import ApiContext
 from engine.api.creation import CreateBody, Creation, checked_name, env_of
 from engine.api.params import Query, cause_of
 from engine.api.pruning import PRUNE_FILTERS, alone, prune_label_match, prune_until, tell_pruned
+from engine.api.responses import Response
 from engine.api.rest import at_rest
 from engine.api.shapes import containers as shapes
 from engine.api.shapes.container_filters import ContainerFilter
@@ -80,7 +80,7 @@ def register(app: EngineApp, context: ApiContext) -> None:
     @app.route("/containers/<name>/start", methods=["POST"])
     async def start(name: str) -> Response:
         request = current_request()
-        if (await request.get_data(cache=False)).strip() not in (b"", b"{}", b"null"):
+        if (await request.body.whole()).strip() not in (b"", b"{}", b"null"):
             raise Rejected(
                 Reason.INVALID,
                 "starting container with non-empty request body was deprecated since API v1.22 and removed in v1.24",

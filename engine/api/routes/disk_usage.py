@@ -9,14 +9,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from quart import Response
-
 from engine.aggregates.decider import Reason, Rejected
 from engine.aggregates.image import ImageStatus
 from engine.api.app import EngineApp
 from engine.api.context import ApiContext
 from engine.api.params import Query
-from engine.api.responses import json_response
+from engine.api.responses import Response, json_response
 from engine.api.shapes import containers as container_shapes
 from engine.api.shapes import images as image_shapes
 from engine.api.shapes import volumes as volume_shapes

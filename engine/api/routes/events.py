@@ -13,14 +13,14 @@ from typing import Any, cast
 
 import msgspec
 import trio
-from quart import Response
 
 from engine.aggregates.decider import Reason, Rejected
-from engine.api.app import EngineApp, EngineRequest
+from engine.api.app import EngineApp
 from engine.api.context import ApiContext
 from engine.api.filters import Filters
 from engine.api.params import Query
-from engine.api.responses import JSON
+from engine.api.request import Request
+from engine.api.responses import JSON, Response
 from engine.api.shapes import events as shapes
 from engine.api.streams import (
     EVENT_STREAM,
@@ -74,7 +74,7 @@ def register(app: EngineApp, context: ApiContext) -> None:
         return json_stream(documents(messages), content_type(request))
 
 
-def parse(request: EngineRequest, now_ns: int) -> EventsQuery:
+def parse(request: Request, now_ns: int) -> EventsQuery:
     query = Query.of(request)
     since_ns, until_ns = query.moment("since", now_ns=now_ns), query.moment("until", now_ns=now_ns)
     if until_ns is not None and until_ns < (since_ns or 0):
@@ -103,12 +103,18 @@ def cursor_of(text: str) -> int | None:
     return int(text)
 
 
-def content_type(request: EngineRequest) -> str:
+def content_type(request: Request) -> str:
     """JSON before 1.52; then what the client accepts of json lines, ndjson and json-seq."""
     if request.api_version < NEGOTIATED_SINCE:
         return JSON
     offered = (JSON_LINES, NDJSON, JSON_SEQUENCE)
-    return request.accept_mimetypes.best_match(offered, JSON_LINES) or JSON_LINES
+    accepted = request.headers.get("Accept")
+    if accepted in ("", "*/*"):
+        return JSON_LINES
+    from werkzeug.datastructures import MIMEAccept  # here: few say what they accept, and every start would load it
+    from werkzeug.http import parse_accept_header
+
+    return parse_accept_header(accepted, MIMEAccept).best_match(offered, JSON_LINES) or JSON_LINES
 
 
 async def told(

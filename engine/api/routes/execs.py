@@ -6,7 +6,6 @@ from typing import Any
 
 import msgspec
 import trio
-from quart import Response
 
 from engine.aggregates.container.commands import RequireRunning
 from engine.aggregates.container.lifecycle import Status
@@ -14,13 +13,15 @@ from engine.aggregates.decider import Reason, Rejected
 from engine.aggregates.exec import CreateExec, ExecSpec, ExecState, ExecStatus, StartExec
 from engine.aggregates.values.config import Value
 from engine.aggregates.values.ids import ExecID
-from engine.api.app import EngineApp, EngineRequest
+from engine.api.app import EngineApp
 from engine.api.bodies import decode_body
 from engine.api.context import ApiContext
 from engine.api.detach import detach_keys
 from engine.api.hijack import HIJACKED, hijack
 from engine.api.notes import note
 from engine.api.params import Query, cause_of
+from engine.api.request import Request
+from engine.api.responses import Response
 from engine.api.routes.container_streams import dimension
 from engine.api.streams import current_request, empty, frame, json_response
 from engine.drivers.ports.runtime import RootFilesystem
@@ -100,7 +101,7 @@ def register(app: EngineApp, context: ApiContext) -> None:
         return empty(200)
 
 
-async def create_exec(context: ApiContext, name: str, body: ExecBody, request: EngineRequest) -> ExecID:
+async def create_exec(context: ApiContext, name: str, body: ExecBody, request: Request) -> ExecID:
     """Check and append. Raises Rejected, PortError: INVALID without a command or for an unknown user, CONFLICT unless
     the container runs."""
     state = context.views.containers.find(name)
@@ -139,7 +140,7 @@ async def create_exec(context: ApiContext, name: str, body: ExecBody, request: E
     return exec_id
 
 
-def console_size(body: ExecBody | StartBody, request: EngineRequest, *, tty: bool) -> tuple[int, int]:
+def console_size(body: ExecBody | StartBody, request: Request, *, tty: bool) -> tuple[int, int]:
     """(height, width), (0, 0) when it is not said, for old clients, and without a terminal."""
     if body.console_size is None or not tty or request.api_version < CONSOLE_SIZE_SINCE:
         return 0, 0
@@ -147,7 +148,7 @@ def console_size(body: ExecBody | StartBody, request: EngineRequest, *, tty: boo
 
 
 async def start_exec(
-    context: ApiContext, state: ExecState, body: StartBody, request: EngineRequest, ending: set[ExecID]
+    context: ApiContext, state: ExecState, body: StartBody, request: Request, ending: set[ExecID]
 ) -> Response:
     """Detached: answer once it runs. Attached: the client is registered before the process begins, so that no byte of
     its output is missed; a failed start is told in the stream (EXE-07).

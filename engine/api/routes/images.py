@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import trio
-from quart import Response
 
 from engine.aggregates.decider import Reason, Rejected
 from engine.aggregates.image import ImageStatus
@@ -20,7 +19,7 @@ from engine.api.image_platforms import decode_platform, find, platform_of
 from engine.api.image_removal import ImageRemovals, Record
 from engine.api.params import Query, cause_of, forgiven_credentials
 from engine.api.pruning import PRUNE_FILTERS, alone, prune_label_match, prune_until, tell_pruned
-from engine.api.responses import empty, json_response
+from engine.api.responses import Response, empty, json_response
 from engine.api.shapes import images as shapes
 from engine.api.streams import Emit, current_request, eager_raw_response, progress_stream, request
 from engine.errors import PortError

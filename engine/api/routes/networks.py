@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import trio
-from quart import Response
 
 from engine.aggregates.container.commands import ConnectContainer, DisconnectContainer
 from engine.aggregates.container.state import ContainerState
@@ -36,7 +35,7 @@ from engine.api.context import ApiContext
 from engine.api.filters import Filters
 from engine.api.params import Query, cause_of
 from engine.api.pruning import PRUNE_FILTERS, alone, prune_label_match, prune_until, tell_pruned
-from engine.api.responses import empty, json_response
+from engine.api.responses import Response, empty, json_response
 from engine.api.rest import at_rest
 from engine.api.shapes import networks as shapes
 from engine.api.streams import current_request, request, unaborted

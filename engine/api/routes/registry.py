@@ -10,7 +10,6 @@ from typing import cast
 
 import msgspec
 from msgspec.structs import replace
-from quart import Response
 
 from engine.aggregates.decider import Reason, Rejected
 from engine.aggregates.values.descriptor import Descriptor
@@ -27,7 +26,7 @@ from engine.api.bodies import decode_body
 from engine.api.context import ApiContext
 from engine.api.filters import Filters
 from engine.api.params import Query, forgiven_credentials
-from engine.api.responses import json_response
+from engine.api.responses import Response, json_response
 from engine.api.shapes import distribution as shapes
 from engine.api.streams import request
 from engine.drivers.ports.registry import Credentials, Registry

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from quart import Response
-
 from engine.aggregates.container.lifecycle import Status
 from engine.aggregates.container.state import ContainerState
 from engine.api import versions
 from engine.api.app import EngineApp
 from engine.api.context import ApiContext
-from engine.api.responses import json_response
+from engine.api.responses import Response, json_response
 from engine.api.shapes import system as shapes
 from engine.api.streams import current_request, request
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import trio
-from quart import Response
 
 from engine.aggregates.decider import Cause, Reason, Rejected
 from engine.aggregates.values.ids import RESTRICTED_NAME, VolumeName
@@ -14,7 +13,7 @@ from engine.api.context import ApiContext
 from engine.api.filters import Filters
 from engine.api.params import Query, cause_of
 from engine.api.pruning import PRUNE_FILTERS, alone, prune_label_match, tell_pruned
-from engine.api.responses import empty, json_response
+from engine.api.responses import Response, empty, json_response
 from engine.api.shapes import volumes as shapes
 from engine.api.streams import current_request, request
 from engine.errors import Fault, PortError
