@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 import signal
 
+from engine.aggregates import content, image, names, network, ports, transfer, volume
 from engine.aggregates import exec as x
-from engine.aggregates import image, names, network, ports, transfer, volume
 from engine.aggregates.container import events as c
 from engine.aggregates.decider import Event, Recorded
 from engine.aggregates.values.endpoints import Endpoint, PublishedPort
@@ -100,6 +100,10 @@ def _of_others(event: Event) -> str:
             return f"tagged {familiar(event.reference)}"
         case image.ImageUntagged():
             return f"untagged {familiar(event.reference)}"
+        case image.ImageRemoved():
+            return f"removed, and with it {len(event.layers)} layers and {len(event.blobs)} blobs"
+        case content.ContentDiscarded():
+            return f"{len(event.blobs)} blobs and {len(event.layers)} layers discarded; {event.why}"
         case names.NameReserved():
             return f"given to {short(event.owner)}"
         case names.NameReleased():

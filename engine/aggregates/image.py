@@ -105,8 +105,10 @@ class RemoveImage(ImageCommand, frozen=True, kw_only=True):
 
 
 class ReportImageRemoved(ImageCommand, frozen=True, kw_only=True):
+    """layers, blobs: what ended with it (nobody else used them)."""
+
     layers: tuple[ChainID, ...]
-    """The layers that ended with it (nobody else used them)."""
+    blobs: tuple[Digest, ...] = ()
 
 
 class ImageAdded(Event, frozen=True, kw_only=True):
@@ -173,6 +175,7 @@ class ImageRemoveRequested(Event, frozen=True, kw_only=True):
 class ImageRemoved(Event, frozen=True, kw_only=True):
     NAME: ClassVar[str] = "image.removed"
     layers: tuple[ChainID, ...] = ()
+    blobs: tuple[Digest, ...] = ()
 
 
 ImageEvent = (
@@ -370,7 +373,7 @@ def decide(state: ImageState, command: ImageCommands) -> tuple[Event, ...]:
             return (*(ImageUntagged(reference=name) for name in names), ImageRemoveRequested(at=command.at))
         case ReportImageRemoved():
             removing = state.status is ImageStatus.REMOVING
-            return (ImageRemoved(layers=command.layers),) if removing else ()
+            return (ImageRemoved(layers=command.layers, blobs=command.blobs),) if removing else ()
         case _:
             assert_never(command)
 

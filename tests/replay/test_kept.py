@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from replay.cli import main
-from tests.reactors.images.test_pull import BASE, TOP, pull
+from tests.reactors.images.test_pull import BASE, TOP, history, once, pull
 from tests.support.images import digest, image_of
-from tests.support.served_engine import MemoryRegistry, running_engine
+from tests.support.served_engine import MemoryRegistry, TestEngine, running_engine
 
 pytestmark = pytest.mark.root
 
@@ -52,7 +52,10 @@ async def test_a_layer_is_kept_by_what_names_it_and_goes_with_the_last(
         verdict = why(digest(TOP))
         assert verdict.startswith("Nothing has a use for it since @")
         assert "image alpine:2" in verdict
-        assert "With it went 1 layers" in why("alpine:2")
+        blob = json.loads(second.manifest)["layers"][1]["digest"]
+        for word in (digest(TOP), blob):
+            assert why(word).endswith("With that it was discarded.")
+        assert "With it went 1 layers and 3 blobs" in why("alpine:2")
 
 
 async def test_a_lease_keeps_and_a_prune_gives_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -66,4 +69,22 @@ async def test_a_lease_keeps_and_a_prune_gives_up(tmp_path: Path, capsys: pytest
         assert "error" in (await engine.lines("POST", pull("alpine", "1")))[-1]
         assert "the interrupted pull of alpine:1 until " in why(image.image_id)
         assert (await engine.ask("POST", "/images/prune"))[0] == 200
-        assert "lease released: given up by a prune (the images reactor)" in why(image.image_id)
+        verdict = why(image.image_id)
+        assert "lease released: given up by a prune (the images reactor)" in verdict
+        assert verdict.endswith("nothing used it: found by a prune.")
+
+
+async def test_what_nobody_ever_used_is_told_when_it_goes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """IMG-26: one event for all that a collection finds, and none when there is nothing."""
+    why = Why(tmp_path, capsys)
+
+    async def orphaned(engine: TestEngine) -> None:
+        for body in (b"one", b"two"):
+            await engine.storage.blobs.ingest(once(body))
+        assert await engine.images.recover() == 2
+        assert await engine.images.recover() == 0
+
+    async with running_engine(tmp_path, prepare=orphaned) as engine:
+        told = [one.event for one in history(engine, "content")]
+        assert [sorted(event.blobs) for event in told] == [sorted((digest(b"one"), digest(b"two")))]
+        assert why(digest(b"one")).endswith("nothing used it: found by a start.")

@@ -15,15 +15,17 @@ from engine.aggregates.values.ids import Digest
 from engine.drivers.ports.storage import BlobStore
 from engine.errors import PortError
 from engine.reactors.base import Hands
+from engine.reactors.images.discards import Discards
 from engine.reactors.images.holds import Hold, Holds
 from engine.reactors.images.removal import used
 
 
 class Arrivals:
-    def __init__(self, hands: Hands, blobs: BlobStore, holds: Holds) -> None:
+    def __init__(self, hands: Hands, blobs: BlobStore, holds: Holds, discards: Discards) -> None:
         self._hands = hands
         self._blobs = blobs
         self._holds = holds
+        self._discards = discards
 
     @asynccontextmanager
     async def kept(self, blobs: Sequence[Digest], hold: Hold) -> AsyncIterator[None]:
@@ -43,6 +45,9 @@ class Arrivals:
         own = Counter(blobs)
         async with self._holds.lock:
             needed, _ = used(self._hands)
-            for digest, times in own.items():
-                if digest not in needed and self._holds.blob_holders(digest) <= times:
-                    await self._blobs.discard(digest)
+            spare = [
+                digest
+                for digest, times in own.items()
+                if digest not in needed and self._holds.blob_holders(digest) <= times
+            ]
+            await self._discards.discard("it came, and no image was made of it", spare)

@@ -50,6 +50,7 @@ class Commits:
         *,
         additions: Additions,
         holds: Holds,
+        arrivals: Arrivals,
     ) -> None:
         self._hands = hands
         self._rootfs = rootfs
@@ -57,7 +58,7 @@ class Commits:
         self._layers = layers
         self._additions = additions
         self._holds = holds
-        self._arrivals = Arrivals(hands, blobs, holds)
+        self._arrivals = arrivals
 
     async def recover(self) -> None:
         """At start: commits that a crash cut off have failed, and what they froze is thawed."""

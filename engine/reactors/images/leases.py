@@ -34,6 +34,16 @@ def superseded(hands: Hands, kind: str, reference: str) -> tuple[ReleaseLease, .
     )
 
 
+def needless(hands: Hands, kind: str) -> tuple[ReleaseLease, ...]:
+    """Commands: leases whose layers have become images' by now, whoever brought them."""
+    here = {chain_id for state in hands.views.images for chain_id in state.chain}
+    return tuple(
+        ReleaseLease(transfer_id=state.transfer_id, reason=f"a later {kind} has brought what it kept")
+        for state in interrupted(hands)
+        if state.kind == kind and state.layers <= here
+    )
+
+
 async def release(hands: Hands, reason: str, cause: Cause, *, until_ns: int | None = None) -> int:
     """Release leases, or those whose time has come by `until_ns`: how many. What they kept is not discarded yet."""
     late = [state for state in interrupted(hands) if until_ns is None or state.kept_until <= until_ns]

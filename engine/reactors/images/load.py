@@ -1,7 +1,7 @@
 """Images out of archives: `docker load` and `docker import`.
 
 The archives' port turns files into blobs; here they are held, unpacked, and appended. What belongs to no image in the
-end is discarded, also when the load fails.
+end is discarded, also when the load fails; only a crash leaves layers that were whole to another try.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ from engine.reactors.images.additions import Additions, Belonging
 from engine.reactors.images.arrivals import Arrivals
 from engine.reactors.images.holds import Hold, Holds
 from engine.reactors.images.layers import Emit, WantedLayer, progress_of, wanted_layers
+from engine.reactors.images.leases import needless
 from engine.reactors.images.pull import add_image, check_config
-from engine.reactors.images.transfers import told
+from engine.reactors.images.transfers import Transfer, told
 
-Work = Callable[[Hold, Cause], Awaitable[tuple[ImageID, ...]]]
+Work = Callable[[Hold, Transfer], Awaitable[tuple[ImageID, ...]]]
 
 
 class Arrived(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,6 +61,7 @@ class Loads:
         *,
         additions: Additions,
         holds: Holds,
+        arrivals: Arrivals,
     ) -> None:
         self._hands = hands
         self._archives = archives
@@ -67,7 +69,7 @@ class Loads:
         self._layers = layers
         self._additions = additions
         self._holds = holds
-        self._arrivals = Arrivals(hands, blobs, holds)
+        self._arrivals = arrivals
 
     async def load(
         self,
@@ -81,7 +83,7 @@ class Loads:
         """Every image of an archive; platforms: of its indexes these alone. Raises PortError, Rejected; images before
         the bad one stay."""
 
-        async def work(hold: Hold, own: Cause) -> tuple[ImageID, ...]:
+        async def work(hold: Hold, transfer: Transfer) -> tuple[ImageID, ...]:
             loaded = await self._archives.load(archive, platforms)
             arrived = [
                 Arrived(
@@ -98,9 +100,9 @@ class Loads:
             async with self._arrivals.kept(blobs, hold):
                 images = []
                 for image in arrived:
-                    add = await self._unpacked(image, hold, _silent if quiet else emit, origin="load")
+                    add = await self._unpacked(image, hold, transfer, _silent if quiet else emit, origin="load")
                     _check_platform(add, platforms)
-                    await self._add(image, add, names, emit, own)
+                    await self._add(image, add, names, emit, transfer.cause)
                     images.append(add.image_id)
                 return tuple(images)
 
@@ -118,7 +120,7 @@ class Loads:
         """A tar of a root file system as an image of one layer. Raises Rejected(INVALID), PortError."""
         config = apply_instructions(ContainerConfig(), changes)
 
-        async def work(hold: Hold, own: Cause) -> tuple[ImageID, ...]:
+        async def work(hold: Hold, transfer: Transfer) -> tuple[ImageID, ...]:
             layer = await self._archives.import_layer(archive)
             body = _imported_config(config, platform, message, layer.diff_id, self._hands.clock.now_ns())
             stored = await self._blobs.ingest(_once(body))
@@ -128,21 +130,21 @@ class Loads:
                 names=(reference,) if reference is not None else (),
             )
             async with self._arrivals.kept(image.blobs, hold):
-                add = await self._unpacked(image, hold, _silent, origin="import")
-                await self._additions.add(add, cause=own, names=image.names)
+                add = await self._unpacked(image, hold, transfer, _silent, origin="import")
+                await self._additions.add(add, cause=transfer.cause, names=image.names)
             return (add.image_id,)
 
         return (await self._transfer("import", str(reference or ""), work, cause))[0]
 
     async def _transfer(self, kind: str, reference: str, work: Work, cause: Cause) -> tuple[ImageID, ...]:
         """Work with its intent before and its outcome behind it."""
-        async with told(self._hands, kind, reference, cause) as transfer:
+        async with told(self._hands, kind, reference, cause, kept=False) as transfer:
             with self._holds.arrival():
                 async with self._holds.hold() as hold:
-                    images = await work(hold, transfer.cause)
+                    images = await work(hold, transfer)
             with trio.CancelScope(shield=True):
                 done = ReportTransferDone(transfer_id=transfer.transfer_id, images=images)
-                await self._hands.application.execute(done, cause=transfer.cause)
+                await self._hands.application.execute(done, *needless(self._hands, kind), cause=transfer.cause)
         return images
 
     async def _add(self, image: Arrived, add: AddImage, told: set[str], emit: Emit, cause: Cause) -> None:
@@ -174,11 +176,17 @@ class Loads:
             manifests={entry.descriptor.digest: entry.descriptor for entry in parsed.entries},
         )
 
-    async def _unpacked(self, image: Arrived, hold: Hold, emit: Emit, *, origin: str) -> AddImage:
+    async def _unpacked(
+        self, image: Arrived, hold: Hold, transfer: Transfer, emit: Emit, *, origin: str
+    ) -> AddImage:
+        """Its layers are leased: a crash leaves those that are whole to the next load. Blobs are not, as that brings
+        them again anyway."""
         config = parse_image_config(await self._blobs.read(image.config.digest))
         check_config(config, len(image.layers))
         wanted = wanted_layers([layer.blob for layer in image.layers], config.diff_ids)
-        await hold.add(layers=(layer.chain_id for layer in wanted))
+        chain = [layer.chain_id for layer in wanted]
+        await hold.add(layers=chain)
+        await transfer.lease(self._holds, layers=chain)
         sizes: dict[ChainID, int] = {}
         async with trio.open_nursery() as nursery:
             for layer in wanted:  # the layer store unpacks some at a time, and puts them into place in order.

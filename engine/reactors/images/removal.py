@@ -6,7 +6,6 @@ or blob is still used by is a fold over all images, all containers and all lease
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
 from functools import partial
 
 import trio
@@ -15,12 +14,12 @@ from engine.aggregates.decider import Cause
 from engine.aggregates.image import ImageState, ImageStatus, ReportImageRemoved
 from engine.aggregates.values.ids import ChainID, Digest
 from engine.drivers.ports.storage import BlobStore, LayerStore
-from engine.errors import PortError
 from engine.reactors.base import Hands, Works, follow_states
+from engine.reactors.images.discards import Discards
 from engine.reactors.images.holds import Holds
 from engine.reactors.images.leases import release, transfers
+from engine.reactors.images.transfers import NAME
 
-NAME = "images"
 LEASES_LOOKED_AT_S = 600.0
 
 
@@ -48,34 +47,36 @@ class ImageReactor:
 
     async def _remove(self, state: ImageState, correlation: str) -> None:
         async with self._holds.lock:
-            layers = await self._discard(state)
-        report = ReportImageRemoved(image_id=state.image_id, layers=layers)
+            layers, blobs = await self._discard(state)
+        report = ReportImageRemoved(image_id=state.image_id, layers=layers, blobs=blobs)
         await self._hands.report(NAME, correlation, report)
 
-    async def _discard(self, state: ImageState) -> tuple[ChainID, ...]:
-        """The layers that went, topmost first, as moby lists them."""
+    async def _discard(self, state: ImageState) -> tuple[tuple[ChainID, ...], tuple[Digest, ...]]:
+        """What went: layers topmost first, as moby lists them, and blobs."""
         blobs, layers = used(self._hands, without=state.image_id)
-        gone = [
+        gone_layers = tuple(
             chain_id
             for chain_id in reversed(state.chain)
             if chain_id not in layers and not self._holds.has_layer(chain_id)
-        ]
-        for chain_id in gone:
+        )
+        gone_blobs = tuple(
+            digest for digest in sorted(state.blobs) if digest not in blobs and not self._holds.has_blob(digest)
+        )
+        for chain_id in gone_layers:
             await self._layers.discard_layer(chain_id)
-        for digest in sorted(state.blobs):
-            if digest not in blobs and not self._holds.has_blob(digest):
-                await self._blobs.discard(digest)
-        return tuple(gone)
+        for digest in gone_blobs:
+            await self._blobs.discard(digest)
+        return gone_layers, gone_blobs
 
 
 class Collector:
     """Discards what nothing in the log uses: what crashes and failed transfers left, once no lease keeps it."""
 
-    def __init__(self, hands: Hands, blobs: BlobStore, layers: LayerStore, holds: Holds) -> None:
+    def __init__(self, hands: Hands, layers: LayerStore, holds: Holds, discards: Discards) -> None:
         self._hands = hands
-        self._blobs = blobs
         self._layers = layers
         self._holds = holds
+        self._discards = discards
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Release leases whose time has come, and discard what only they kept; for ever."""
@@ -86,46 +87,37 @@ class Collector:
 
     async def expire(self, now_ns: int) -> None:
         if await self._release("nobody tried again", until_ns=now_ns):
-            await self.collect()
+            await self.collect("a lease has expired")
 
     async def give_up(self) -> int:
         """At a prune: release every lease that waits for another try, and collect."""
         await self._release("given up by a prune")
-        return await self.collect()
+        return await self.collect("a prune")
 
-    async def collect(self) -> int:
-        """How many blobs and layers went; none while an archive is being loaded. What resists is left for the next
-        time."""
+    async def collect(self, occasion: str) -> int:
+        """How many blobs and layers went; none while an archive is being loaded. occasion: for people."""
         async with self._holds.lock:
             if self._holds.arriving:
                 return 0
             inventory = await self._layers.inventory()
             blobs, layers = used(self._hands)
-            spare = [
-                *(
-                    self._layers.discard_layer(chain_id)
-                    for chain_id in inventory.layers
-                    if chain_id not in layers and not self._holds.has_layer(chain_id)
-                ),
-                *(
-                    self._blobs.discard(digest)
+            return await self._discards.discard(
+                f"nothing used it: found by {occasion}",
+                [
+                    digest
                     for digest in dict.fromkeys((*inventory.blobs, *inventory.partial))
                     if digest not in blobs and not self._holds.has_blob(digest)
-                ),
-            ]
-            return sum([await self._try(discarding) for discarding in spare])
+                ],
+                [
+                    chain_id
+                    for chain_id in inventory.layers
+                    if chain_id not in layers and not self._holds.has_layer(chain_id)
+                ],
+            )
 
     async def _release(self, reason: str, until_ns: int | None = None) -> int:
         cause = Cause(actor=f"reactor:{NAME}", correlation="leases")
         return await release(self._hands, reason, cause, until_ns=until_ns)
-
-    @staticmethod
-    async def _try(discarding: Awaitable[None]) -> int:
-        try:
-            await discarding
-        except PortError:
-            return 0
-        return 1
 
 
 def used(hands: Hands, without: str = "") -> tuple[frozenset[Digest], frozenset[ChainID]]:

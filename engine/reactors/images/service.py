@@ -27,8 +27,10 @@ from engine.drivers.ports.storage import BlobStore, ImageArchives, LayerStore, R
 from engine.imageconfigs import ImageConfigs
 from engine.reactors.base import Hands
 from engine.reactors.images.additions import Additions
+from engine.reactors.images.arrivals import Arrivals
 from engine.reactors.images.commit import Commits
 from engine.reactors.images.compression import Compression
+from engine.reactors.images.discards import Discards
 from engine.reactors.images.downloads import UNLIMITED, Downloads
 from engine.reactors.images.holds import Holds
 from engine.reactors.images.layers import Emit
@@ -89,13 +91,17 @@ class Images:
             Compression(hands, blobs, archives, self.holds),
             self.holds,
         )
+        discards = Discards(hands, blobs, layers)
+        arrivals = Arrivals(hands, blobs, self.holds, discards)
         self._loads = Loads(
-            hands, archives, blobs, layers, additions=self.additions, holds=self.holds
+            hands, archives, blobs, layers, additions=self.additions, holds=self.holds, arrivals=arrivals
         )
-        self._commits = Commits(hands, rootfs, blobs, layers, additions=self.additions, holds=self.holds)
+        self._commits = Commits(
+            hands, rootfs, blobs, layers, additions=self.additions, holds=self.holds, arrivals=arrivals
+        )
         self._saves = Saves(hands, archives, self.holds)
         self._reactor = ImageReactor(hands, blobs, layers, self.holds)
-        self._collector = Collector(hands, blobs, layers, self.holds)
+        self._collector = Collector(hands, layers, self.holds, discards)
 
     def configure(self, config: DaemonConfig) -> None:
         """Other limits: for transfers under way, too."""
@@ -113,7 +119,7 @@ class Images:
             )
             await self._hands.report(NAME, "start-up", failed)
         await self._commits.recover()
-        return await self._collector.collect()
+        return await self._collector.collect("a start")
 
     async def run(self, after: int, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve downloads and finish removals, from position `after` on, for ever."""
@@ -204,5 +210,5 @@ class Images:
             yield
         except BaseException:
             with trio.CancelScope(shield=True):
-                await self._collector.collect()
+                await self._collector.collect("the end of a failed transfer")
             raise

@@ -41,9 +41,11 @@ class Transfer:
 
 
 @asynccontextmanager
-async def told(hands: Hands, kind: str, reference: str, cause: Cause) -> AsyncIterator[Transfer]:
+async def told(
+    hands: Hands, kind: str, reference: str, cause: Cause, *, kept: bool = True
+) -> AsyncIterator[Transfer]:
     """Begin a transfer; what ends the block with an exception is its failure. Of a group of exceptions the one to tell
-    is raised."""
+    is raised. kept: whether what it has leased outlives a failure; a crash it outlives in any case."""
     transfer_id = hands.entropy.hex_id()
     begin = BeginTransfer(transfer_id=transfer_id, at=hands.clock.now_ns(), kind=kind, reference=reference)
     begun = await hands.application.execute(begin, cause=cause)
@@ -55,12 +57,12 @@ async def told(hands: Hands, kind: str, reference: str, cause: Cause) -> AsyncIt
         words = "cancelled by the client" if isinstance(failure, trio.Cancelled) else str(failure)
         with trio.CancelScope(shield=True):
             full = isinstance(failure, PortError) and failure.fault is Fault.DISK_FULL
-            kept_until = 0 if full else hands.clock.now_ns() + LEASE_KEPT_NS
+            kept_until = 0 if full or not kept else hands.clock.now_ns() + LEASE_KEPT_NS
             failed = ReportTransferFailed(
                 transfer_id=transfer_id, error=words or type(failure).__name__, kept_until=kept_until
             )
             leases = hands.application.state("transfer", transfer_id).blobs
-            older = superseded(hands, kind, reference) if leases else ()
+            older = superseded(hands, kind, reference) if leases and kept else ()
             await hands.application.execute(failed, *older, cause=own)
         if failure is error or isinstance(failure, trio.Cancelled):
             raise

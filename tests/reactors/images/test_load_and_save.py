@@ -5,15 +5,20 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import tarfile
 import urllib.parse
 from pathlib import Path
 
 import pytest
 
-from engine.aggregates.transfer import TransferFailed
+from engine.aggregates.transfer import BeginTransfer, LeaseContent, TransferFailed
+from engine.aggregates.values.ids import DiffID
+from engine.aggregates.values.layers import chain_ids
+from engine.drivers.linux.storage.blobs import LAYER_TAR
+from tests.reactors.images.test_pull import once
 from tests.support.images import digest, image_of, layer_of
-from tests.support.served_engine import MemoryRegistry, running_engine
+from tests.support.served_engine import MemoryRegistry, TestEngine, running_engine
 
 pytestmark = pytest.mark.root
 
@@ -132,3 +137,34 @@ async def test_an_import_becomes_an_image_with_the_changes_asked_for(tmp_path: P
         bad = urllib.parse.urlencode({"fromSrc": "-", "changes": "RUN make"})
         status, answer = await engine.ask("POST", f"/images/create?{bad}", BASE, headers=TAR)
         assert (status, answer["message"]) == (400, "RUN is not a valid change command")
+
+
+async def test_a_load_that_a_crash_cut_off_leaves_the_layers_that_were_whole_to_the_next_one(tmp_path: Path) -> None:
+    """IMG-26: they are leased, and the lease ends with the load that has brought all of them."""
+    image = image_of(BASE, TOP)
+    chain = chain_ids([DiffID(each) for each in image.diff_ids])
+
+    async def cut_off(engine: TestEngine) -> None:
+        begin = BeginTransfer(transfer_id="t1", at=1, kind="load", reference="")
+        await engine.execute(begin, LeaseContent(transfer_id="t1", layers=chain))
+        blob = await engine.storage.blobs.ingest(once(BASE))
+        await engine.storage.layers.unpack(blob.digest, LAYER_TAR, DiffID(image.diff_ids[0]), None)
+        assert await engine.images.recover() == 1, "the blob, which the next archive brings again"
+        assert (await engine.storage.layers.inventory()).layers == chain[:1]
+
+    async with running_engine(tmp_path, prepare=cut_off) as engine:
+        before = os.stat(engine.storage.layers.lowers(chain)[1]).st_ino
+        await engine.lines("POST", "/images/load", image.docker_archive("mine:v1"), headers=TAR)
+        assert os.stat(engine.storage.layers.lowers(chain)[1]).st_ino == before
+        assert engine.hands.application.live("transfer") == ()
+
+
+async def test_the_layers_of_a_load_that_failed_go_at_once(tmp_path: Path) -> None:
+    """IMG-26: an archive that is no good has no second try."""
+    image = image_of(BASE, TOP)
+    image.layers = [BASE, BASE]
+    async with running_engine(tmp_path) as engine:
+        lines = await engine.lines("POST", "/images/load", image.docker_archive("bad:v1"), headers=TAR)
+        assert lines[-1]["error"]
+        assert (await engine.storage.layers.inventory()).layers == ()
+        assert engine.hands.application.live("transfer") == ()

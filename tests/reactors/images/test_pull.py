@@ -263,7 +263,7 @@ async def test_a_restart_fails_open_transfers_finishes_removals_and_collects_orp
     async def crash(engine: TestEngine) -> None:
         """What a crash leaves: an open transfer, a blob of nobody, a removal that was only asked for."""
         await engine.execute(BeginTransfer(transfer_id="t" * 64, at=1, kind="pull", reference="x"))
-        await engine.storage.blobs.ingest(_once(b"orphan"))
+        await engine.storage.blobs.ingest(once(b"orphan"))
         await engine.execute(RemoveImage(image_id=image.image_id, at=1))  # type: ignore[arg-type]  # a str in tests
         assert await engine.images.recover() == 1
 
@@ -350,7 +350,7 @@ async def test_a_lease_ends_when_its_time_has_come_and_so_does_what_only_it_kept
         assert engine.hands.application.live("transfer") == ()
 
 
-async def _once(data: bytes) -> Any:
+async def once(data: bytes) -> Any:
     yield data
 
 
