@@ -113,8 +113,6 @@ def build_spec(given: SpecInput) -> dict[str, Any]:
         "mounts": mounts(given),
         "linux": linux(given, capability_names),
     }
-    if given.config.domainname and host.uts_mode != "host":
-        spec["domainname"] = given.config.domainname
     if host.annotations:
         spec["annotations"] = dict(host.annotations)
     return spec
@@ -291,6 +289,14 @@ def rootfs_propagation(mounts: Sequence[MountPoint]) -> str:
     return "rslave" if asked & {"slave", "rslave"} else ""
 
 
+def sysctls(given: SpecInput) -> dict[str, str]:
+    """The domain name is one of them, as in moby: the field of its own came late to the specification, and a runtime
+    that does not know it leaves it out without a word."""
+    named = given.config.domainname and given.host.uts_mode != "host"
+    domain = {"kernel.domainname": given.config.domainname} if named else {}
+    return {**domain, **{dotted(name): value for name, value in (given.host.sysctls or {}).items()}}
+
+
 def linux(given: SpecInput, capability_names: Sequence[str]) -> dict[str, Any]:
     host = given.host
     rules = resources.device_rules(host.device_cgroup_rules or (), given.devices, privileged=host.privileged)
@@ -299,7 +305,7 @@ def linux(given: SpecInput, capability_names: Sequence[str]) -> dict[str, Any]:
         "namespaces": namespaces(given),
         "resources": {**resources.limits(host, given.device_numbers), "devices": rules},
         "devices": [_device(node) for node in given.devices],
-        "sysctl": {dotted(name): value for name, value in (host.sysctls or {}).items()},
+        "sysctl": sysctls(given),
     }
     if given.traits.id_map is not None and is_remapped(host, given.traits):
         document["uidMappings"] = _mappings(given.traits.id_map.uids)

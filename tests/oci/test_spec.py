@@ -235,8 +235,15 @@ def test_namespaces_are_own_joined_or_the_hosts(host: dict, shared: Shared, abse
 def test_a_container_with_the_hosts_uts_has_no_hostname_of_its_own() -> None:
     spec = spec_of(config={"domainname": "example.org"}, host={"uts_mode": "host"})
     assert spec["hostname"] == ""
-    assert "domainname" not in spec
-    assert spec_of(config={"domainname": "example.org"})["domainname"] == "example.org"
+    assert spec["linux"]["sysctl"] == {}
+
+
+def test_the_domain_name_is_a_sysctl_and_one_asked_for_as_such_wins() -> None:
+    """CTR-02: every runtime writes sysctls; the field of the name's own is unknown to many."""
+    config = {"domainname": "example.org"}
+    assert spec_of(config=config)["linux"]["sysctl"] == {"kernel.domainname": "example.org"}
+    asked = {"sysctls": {"kernel.domainname": "other"}}
+    assert spec_of(config=config, host=asked)["linux"]["sysctl"] == {"kernel.domainname": "other"}
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,10 @@ ALWAYS_ALLOWED: tuple[DeviceRule, ...] = (
     *(DeviceRule(allow=True, type="c", major=1, minor=minor) for minor in (3, 5, 7, 8, 9)),
     *(DeviceRule(allow=True, type="c", major=5, minor=minor) for minor in (0, 2)),
     DeviceRule(allow=True, type="c", major=136),
+    DeviceRule(allow=True, type="c", major=10, minor=200),
 )
-"""What runc allows whatever the spec says: making nodes, the harmless six, terminals."""
+"""What runc allows whatever the spec says: making nodes, the harmless six, terminals; and tun, which VPNs in containers
+count on (runc took it away in 1.2.0 and gave it back in 1.2.4)."""
 
 Write = tuple[str, bytes]
 

@@ -99,7 +99,6 @@ def container_plan(launch: Launch, facts: HostFacts, filter_bytes: bytes) -> dic
         "readonly_paths": list(linux.get("readonlyPaths") or ()),
         "sysctls": [(sysctl_path(name), value) for name, value in (linux.get("sysctl") or {}).items()],
         "hostname": spec.get("hostname") or "",
-        "domainname": spec.get("domainname") or "",
         "oom_score_adj": spec["process"].get("oomScoreAdj"),
         "process": process_plan(spec["process"], filter_bytes, seccomp.filter_flags(linux.get("seccomp") or {})),
         "stdio": stdio_plan(launch.stdio, launch.log),

@@ -281,8 +281,6 @@ def _build_tree(plan: dict[str, Any], mountpoint: bytes, owner: int = -1) -> Non
 def _name(plan: dict[str, Any]) -> None:
     if plan["hostname"]:
         socket.sethostname(plan["hostname"])
-    if plan["domainname"]:
-        _write("/proc/sys/kernel/domainname", plan["domainname"].encode(), magic=k.PROC_MAGIC)
 
 
 def _terminal(plan: dict[str, Any], report: socket.socket, *, console: bool) -> int:

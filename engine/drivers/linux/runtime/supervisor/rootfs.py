@@ -305,7 +305,8 @@ def _cgroup(root_fd: int, entry: dict[str, Any], destination: bytes) -> None:
         _make(top, name.encode(), directory=True)
         place = through(top) + b"/" + name.encode()
         if entry["namespaced"]:
-            k.mount(b"cgroup", place, b"cgroup", entry["flags"], options.encode())
+            source = name if options.startswith("none,") else "cgroup"
+            k.mount(source.encode(), place, b"cgroup", entry["flags"], options.encode())
         else:
             k.mount(own_group.encode(), place, None, k.MS_BIND | k.MS_REC)
             # A bind has the attributes of where it comes from, until it is given its own.
@@ -366,7 +367,7 @@ def mask(paths: list[str]) -> None:
         except (FileNotFoundError, NotADirectoryError):
             continue
         if stat.S_ISDIR(os.fstat(target).st_mode):
-            tree = k.make_filesystem(b"tmpfs", [(b"ro", b"")])
+            tree = k.make_filesystem(b"tmpfs", [(b"source", b"tmpfs"), (b"ro", b"")])
             k.set_mount_attributes(tree, b"", k.MOUNT_ATTR_RDONLY, recursive=False)
         else:
             null = null if null >= 0 else _open_null()
