@@ -67,6 +67,21 @@ class World:
 
         faults.perform = refusing  # type: ignore[method-assign, assignment]
 
+    def hold(self, verb: str) -> trio.Event:
+        """The next call of a driver's verb waits for the event before its effect."""
+        faults = self.lives._faults
+        perform = faults.perform
+        waiting, go_on = [verb], trio.Event()
+
+        async def holding(gate: Any, asked: str, effect: Callable[[], Any], **options: Any) -> Any:
+            if asked in waiting:
+                waiting.remove(asked)
+                await go_on.wait()
+            return await perform(gate, asked, effect, **options)
+
+        faults.perform = holding  # type: ignore[method-assign, assignment]
+        return go_on
+
 
 def play(tmp_path: Path, story: Callable[[World], Awaitable[None]]) -> None:
     async def main() -> None:
@@ -284,5 +299,44 @@ def test_a_network_that_can_not_be_made_leaves_no_bridge(tmp_path: Path) -> None
         world.refuse("create network", after=True)
         await world.ask("POST", "/networks/create", {"Name": "front"}, status=500)
         await world.at_rest()
+
+    play(tmp_path, story)
+
+
+def test_a_pause_that_comes_too_late_does_not_freeze_the_next_run(tmp_path: Path) -> None:
+    """CTR-13: the container ended while the freezer was still waited for, and its policy started it again."""
+
+    async def story(world: World) -> None:
+        await world.create("web", RestartPolicy={"Name": "always"})
+        await world.ask("POST", "/containers/web/start", status=204)
+        go_on = world.hold("freeze")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(world.ask, "POST", "/containers/web/pause")
+            await trio.testing.wait_all_tasks_blocked()
+            first = world.machine.find(world.state("web").container_id)
+            assert first is not None
+            world.machine.end(first, 1)
+            await trio.sleep(5)
+            go_on.set()
+        await world.at_rest()
+        assert (world.state("web").status, world.state("web").run) == (Status.RUNNING, 2)
+
+    play(tmp_path, story)
+
+
+def test_a_start_that_is_begun_again_and_fails_earlier_gives_back_what_it_had_made(tmp_path: Path) -> None:
+    """NET-14: cut off behind its published port, it could not open its namespace the second time."""
+
+    async def story(world: World) -> None:
+        await world.create("web", PortBindings={"80/tcp": [{"HostPort": "8080"}]})
+        world.hold("start")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(unanswered, world, "POST", "/containers/web/start")
+            await trio.testing.wait_all_tasks_blocked()
+            assert world.machine.published
+            world.refuse("open sandbox")
+            world.lives.die()
+        await world.at_rest()
+        assert (world.state("web").status, world.machine.published) == (Status.CREATED, {})
 
     play(tmp_path, story)

@@ -54,6 +54,8 @@ class Links:
             )
             await self._hands.report(NAME, correlation, allocation)
             endpoint = self._endpoint(effect)
+            if endpoint is None:
+                return  # it ended while the log was written, and gave everything back
             await self._make(wish, endpoint)
             await self._linked.tell(state)
         except (Rejected, PortError) as error:
@@ -78,10 +80,10 @@ class Links:
         except PortError as error:
             logger.warning("what a link of %s had opened stays so until it ends: %s", state.name, error.message)
 
-    def _endpoint(self, effect: effects.JoinNetwork) -> Endpoint:
+    def _endpoint(self, effect: effects.JoinNetwork) -> Endpoint | None:
         network = self._hands.application.state("network", effect.network_id)
         assert isinstance(network, NetworkState)
-        return network.endpoints[effect.container_id]
+        return network.endpoints.get(effect.container_id)
 
     async def _make(self, wish: NetworkAttachment, endpoint: Endpoint) -> None:
         state = self._hands.container(endpoint.container_id)

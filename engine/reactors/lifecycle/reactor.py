@@ -95,6 +95,7 @@ class Lifecycle:
     async def _perform(self, effect: effects.Effect, correlation: str) -> None:
         match effect:
             case effects.Start():
+                await self._freezes.over(effect.container_id)
                 await self._starts.start(effect, correlation)
             case effects.StartAgain():
                 await self._starts.start_again(effect)

@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from engine import transactions
 from engine.aggregates.container import commands as c
 from engine.aggregates.container.donors import Kind, dependencies
-from engine.aggregates.container.lifecycle import Status
+from engine.aggregates.container.lifecycle import STARTABLE, Status
 from engine.aggregates.container.state import ContainerState
 from engine.aggregates.decider import Command, Rejected
 from engine.aggregates.values.endpoints import Endpoint, PublishedPort
@@ -130,9 +130,8 @@ class Starts:
 
     async def start_again(self, effect: effects.StartAgain) -> None:
         """A start whose time has not come yet: wait, then wish for it, unless something else happened meanwhile."""
-        left_s = (effect.due_at - self._hands.clock.now_ns()) / 1e9
-        if left_s > 0:
-            await trio.sleep(left_s)
+        while (left_ns := effect.due_at - self._hands.clock.now_ns()) > 0:  # noqa: ASYNC110 - a sleep may end early by a nanosecond
+            await trio.sleep(left_ns / 1e9)
         await self._dependencies_begun(self._hands.container(effect.container_id))
         state = self._hands.container(effect.container_id)
         if state.status is Status.RESTARTING and state.run == effect.run:
@@ -171,6 +170,8 @@ class Starts:
             )
             await self._hands.report("restart", f"restart:{state.container_id}:{state.run}", *commands)
         except Rejected as error:
+            if self._hands.newest(state.container_id).status not in STARTABLE:
+                return  # somebody else has started it meanwhile, or removes it
             logger.warning("container %s could not be restarted: %s", state.container_id, error.message)
             await self._report_refused(state, error)
 
@@ -205,12 +206,27 @@ class Starts:
 
     async def _perform(self, state: ContainerState) -> tuple[int, tuple[Endpoint, ...], tuple[PublishedPort, ...]]:
         endpoints, ports = self._held(state)
-        self._linked.check(state, endpoints)
-        rootfs = await self._rootfs.prepare(state.container_id, state.layers, volatile=state.host.auto_remove)
-        mounts = await self._sources(state, rootfs)
         planned = self._linked.opened(
             state, joins(endpoints, state.networks, ports, self._hands.views.networks, name=state.name)
         )
+        try:
+            pid = await self._launch(state, endpoints, planned)
+        except Exception:
+            # Before the failure is told: it gives the addresses and ports to others. An attempt that a crash cut off
+            # may have gone further than this one.
+            await surely(partial(self._undo, state, planned), f"the network of {state.name} is not given back")
+            raise
+        except BaseException:
+            with trio.CancelScope(shield=True), contextlib.suppress(PortError):
+                await self._undo(state, planned)
+            raise
+        return pid, endpoints, ports
+
+    async def _launch(self, state: ContainerState, endpoints: tuple[Endpoint, ...], planned: tuple[Join, ...]) -> int:
+        """The process, with all that it needs around it; its pid."""
+        self._linked.check(state, endpoints)
+        rootfs = await self._rootfs.prepare(state.container_id, state.layers, volatile=state.host.auto_remove)
+        mounts = await self._sources(state, rootfs)
         sandboxing = await self._open(state, joined=bool(planned))
         try:
             await self._fit_out(state, endpoints, planned, sandboxing)
@@ -232,20 +248,11 @@ class Starts:
                 runtime=self._runtimes.get(state.runtime, "native"),
                 netns_fd=sandboxing.netns_fd,
             )
-            pid = await self._runtime.start(launch)
-        except Exception:
-            # Before the failure is told: it gives the addresses and ports to others.
-            await surely(partial(self._undo, state, planned), f"the network of {state.name} is not given back")
-            raise
-        except BaseException:
-            with trio.CancelScope(shield=True), contextlib.suppress(PortError):
-                await self._undo(state, planned)
-            raise
+            return await self._runtime.start(launch)
         finally:
             # From here on the process holds the namespace, or nobody does.
             if sandboxing.netns_fd >= 0:
                 os.close(sandboxing.netns_fd)
-        return pid, endpoints, ports
 
     async def _undo(self, state: ContainerState, planned: tuple[Join, ...]) -> None:
         """The namespace itself goes with its last descriptor."""
