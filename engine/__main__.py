@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from engine import options
+from engine import doctor, options
 from engine.api.versions import ENGINE_VERSION
 from engine.config import ConfigError, DaemonConfig
 from engine.pidfile import pidfile
@@ -20,6 +20,9 @@ from engine.reload import log_level
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status: 0, or 1 with the reason on standard error."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments and arguments[0] == doctor.COMMAND:
+        return doctor.main(arguments[1:])
     given = options.parser().parse_args(arguments)
     if given.version:
         print(f"Ishmael version {ENGINE_VERSION}")

@@ -25,6 +25,7 @@ from msgspec.structs import replace
 from engine import notify, stacks
 from engine.aggregates.container.rules import RuleFacts, check_cgroup_parent
 from engine.aggregates.decider import Rejected
+from engine.aggregates.values.drift import Outcome
 from engine.aggregates.values.etc_files import ALTERNATE_RESOLV_CONF, HOST_RESOLV_CONF, parse_resolv_conf
 from engine.aggregates.values.id_map import IdMap
 from engine.aggregates.values.platform import Platform
@@ -37,6 +38,7 @@ from engine.drivers.linux.devices import LinuxHostDevices
 from engine.drivers.linux.host import LinuxHost
 from engine.drivers.linux.inotify import watches
 from engine.drivers.linux.logs.reading import FileLogs
+from engine.drivers.linux.mounts import LinuxMountInspector
 from engine.drivers.linux.network.driver import LinuxNetworking
 from engine.drivers.linux.network.state import NetworkingOptions
 from engine.drivers.linux.process_table import ProcessTable
@@ -112,6 +114,19 @@ async def run(config: DaemonConfig, reread: Callable[[], DaemonConfig]) -> None:
             os.close(lock)
 
 
+async def examine(config: DaemonConfig, repair: bool) -> tuple[Outcome, ...]:
+    """How the log of an engine that does not run differs from the world, mended if told so. Raises ConfigError."""
+    _prepare_process()
+    config = with_cgroup_driver(config, LinuxHost().facts())
+    config, id_map = _remapped(config)
+    lock = _lock(config.data_root)
+    try:
+        async with _made(config, id_map, look_only=not repair) as engine:
+            return await (engine.recover() if repair else engine.examine())
+    finally:
+        os.close(lock)
+
+
 async def _reload(engine: Engine, first: DaemonConfig, reread: Callable[[], DaemonConfig]) -> None:
     """SYS-04: all of what can be reloaded, or nothing and the reason in the log."""
     try:
@@ -138,12 +153,17 @@ def _dump_stacks(folder: str) -> None:
 @asynccontextmanager
 async def _engine(config: DaemonConfig, id_map: IdMap | None) -> AsyncIterator[Engine]:
     """An engine over this machine's kernel."""
+    async with _made(config, id_map) as made, made.running() as engine:
+        yield engine
+
+
+@asynccontextmanager
+async def _made(config: DaemonConfig, id_map: IdMap | None, *, look_only: bool = False) -> AsyncIterator[Engine]:
     host, clock, entropy = LinuxHost(), SystemClock(), SystemEntropy()
     async with watches() as watching:
         logs = FileLogs(watching, clock=clock, limiter=trio.CapacityLimiter(4))
-        drivers = _drivers(config, host, logs, id_map)
-        async with Engine(config, drivers, _surroundings(config, host, id_map), clock, entropy).running() as engine:
-            yield engine
+        drivers = _drivers(config, host, logs, id_map, look_only=look_only)
+        yield Engine(config, drivers, _surroundings(config, host, id_map), clock, entropy)
 
 
 def with_cgroup_driver(config: DaemonConfig, facts: HostFacts) -> DaemonConfig:
@@ -159,10 +179,13 @@ def with_cgroup_driver(config: DaemonConfig, facts: HostFacts) -> DaemonConfig:
     return replace(config, cgroup_driver=driver)
 
 
-def _drivers(config: DaemonConfig, host: LinuxHost, logs: FileLogs, id_map: IdMap | None) -> Drivers:
-    """Everything concrete. Nothing is touched before `begin`."""
+def _drivers(
+    config: DaemonConfig, host: LinuxHost, logs: FileLogs, id_map: IdMap | None, *, look_only: bool = False
+) -> Drivers:
+    """Everything concrete. Nothing is touched before `begin`, nor then by drivers that only look."""
     parser = apparmor.parser_of()
-    runtime = LinuxRuntime(config.exec_root, config.data_root, apparmor.AppArmor(parser) if parser else None)
+    confinement = apparmor.AppArmor(parser) if parser else None
+    runtime = LinuxRuntime(config.exec_root, config.data_root, confinement, look_only=look_only)
     registry = LateRegistry(_registry_policy(config))
     storage = LinuxStorage(config.data_root, id_map=id_map)
     networking = LinuxNetworking(
@@ -171,12 +194,17 @@ def _drivers(config: DaemonConfig, host: LinuxHost, logs: FileLogs, id_map: IdMa
             forwarding=config.ip_forward,
             relays=config.userland_proxy,
             id_map=id_map,
+            prepared=False,
+            pool_size=0 if look_only else NetworkingOptions().pool_size,
         )
     )
+    volumes = LocalVolumes(storage.places, storage.workers, id_map)
 
     async def begin(nursery: trio.Nursery) -> None:
         await nursery.start(runtime.run)
         await nursery.start(networking.run)
+        if look_only:
+            return
         await storage.layers.repair()
         nursery.start_soon(storage.sweep, name="storage sweeper")
 
@@ -193,12 +221,13 @@ def _drivers(config: DaemonConfig, host: LinuxHost, logs: FileLogs, id_map: IdMa
         rootfs=storage.rootfs,
         files=storage.files,
         folders=LinuxContainerFolders(storage.places, id_map.root if id_map is not None else (0, 0)),
-        volumes=LocalVolumes(storage.places, storage.workers, id_map),
+        volumes=volumes,
         host_paths=LinuxHostPaths(),
         networks=networking.networks,
         sandboxes=networking.sandboxes,
         resolver=networking.resolver,
         logs=logs,
+        inspectors=(networking.inspector, LinuxMountInspector(config.data_root, config.exec_root, volumes)),
         process_table=ProcessTable(),
         registry=registry,
         begin=begin,

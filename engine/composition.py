@@ -19,6 +19,7 @@ from engine.aggregates.catalog import ALL_DECIDERS
 from engine.aggregates.container.rules import RuleFacts
 from engine.aggregates.daemon import ReportReloaded
 from engine.aggregates.decider import Cause
+from engine.aggregates.values.drift import Outcome
 from engine.aggregates.values.etc_files import parse_resolv_conf
 from engine.aggregates.values.ids import NetworkID
 from engine.aggregates.values.platform import Platform
@@ -32,6 +33,7 @@ from engine.api.routes import (
     container_streams,
     containers,
     disk_usage,
+    drift,
     execs,
     images,
     networks,
@@ -43,6 +45,7 @@ from engine.api.sizes import Sizes
 from engine.application import Application
 from engine.clock import Clock
 from engine.config import BUILT_IN_RUNTIMES, ConfigError, DaemonConfig
+from engine.drivers.ports.drift import Inspector
 from engine.drivers.ports.host import Host, ProcessTable
 from engine.drivers.ports.identities import HostDevices, Identities
 from engine.drivers.ports.logs import Logs
@@ -72,9 +75,11 @@ from engine.projections.views import Views
 from engine.projections.volumes import Volumes
 from engine.reactors.base import Hands
 from engine.reactors.defaults import ensure_default_networks
+from engine.reactors.drift import Drift
 from engine.reactors.execs import ExecReactor
 from engine.reactors.health import HealthReactor
 from engine.reactors.images.service import Images as ImageService
+from engine.reactors.inspections import LeaseInspector, ProcessInspector, StorageInspector
 from engine.reactors.keys import KeyReactor
 from engine.reactors.lifecycle.ends import Ends
 from engine.reactors.lifecycle.etc import EtcFiles
@@ -119,6 +124,8 @@ class Drivers(msgspec.Struct, frozen=True, kw_only=True):
     sandboxes: Sandboxes
     resolver: Resolver
     logs: Logs
+    inspectors: tuple[Inspector, ...]
+    """Of networks and mounts."""
     process_table: ProcessTable
     registry: Registry
     begin: Callable[[trio.Nursery], Awaitable[None]]
@@ -165,6 +172,25 @@ class Engine:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Engine]:
         """From the log outwards; left in the opposite order. Containers go on."""
+        async with self._opened() as nursery:
+            await self._come_alive(nursery)
+            yield self
+
+    async def examine(self) -> tuple[Outcome, ...]:
+        """How the log of an engine that does not run differs from the world. Changes nothing."""
+        async with self._opened():
+            return await self._drift(self._image_service(), self._linked()).look()
+
+    async def recover(self) -> tuple[Outcome, ...]:
+        """The first half of a start: what differed, and what became of it. Nothing starts and nothing is served."""
+        async with self._opened():
+            names = Names(self.hands, self._drivers.sandboxes, self._drivers.resolver, self._upstreams())
+            linked = self._linked()
+            return await self._reconcile(names, linked, self._drift(self._image_service(), linked)).run()
+
+    @asynccontextmanager
+    async def _opened(self) -> AsyncIterator[trio.Nursery]:
+        """The log with its views, and the drivers."""
         root = Path(self.config.data_root)
         async with AsyncExitStack() as stack:
             feed = FeedStore(root / "views-events.db")
@@ -188,15 +214,56 @@ class Engine:
             nursery = await stack.enter_async_context(_cancelled_at_exit())
             nursery.start_soon(views.events.keep, name="events feed")
             await self._drivers.begin(nursery)
-            await self._come_alive(nursery)
-            yield self
+            yield nursery
+
+    def _upstreams(self) -> tuple[str, ...]:
+        """The name servers that the resolver asks."""
+        return tuple(self.config.dns or parse_resolv_conf(self._surroundings.resolv_conf).nameservers)
+
+    def _image_service(self) -> ImageService:
+        drivers = self._drivers
+        return ImageService(
+            self.hands,
+            drivers.registry,
+            drivers.blobs,
+            drivers.layers,
+            drivers.archives,
+            drivers.rootfs,
+            host_platform=self._surroundings.platform,
+            config=self.config,
+        )
+
+    def _linked(self) -> Linked:
+        drivers = self._drivers
+        return Linked(
+            self.hands, drivers.folders, drivers.sandboxes, with_variables=self._surroundings.link_variables
+        )
+
+    def _drift(self, image_service: ImageService, linked: Linked) -> Drift:
+        """The order is that of mending: what ends processes comes before what they hold."""
+        hands, drivers = self.hands, self._drivers
+        return Drift(
+            hands,
+            linked,
+            (
+                LeaseInspector(hands),
+                ProcessInspector(drivers.runtime),
+                *drivers.inspectors,
+                StorageInspector(
+                    drivers.layers, drivers.rootfs, drivers.folders, drivers.volumes, image_service.collect_unused
+                ),
+            ),
+        )
+
+    def _reconcile(self, names: Names, linked: Linked, drift: Drift) -> Reconcile:
+        drivers = self._drivers
+        return Reconcile(self.hands, drivers.runtime, drivers.networks, drivers.sandboxes, names, linked, drift)
 
     async def _come_alive(self, nursery: trio.Nursery) -> None:
         """Recovery, defaults, reactors, routes."""
         config, hands, drivers, around = self.config, self.hands, self._drivers, self._surroundings
-        upstreams = config.dns or parse_resolv_conf(around.resolv_conf).nameservers
-        names = Names(hands, drivers.sandboxes, drivers.resolver, upstreams)
-        linked = Linked(hands, drivers.folders, drivers.sandboxes, with_variables=around.link_variables)
+        names = Names(hands, drivers.sandboxes, drivers.resolver, self._upstreams())
+        linked = self._linked()
         etc = EtcFiles(
             drivers.folders,
             hands.views.networks,
@@ -208,28 +275,9 @@ class Engine:
             config.dns_opts,
         )
         processes = Processes(hands, linked, drivers.identities, drivers.devices, around.traits)
-        image_service = ImageService(
-            hands,
-            drivers.registry,
-            drivers.blobs,
-            drivers.layers,
-            drivers.archives,
-            drivers.rootfs,
-            host_platform=around.platform,
-            config=config,
-        )
-        reconcile = Reconcile(
-            hands,
-            drivers.runtime,
-            drivers.networks,
-            drivers.sandboxes,
-            drivers.rootfs,
-            drivers.layers,
-            drivers.folders,
-            drivers.volumes,
-            names,
-            linked,
-        )
+        image_service = self._image_service()
+        drift = self._drift(image_service, linked)
+        reconcile = self._reconcile(names, linked, drift)
         await reconcile.run()
         await image_service.recover()
         subnets = await drivers.networks.host_subnets()
@@ -276,7 +324,7 @@ class Engine:
         await nursery.start(lifecycle.run, after)
         await nursery.start(health.run, after)
         await nursery.start(KeyReactor(hands).run, after)
-        self._context = self._make_context(nursery, image_service, health, subnets)
+        self._context = self._make_context(nursery, image_service, health, subnets, drift)
         self._starts, self._images = starts, image_service
         self.app = _app(self._context)
 
@@ -312,6 +360,7 @@ class Engine:
         image_service: ImageService,
         health: HealthReactor,
         subnets: tuple[str, ...],
+        drift: Drift,
     ) -> ApiContext:
         hands, config, drivers = self.hands, self.config, self._drivers
         sampling = Sampling(drivers.meter, drivers.host, hands.views.containers)
@@ -335,7 +384,9 @@ class Engine:
             lasting=nursery,
             recent_health=health.recent,
             host_routes=lambda: subnets,
+            drift=drift,
         )
+
 
 def _app(context: ApiContext) -> EngineApp:
     app = create_app(context)
@@ -352,6 +403,7 @@ def _app(context: ApiContext) -> EngineApp:
         registry,
         volumes,
         disk_usage,
+        drift,
     ):
         routes.register(app, context)
     return app

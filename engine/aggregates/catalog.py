@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from engine.aggregates import content, daemon, image, names, network, ports, prune, transfer, volume
+from engine.aggregates import content, daemon, drift, image, names, network, ports, prune, transfer, volume
 from engine.aggregates import exec as exec_
 from engine.aggregates.container import decide as container
 from engine.aggregates.decider import Decider
@@ -13,6 +13,7 @@ ALL_DECIDERS: tuple[Decider[Any], ...] = (
     container.DECIDER,
     content.DECIDER,
     daemon.DECIDER,
+    drift.DECIDER,
     exec_.DECIDER,
     image.DECIDER,
     names.DECIDER,

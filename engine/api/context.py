@@ -17,6 +17,7 @@ from engine.aggregates.container.state import ContainerState
 from engine.aggregates.decider import Cause, Command, Recorded
 from engine.aggregates.image import ImageState
 from engine.aggregates.values.commit import CommitWish
+from engine.aggregates.values.drift import Outcome
 from engine.aggregates.values.health import HealthResult
 from engine.aggregates.values.ids import Digest, ImageID
 from engine.aggregates.values.manifest import ImageConfig
@@ -135,6 +136,14 @@ class ImageService(Protocol):
         ...
 
 
+class Drift(Protocol):
+    """Where log and world differ (docs/design/drift.md)."""
+
+    async def look(self) -> tuple[Outcome, ...]: ...
+
+    async def mend(self) -> tuple[Outcome, ...]: ...
+
+
 @dataclasses.dataclass(kw_only=True)
 class ApiContext:
     """What a route may use. `ports` are the drivers by name (`ports.streams`, `ports.registry`), a struct of
@@ -162,5 +171,7 @@ class ApiContext:
     """The last probes of a container, those included that changed nothing."""
     host_routes: Callable[[], Sequence[str]] = tuple
     """Destinations the host reaches already: new networks stay away from them."""
+    drift: Drift | None = None
+    """Log and world compared; an engine of tests may have none."""
     ready: Callable[[], bool] = lambda: True
     """False while the start-up recovers: everything but `_ping` and `version` answers 503 then."""

@@ -15,10 +15,10 @@ from collections.abc import Mapping
 import msgspec
 from msgspec.structs import replace
 
-from engine.aggregates import daemon, image, network, prune, transfer, volume
+from engine.aggregates import daemon, drift, image, network, prune, transfer, volume
 from engine.aggregates import exec as exec_
 from engine.aggregates.container import events as container
-from engine.aggregates.decider import Recorded, Rejected
+from engine.aggregates.decider import Event, Recorded, Rejected
 from engine.aggregates.values import reference
 
 MESSAGES_PER_EVENT_MAX = 1024
@@ -106,6 +106,8 @@ class Narrator:
                 reload = recorded.event
                 assert isinstance(reload, daemon.DaemonReloaded), "nothing else is told of the engine"
                 return [("daemon", "reload", recorded.key, reload.attributes)]
+            case "drift":
+                return _drift(recorded.event)
             case "prune":
                 event = recorded.event
                 assert isinstance(event, prune.Pruned), "prunes have one event"
@@ -312,6 +314,16 @@ def _subject(event: container.ContainerCreated) -> ContainerSubject:
             if mount.type == "volume"
         ),
     )
+
+
+def _drift(event: Event) -> list[Told]:
+    """Not Docker's: what was mended, and what could not be."""
+    if not isinstance(event, drift.DriftMended | drift.DriftLeft):
+        return []
+    attributes = {"kind": event.difference.kind, "deviation": event.difference.deviation.value}
+    error = event.error if isinstance(event, drift.DriftLeft) else ""
+    told = {**attributes, "subject": event.difference.subject, "owner": event.difference.owner, "error": error}
+    return [("daemon", "drift", "", told)]
 
 
 def _mount(container_id: str, name: str, driver: str, destination: str, rw: bool) -> Told:

@@ -1,7 +1,7 @@
 """Recovery: the log against the world, once, before anything else happens.
 
-Every port is asked what exists; every difference becomes a command or a clean-up: adopt, report lost, finish, undo,
-remove orphan (docs/design/recovery.md). A clean start is the same walk with nothing to do.
+Every intent without an outcome becomes a command: adopt, report lost, finish (docs/design/recovery.md). What is left is
+drift, and mended as such (drift.py). A clean start is the same walk with nothing to do.
 
 The comparison (`compare`) is pure; `Reconcile.run` asks and performs.
 """
@@ -17,15 +17,14 @@ from engine import transactions
 from engine.aggregates.container import commands as c
 from engine.aggregates.container.state import ContainerState
 from engine.aggregates.exec import ExecStatus, RemoveExec, ReportExecExited, ReportExecStarted
-from engine.aggregates.network import NetworkStatus, ReleaseEndpoint
-from engine.aggregates.ports import ReleasePorts
+from engine.aggregates.network import NetworkStatus
+from engine.aggregates.values.drift import Outcome
 from engine.aggregates.values.ids import ContainerID, NetworkID
-from engine.drivers.ports.network import NetworkInventory, Networks, Sandboxes
+from engine.drivers.ports.network import Networks, Sandboxes
 from engine.drivers.ports.runtime import Inventory, Runtime
-from engine.drivers.ports.storage import ContainerFolders, LayerStore, RootFilesystems
-from engine.drivers.ports.volume import Volumes
 from engine.errors import PortError
 from engine.reactors.base import Hands
+from engine.reactors.drift import Drift
 from engine.reactors.lifecycle.linked import Linked
 from engine.reactors.lifecycle.names import Names
 from engine.reactors.lifecycle.sandbox import carrier_of, joins, joins_of, spec_of
@@ -35,7 +34,6 @@ NAME = "reconcile"
 LOST_EXIT_CODE = 255
 """Nobody saw the exit. Source: moby daemon/daemon.go."""
 INTERRUPTED_EXIT_CODE = 137
-SIGKILL = 9
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,37 +74,30 @@ class Reconcile:
         runtime: Runtime,
         networks: Networks,
         sandboxes: Sandboxes,
-        rootfs: RootFilesystems,
-        layers: LayerStore,
-        folders: ContainerFolders,
-        volumes: Volumes,
         names: Names,
         linked: Linked,
+        drift: Drift,
     ) -> None:
         self._hands = hands
         self._runtime = runtime
         self._networks = networks
         self._sandboxes = sandboxes
-        self._rootfs = rootfs
-        self._layers = layers
-        self._folders = folders
-        self._volumes = volumes
         self._names = names
         self._linked = linked
+        self._drift = drift
         self.unrestored: set[NetworkID] = set()
         """Networks that the kernel refused to make again: the networks reactor goes on trying."""
 
-    async def run(self) -> None:
+    async def run(self) -> tuple[Outcome, ...]:
+        """What differed when every intent had its outcome, and what became of it."""
         inventory = await self._runtime.list()
-        found = await self._networks.inventory()
+        before = await self._drift.before_recovery()
+        await self._networks.prepare()
         await self._restore_networks()
         for finding in compare(list(self._hands.views.containers), inventory):
             await self._settle(finding)
         await self._settle_execs(inventory)
-        await self._release_leases(inventory)
-        await self._forget_strangers(inventory)
-        await self._remove_network_orphans(found, inventory)
-        await self._remove_storage_orphans()
+        return await self._drift.recovered(before)
 
     async def _restore_networks(self) -> None:
         """Bridges first: after a reboot none is there. Creating is idempotent."""
@@ -195,65 +186,3 @@ class Reconcile:
                 await self._hands.report(NAME, correlation, cut)
             elif container is None and state.status in (ExecStatus.CREATED, ExecStatus.EXITED):
                 await self._hands.report(NAME, correlation, RemoveExec(exec_id=state.exec_id))
-
-    async def _release_leases(self, inventory: Inventory) -> None:
-        """Addresses and ports of containers that neither run nor start: an exit that a crash cut in half."""
-        for network in self._hands.views.networks:
-            for container_id in list(network.endpoints):
-                if not self._holds(container_id):
-                    release = ReleaseEndpoint(network_id=network.network_id, container_id=container_id)
-                    await self._hands.report(NAME, "recovery:leases", release)
-        for container_id in list(self._hands.application.state("ports", "host").held):
-            if not self._holds(container_id):
-                await self._hands.report(NAME, "recovery:leases", ReleasePorts(container_id=container_id))
-
-    def _holds(self, container_id: str) -> bool:
-        state = self._hands.views.containers.get(ContainerID(container_id))
-        return state is not None and (state.alive or state.starting)
-
-    async def _forget_strangers(self, inventory: Inventory) -> None:
-        """Processes of containers that by the log do not run, or run for another time: ended, and forgotten when their
-        exits come. Cgroups of such containers that hold nothing the supervisor knows: forgotten at once."""
-        for it in inventory.running:
-            run = self._hands.container(it.container_id).run
-            if not self._holds(it.container_id) or (not it.exec_id and run != it.run):
-                logger.warning("container %s (run %d) is nobody's: killing it", it.container_id, it.run)
-                await self._runtime.signal(it.container_id, SIGKILL, exec_id=it.exec_id)
-                if it.paused:
-                    await self._runtime.thaw(it.container_id)  # A frozen process can not die (cgroup v1).
-        for container_id in inventory.orphans:
-            # Also one that is about to be started (again): what an earlier supervisor left in its cgroup must not run
-            # beside the new process.
-            await self._runtime.forget(container_id, 0)
-
-    async def _remove_network_orphans(self, found: NetworkInventory, inventory: Inventory) -> None:
-        bridges = {state.network_id[:12] for state in self._hands.views.networks}
-        endpoints = {
-            endpoint.endpoint_id[:7]
-            for state in self._hands.views.containers
-            if state.alive or state.starting
-            for endpoint in state.endpoints
-        }
-        held = {port for ports in self._hands.application.state("ports", "host").held.values() for port in ports}
-        orphans = NetworkInventory(
-            bridges=tuple(name for name in found.bridges if name not in bridges),
-            veths=tuple(name for name in found.veths if name not in endpoints),
-            ports=tuple(port for port in found.ports if port not in held),
-        )
-        if orphans != NetworkInventory():
-            logger.warning("removing orphans of the network: %s", orphans)
-            await self._networks.remove_orphans(orphans)
-
-    async def _remove_storage_orphans(self) -> None:
-        """Read-write layers, folders and volumes that no container and no volume in the log owns."""
-        known = {state.container_id for state in self._hands.views.containers}
-        for container_id in (await self._layers.inventory()).containers:
-            if container_id not in known:
-                await self._rootfs.discard_rootfs(container_id)
-        for container_id in await self._folders.list_folders():
-            if container_id not in known:
-                await self._folders.discard(container_id)
-        for name in await self._volumes.list():
-            if self._hands.views.volumes.get(name) is None:
-                logger.warning("volume %s is not in the log: leaving its data alone", name)
-

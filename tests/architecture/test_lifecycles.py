@@ -12,7 +12,7 @@ from engine.lifecycles import CONTAINER, OTHERS, Lifecycle
 
 ROOT = Path(__file__).parents[2]
 EVENTS = {decider.name: decider.events for decider in ALL_DECIDERS}
-LEDGERS = {"daemon", "name", "ports", "content", "prune"}
+LEDGERS = {"content", "daemon", "drift", "name", "ports", "prune"}
 each_lifecycle = pytest.mark.parametrize("lifecycle", (CONTAINER, *OTHERS), ids=lambda lifecycle: lifecycle.name)
 
 

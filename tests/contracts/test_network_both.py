@@ -15,11 +15,13 @@ from typing import Any, cast
 import pytest
 import trio
 
+from engine.aggregates.values.drift import Deviation
 from engine.aggregates.values.endpoints import PublishedPort
 from engine.aggregates.values.ids import ContainerID
+from engine.drivers.ports.drift import Ledger
 from engine.drivers.ports.network import NetworkInventory
 from engine.errors import PortError
-from tests.simulation.drivers.network import SimulatedNetworks, SimulatedSandboxes
+from tests.simulation.drivers.network import SimulatedNetworkInspector, SimulatedNetworks, SimulatedSandboxes
 from tests.simulation.faults import Faults, Gate
 from tests.simulation.machine import Machine
 from tests.support.netns import World, open_world, own_network_namespace
@@ -38,7 +40,11 @@ async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
     async with trio.open_nursery() as nursery:
         machine = Machine(Random(1), nursery, lambda: 1)
         given = (machine, Gate(), Faults(Random(1)))
-        networking = SimpleNamespace(networks=SimulatedNetworks(*given), sandboxes=SimulatedSandboxes(*given))
+        networking = SimpleNamespace(
+            networks=SimulatedNetworks(*given),
+            sandboxes=SimulatedSandboxes(*given),
+            inspector=SimulatedNetworkInspector(*given),
+        )
         world = World(cast(Any, networking), cast(Any, None), -1, nursery)
         yield world
         for container in list(world.containers):
@@ -147,20 +153,35 @@ async def test_nothing_is_published_for_an_internal_network(world: World) -> Non
     assert (await inventory(world)).ports == ()
 
 
-async def test_orphans_are_removed_by_their_names_and_others_stay(world: World) -> None:
+async def test_what_is_nobodys_is_found_and_mended_and_the_rest_stays(world: World) -> None:
     mine, orphan = await world.network(18), await world.network(19)
-    stays, goes = await world.container(mine, 2, WEB), await world.container(orphan, 2, DNS)
-    everything = await inventory(world)
-    orphans = NetworkInventory(
-        bridges=(orphan.network_id[:12],),
-        veths=(goes.joins[0].endpoint.endpoint_id[:7],),
-        ports=tuple(port for port in everything.ports if port.host_port == 5353),
-    )
-    await world.networking.networks.remove_orphans(orphans)
-    found = await inventory(world)
-    assert found.bridges == (mine.network_id[:12],)
-    assert found.veths == (stays.joins[0].endpoint.endpoint_id[:7],)
-    assert [port.host_port for port in found.ports] == [8080]
+    stays = await world.container(mine, 2, WEB)
+    await world.container(orphan, 2, DNS)
+    inspector = world.networking.inspector
+    leased = frozenset({stays.joins[0].endpoint.endpoint_id})
+    ledger = Ledger(networks=(mine,), leased=leased, ports=frozenset({WEB}), recovering=True)
+    found = await inspector.look(ledger)
+    assert {each.kind for each in found} >= {"bridge", "veth", "published port"}
+    assert {each.deviation for each in found} == {Deviation.STRAY}
+    for difference in found:
+        await inspector.mend(difference, ledger)
+    assert await inspector.look(ledger) == []
+    left = await inventory(world)
+    assert left.bridges == (mine.network_id[:12],)
+    assert left.veths == (stays.joins[0].endpoint.endpoint_id[:7],)
+    assert left.ports == (WEB,)
+
+
+async def test_a_bridge_that_is_gone_is_found_and_made_again(world: World) -> None:
+    spec = await world.network(18)
+    ledger = Ledger(networks=(spec,), recovering=True)
+    assert await world.networking.inspector.look(ledger) == []
+    await world.networking.networks.remove(spec)
+    found = await world.networking.inspector.look(ledger)
+    assert {(each.kind, each.deviation) for each in found} >= {("bridge", Deviation.MISSING)}
+    for difference in found:
+        await world.networking.inspector.mend(difference, ledger)
+    assert await world.networking.inspector.look(ledger) == []
 
 
 async def test_a_namespace_of_nobody_is_not_entered(world: World) -> None:

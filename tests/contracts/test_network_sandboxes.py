@@ -20,6 +20,7 @@ from engine.aggregates.values.ids import ContainerID, NetworkID
 from engine.drivers.linux.network import links, netlink
 from engine.drivers.linux.network.driver import LinuxNetworking
 from engine.drivers.linux.network.state import NetworkingOptions
+from engine.drivers.ports.drift import Ledger
 from engine.drivers.ports.network import NetworkInventory, Networks, NetworkSpec, Opening, Sandboxes
 from engine.errors import PortError
 from tests.support.netns import HOST_ADDRESS, Container, World, link_names, open_world, own_network_namespace, running
@@ -45,6 +46,21 @@ def published(
     host_port: int, container_port: int = 80, protocol: str = "tcp", host_ip: str = "0.0.0.0"
 ) -> PublishedPort:
     return PublishedPort(host_ip=host_ip, host_port=host_port, container_port=container_port, protocol=protocol)
+
+
+async def mended(networking: LinuxNetworking, *owned: NetworkSpec | Container) -> list[str]:
+    """Make the kernel what a log says that knows these alone; the keys of what differed."""
+    containers = [each for each in owned if isinstance(each, Container)]
+    ledger = Ledger(
+        networks=tuple(each for each in owned if isinstance(each, NetworkSpec)),
+        leased=frozenset(join.endpoint.endpoint_id for each in containers for join in each.joins),
+        ports=frozenset(port for each in containers for join in each.joins for port in join.ports),
+        recovering=True,
+    )
+    found = await networking.inspector.look(ledger)
+    for difference in found:
+        await networking.inspector.mend(difference, ledger)
+    return [each.key for each in found]
 
 
 async def test_the_driver_has_the_shape_of_the_ports() -> None:
@@ -298,7 +314,7 @@ async def test_what_a_link_of_a_lost_container_opened_is_found_as_an_orphan(worl
         while f"veth{name}" in link_names():
             await trio.sleep(0.01)  # the kernel destroys a namespace in the background and tells nobody
     assert name in (await world.networking.networks.inventory()).veths
-    await world.networking.networks.remove_orphans(NetworkInventory(veths=(name,)))
+    await mended(world.networking, spec, database)
     assert name not in (await world.networking.networks.inventory()).veths
     assert name not in os.popen("nft list table bridge ishmael").read()
 
@@ -488,8 +504,8 @@ async def test_orphans_are_listed_by_their_owners_and_removed_and_foreign_things
     assert inventory.bridges == (spec.network_id[:12],)
     assert inventory.veths == (one.joins[0].endpoint.endpoint_id[:7],)
     assert [(port.host_ip, port.host_port) for port in inventory.ports] == [("0.0.0.0", 8080), ("127.0.0.1", 8081)]
-    await world.networking.networks.remove_orphans(inventory)
-    await world.networking.networks.remove_orphans(inventory)
+    await mended(world.networking)
+    assert await mended(world.networking) == []
     empty = await world.networking.networks.inventory()
     assert (empty.bridges, empty.veths, empty.ports) == ((), (), ())
     assert "br-foreign" in link_names()
@@ -594,7 +610,7 @@ async def test_a_killed_engine_leaves_bridges_and_ports_but_no_namespaces_of_its
         inventory = await networking.networks.inventory()
         assert len(inventory.bridges) == 1
         assert [port.host_port for port in inventory.ports] == [8080]
-        await networking.networks.remove_orphans(inventory)
+        await mended(networking)
         assert (await networking.networks.inventory()) == NetworkInventory()
 
 
@@ -653,11 +669,11 @@ async def test_the_default_route_can_move_to_another_endpoint(world: World) -> N
 
 
 async def test_a_bridge_of_an_earlier_engine_passes_to_the_new_network_of_its_name(world: World) -> None:
-    lost = await world.network(17, name="bridge")
+    await world.network(17, name="bridge")
     spec = await world.network(18, name="bridge")
     assert (await world.networking.networks.inventory()).bridges == (spec.network_id[:12],)
     assert "172.17.0.1" not in os.popen("ip -4 addr show docker0").read()
-    await world.networking.networks.remove_orphans(NetworkInventory(bridges=(lost.network_id[:12],)))
+    assert await mended(world.networking, spec) == []
     one = await world.container(spec, 2, published(8080))
     await world.serve_tcp(one.netns_fd, 80)
     await world.serve_tcp(world.outside_fd, 7000)

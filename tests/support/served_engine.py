@@ -192,6 +192,9 @@ class RememberedNetworks:
             raise PortError("create network", words)
         self.made[spec.network_id] = spec
 
+    async def prepare(self) -> None:
+        await trio.lowlevel.checkpoint()
+
     async def inventory(self) -> NetworkInventory:
         await trio.lowlevel.checkpoint()
         return NetworkInventory(bridges=tuple(network_id[:12] for network_id in self.made))

@@ -76,6 +76,10 @@ NO_NAMES: OwnNames = {}
 class Networks(Protocol):
     """Networks: the bridge, its addresses and its part of the firewall."""
 
+    async def prepare(self) -> None:
+        """Make the host ready for networks (static rules, forwarding), once per start, before any. Idempotent."""
+        ...
+
     async def create(self, spec: NetworkSpec) -> None: ...
 
     async def remove(self, spec: NetworkSpec) -> None: ...
@@ -84,10 +88,6 @@ class Networks(Protocol):
 
     async def host_subnets(self) -> tuple[str, ...]:
         """Destinations the host reaches already, those of our own bridges left out."""
-        ...
-
-    async def remove_orphans(self, inventory: NetworkInventory) -> None:
-        """Delete the named things: nobody in the log owns them."""
         ...
 
 

@@ -133,6 +133,10 @@ class Images:
         """Discard what nothing uses, also what waits for a failed pull to be tried again: how many blobs and layers."""
         return await self._collector.give_up()
 
+    async def collect_unused(self) -> int:
+        """Discard what nothing uses and nobody waits for: how many blobs and layers."""
+        return await self._collector.collect("a repair of drift")
+
     async def expire(self, now_ns: int) -> None:
         """Release the leases whose time has come, and discard what only they kept."""
         await self._collector.expire(now_ns)

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 
 import trio
 
+from engine.aggregates.values.drift import Deviation, Difference
 from engine.aggregates.values.ids import ContainerID, NetworkID
+from engine.drivers.ports.drift import Ledger
 from engine.drivers.ports.network import NO_NAMES, Join, NameRecord, NetworkInventory, NetworkSpec, OwnNames
 from engine.errors import Fault, PortError
 from tests.simulation.drivers.runtime import namespace_of
@@ -20,6 +22,9 @@ class SimulatedNetworks:
         self._machine = machine
         self._gate = gate
         self._faults = faults
+
+    async def prepare(self) -> None:
+        await self._faults.perform(self._gate, "prepare networks", lambda: None, may_fail=False)
 
     async def create(self, spec: NetworkSpec) -> None:
         def make() -> None:
@@ -50,18 +55,53 @@ class SimulatedNetworks:
         await trio.lowlevel.checkpoint()
         return ("10.0.2.0/24",)
 
-    async def remove_orphans(self, inventory: NetworkInventory) -> None:
-        def drop() -> None:
-            machine = self._machine
-            for bridge in inventory.bridges:
-                machine.bridges.pop(bridge, None)
-            for port in inventory.ports:
-                machine.published.pop(port, None)
-            for endpoint in list(machine.veths()):
-                if endpoint[:7] in inventory.veths:
-                    machine.disconnect(endpoint)
 
-        await self._faults.perform(self._gate, "remove network orphans", drop)
+class SimulatedNetworkInspector:
+    """Bridges, interfaces and published ports that are nobody's, or not there."""
+
+    def __init__(self, machine: Machine, gate: Gate, faults: Faults) -> None:
+        self._machine = machine
+        self._gate = gate
+        self._faults = faults
+
+    async def look(self, ledger: Ledger) -> Sequence[Difference]:
+        return await self._faults.perform(self._gate, "look at networks", lambda: self._look(ledger))
+
+    def _look(self, ledger: Ledger) -> list[Difference]:
+        machine = self._machine
+        known = {spec.network_id[:12] for spec in (*ledger.networks, *ledger.changing)}
+        wanted = {spec.network_id[:12]: spec for spec in ledger.networks if spec.driver == "bridge"}
+        absent = [spec for name, spec in wanted.items() if name not in machine.bridges]
+        ports = {str(port) for port in ledger.ports}
+        return [
+            *(_missing("bridge", spec.network_id[:12], spec.network_id) for spec in absent),
+            *(_stray("bridge", name) for name in machine.bridges if name not in known),
+            *(_stray("veth", endpoint) for endpoint in machine.veths() if endpoint not in ledger.leased),
+            *(_stray("published port", str(port)) for port in machine.published if str(port) not in ports),
+        ]
+
+    async def mend(self, difference: Difference, ledger: Ledger) -> None:
+        await self._faults.perform(self._gate, "mend networks", lambda: self._mend(difference, ledger))
+
+    def _mend(self, difference: Difference, ledger: Ledger) -> None:
+        machine, subject = self._machine, difference.subject
+        if difference.deviation is Deviation.MISSING:
+            machine.bridges[subject] = next(spec for spec in ledger.networks if spec.network_id == difference.owner)
+        elif difference.kind == "bridge":
+            machine.bridges.pop(subject, None)
+        elif difference.kind == "veth":
+            machine.disconnect(subject)
+        else:
+            for port in [port for port in machine.published if str(port) == subject]:
+                del machine.published[port]
+
+
+def _missing(kind: str, subject: str, owner: str) -> Difference:
+    return Difference(kind=kind, deviation=Deviation.MISSING, subject=subject, owner=owner)
+
+
+def _stray(kind: str, subject: str) -> Difference:
+    return Difference(kind=kind, deviation=Deviation.STRAY, subject=subject)
 
 
 class SimulatedSandboxes:

@@ -12,7 +12,12 @@ from engine.composition import Drivers, Surroundings
 from engine.oci.spec import HostTraits
 from engine.transactions import EphemeralRange
 from tests.simulation.drivers.host import NoDevices, SimulatedHost, SimulatedIdentities
-from tests.simulation.drivers.network import SimulatedNetworks, SimulatedResolver, SimulatedSandboxes
+from tests.simulation.drivers.network import (
+    SimulatedNetworkInspector,
+    SimulatedNetworks,
+    SimulatedResolver,
+    SimulatedSandboxes,
+)
 from tests.simulation.drivers.runtime import SimulatedRuntime
 from tests.simulation.drivers.storage import (
     NoRegistry,
@@ -62,6 +67,7 @@ def simulated_drivers(machine: Machine, gate: Gate, faults: Faults) -> Drivers:
         sandboxes=SimulatedSandboxes(*given),
         resolver=SimulatedResolver(gate, faults),
         logs=absent,
+        inspectors=(SimulatedNetworkInspector(*given),),
         process_table=absent,
         registry=cast(Any, NoRegistry()),
         begin=begin,

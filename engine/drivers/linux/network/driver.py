@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import trio
 
+from engine.drivers.linux.network.inspector import LinuxNetworkInspector
 from engine.drivers.linux.network.networks import LinuxNetworks
 from engine.drivers.linux.network.resolver import LinuxResolver
 from engine.drivers.linux.network.sandboxes import LinuxSandboxes
@@ -13,13 +14,14 @@ _DEFAULTS = NetworkingOptions()
 
 
 class LinuxNetworking:
-    """The three ports over one kernel. No I/O before `run`."""
+    """The network's ports over one kernel. No I/O before `run`."""
 
     def __init__(self, options: NetworkingOptions = _DEFAULTS) -> None:
         self._kernel = Kernel(options)
         self.networks = LinuxNetworks(self._kernel)
         self.sandboxes = LinuxSandboxes(self._kernel)
         self.resolver = LinuxResolver(self._kernel)
+        self.inspector = LinuxNetworkInspector(self._kernel, self.networks, self.sandboxes)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Long-running: `await nursery.start(networking.run)`. When it ends, sockets, relays and pooled namespaces are

@@ -105,7 +105,13 @@ def published(netfilter: socket.socket, version: int) -> list[Publication]:
     for map_name in ("published_any", "published_at"):
         body = struct.pack(">BBH", family, 0, 0)
         body += netlink.text(_LIST_TABLE, TABLE) + netlink.text(_LIST_SET, map_name)
-        for _, answer in netlink.query(netfilter, Request(_GETSETELEM, REQUEST | DUMP, body)):
+        try:
+            answers = netlink.query(netfilter, Request(_GETSETELEM, REQUEST | DUMP, body))
+        except netlink.Refused as refused:
+            if refused.errno != errno.ENOENT:
+                raise
+            continue  # No table: somebody deleted it, or no engine has been here.
+        for _, answer in answers:
             elements = netlink.attributes(answer, 4).get(_LIST_ELEMENTS, b"")
             found += [_decoded(element, version) for _, element in netlink.each_attribute(elements)]
     return found

@@ -11,8 +11,9 @@ import socket
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
+from engine.aggregates.values.drift import Difference
 from engine.aggregates.values.endpoints import PublishedPort
-from engine.drivers.linux.network import conntrack, elements, netlink, openings, ruleset
+from engine.drivers.linux.network import conntrack, elements, firewall_drift, netlink, openings, ruleset
 from engine.drivers.linux.network.elements import Publication
 from engine.drivers.linux.network.libnftables import Nftables
 from engine.drivers.linux.network.ruleset import BridgeRules
@@ -22,6 +23,10 @@ class Firewall(Protocol):
     """All verbs are idempotent; each is one transaction."""
 
     def close(self) -> None: ...
+
+    def prepare(self) -> None:
+        """Write the static rules."""
+        ...
 
     def add_network(self, rules: BridgeRules) -> None: ...
 
@@ -50,22 +55,31 @@ class Firewall(Protocol):
 
     def withdraw(self, ports: Sequence[PublishedPort]) -> None: ...
 
-    def published(self) -> list[PublishedPort]: ...
+    def published(self) -> list[Publication]: ...
+
+    def look(self, networks: Sequence[BridgeRules], changing: Sequence[BridgeRules]) -> list[Difference]:
+        """What is not as these networks want it; published ports are not looked at. changing: may be there."""
+        ...
+
+    def mend(self, difference: Difference, networks: Sequence[BridgeRules]) -> None: ...
 
 
 class NftablesFirewall:
-    """Tables `ip ishmael` and `ip6 ishmael` of the calling thread's namespace. Opening it writes the static rules.
-    `bridge ishmael` is made by the first link that needs it: a host without links has no hook on its bridges."""
+    """Tables `ip ishmael` and `ip6 ishmael` of the calling thread's namespace; `bridge ishmael` is made by the first
+    link that needs it: a host without links has no hook on its bridges."""
 
     def __init__(self, *, ipv6: bool) -> None:
         self._families = ("ip", "ip6") if ipv6 else ("ip",)
         self._nft = Nftables()
-        self._nft.apply(ruleset.base(ipv6=ipv6))
         self._netfilter: socket.socket = netlink.open_socket(netlink.NETFILTER)
+        self._expected: tuple[Sequence[BridgeRules], firewall_drift.Tables] | None = None
 
     def close(self) -> None:
         self._nft.close()
         self._netfilter.close()
+
+    def prepare(self) -> None:
+        self._nft.apply(ruleset.base(ipv6="ip6" in self._families))
 
     def add_network(self, rules: BridgeRules) -> None:
         self._nft.apply(ruleset.network_elements("add", rules, self._families))
@@ -114,15 +128,31 @@ class NftablesFirewall:
         elements.withdraw(self._netfilter, ports)
         conntrack.forget_udp(self._netfilter, ports)
 
-    def published(self) -> list[PublishedPort]:
+    def published(self) -> list[Publication]:
         versions = (4, 6) if "ip6" in self._families else (4,)
-        return [each.port for version in versions for each in elements.published(self._netfilter, version)]
+        return [each for version in versions for each in elements.published(self._netfilter, version)]
+
+    def look(self, networks: Sequence[BridgeRules], changing: Sequence[BridgeRules]) -> list[Difference]:
+        required = self._wanted(networks)
+        wanted = self._wanted((*networks, *changing)) if changing else required
+        return firewall_drift.compare(firewall_drift.read(self._nft, self._families), wanted, required)
+
+    def _wanted(self, networks: Sequence[BridgeRules]) -> firewall_drift.Tables:
+        """Kept until the networks change: one look follows another."""
+        if self._expected is None or self._expected[0] != networks:
+            self._expected = (networks, firewall_drift.expected(self._families, networks))
+        return self._expected[1]
+
+    def mend(self, difference: Difference, networks: Sequence[BridgeRules]) -> None:
+        firewall_drift.mend(self._nft, self._families, networks, difference)
 
 
 class Disabled:
     """No rules at all."""
 
     def close(self) -> None: ...
+
+    def prepare(self) -> None: ...
 
     def add_network(self, rules: BridgeRules) -> None: ...
 
@@ -143,8 +173,13 @@ class Disabled:
 
     def withdraw(self, ports: Sequence[PublishedPort]) -> None: ...
 
-    def published(self) -> list[PublishedPort]:
+    def published(self) -> list[Publication]:
         return []
+
+    def look(self, networks: Sequence[BridgeRules], changing: Sequence[BridgeRules]) -> list[Difference]:
+        return []
+
+    def mend(self, difference: Difference, networks: Sequence[BridgeRules]) -> None: ...
 
 
 def _cidr(listed: object) -> str:

@@ -41,6 +41,13 @@ class Nftables:
         objects: list[dict[str, Any]] = json.loads(self._run(command) or '{"nftables": []}')["nftables"]
         return objects
 
+    def rules(self, family: str, table: str, chain: str) -> list[str]:
+        """The rules of a chain as nft writes them, in order."""
+        self._library.nft_ctx_output_set_flags(self._context, 0)
+        lines = [line.strip() for line in self._run(f"list chain {family} {table} {chain}").splitlines()]
+        # The table's and the chain's own lines come first, a base chain's type after them, and two braces last.
+        return [line for line in lines[2:-2] if not line.startswith("type ")]
+
     def _run(self, commands: str) -> str:
         failed = self._library.nft_run_cmd_from_buffer(self._context, commands.encode())
         output = self._library.nft_ctx_get_output_buffer(self._context) or b""

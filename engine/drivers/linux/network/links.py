@@ -186,15 +186,20 @@ def all_links(route: socket.socket) -> Sequence[Link]:
 
 def addresses_of(route: socket.socket, index: int) -> list[tuple[str, int]]:
     """(address, prefix length) of a link, without IPv6 link-local ones."""
-    found = []
+    return all_addresses(route).get(index, [])
+
+
+def all_addresses(route: socket.socket) -> dict[int, list[tuple[str, int]]]:
+    """By the index of the link: (address, prefix length), without IPv6 link-local ones."""
+    found: dict[int, list[tuple[str, int]]] = {}
     for kind, body in netlink.query(route, Request(_GETADDR, REQUEST | DUMP, struct.pack("BBBBi", 0, 0, 0, 0, 0))):
         _, prefix_length, _, scope, owner = struct.unpack_from("BBBBi", body)
-        if kind != _NEWADDR or owner != index or scope == 253:
+        if kind != _NEWADDR or scope == 253:
             continue
         read = netlink.attributes(body, 8)
         packed = read.get(_IFA_LOCAL) or read.get(_IFA_ADDRESS)
         if packed:
-            found.append((str(ipaddress.ip_address(packed)), prefix_length))
+            found.setdefault(owner, []).append((str(ipaddress.ip_address(packed)), prefix_length))
     return found
 
 

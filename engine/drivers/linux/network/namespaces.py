@@ -111,6 +111,18 @@ def entered(netns_fd: int, home: int) -> Iterator[None]:
         _set_namespace(home)
 
 
+@contextlib.contextmanager
+def scratch() -> Iterator[None]:
+    """The calling thread is in an empty namespace that ends with the block, and at home again afterwards."""
+    home = open_current()
+    try:
+        _unshare()
+        yield
+    finally:
+        _set_namespace(home)
+        os.close(home)
+
+
 def open_current() -> int:
     """The calling thread's network namespace."""
     return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
@@ -242,6 +254,11 @@ class SandboxPool:
         self._sysctls = dict(sysctls)
         self._ready: collections.deque[ReadySandbox] = collections.deque()
         self._wanted = trio.Event()
+
+    @property
+    def veths(self) -> frozenset[int]:
+        """Indexes of the host's ends of the unused pairs."""
+        return frozenset(ready.veth.outside for ready in list(self._ready))
 
     async def take(self, owner: Owner = OURS) -> ReadySandbox:
         """A ready one, or a new one when the pool is empty, or its namespaces are another user's."""

@@ -34,8 +34,8 @@ _UNSUPPORTED = (
     "com.docker.network.bridge.trusted_host_interfaces",
 )
 _DEFAULT_NETWORK_BRIDGE = "docker0"
-_ALIAS = "ishmael:"
-_VETH = re.compile(r"veth([0-9a-f]{7})")
+ALIAS = "ishmael:"
+VETH = re.compile(r"veth([0-9a-f]{7})")
 _TRUE = ("1", "t", "T", "TRUE", "true", "True")
 _FALSE = ("0", "f", "F", "FALSE", "false", "False")
 
@@ -91,6 +91,16 @@ def gateway_mode(spec: NetworkSpec, version: int) -> str:
     return mode
 
 
+def host_addresses(spec: NetworkSpec) -> list[tuple[str, int]]:
+    """(address, prefix length) that the host has on the bridge: the gateways, unless the options say otherwise."""
+    found = []
+    for subnet, gateway in zip(spec.subnets, spec.gateways, strict=False):
+        inhibited = ":" not in subnet and _flag(spec, _INHIBIT_IPV4, default=False)
+        if gateway and not inhibited and gateway_mode(spec, 6 if ":" in subnet else 4) != "isolated":
+            found.append((gateway, int(subnet.partition("/")[2])))
+    return found
+
+
 def _flag(spec: NetworkSpec, option: str, *, default: bool) -> bool:
     text = spec.options.get(option, "")
     if not text:
@@ -107,6 +117,10 @@ class LinuxNetworks:
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
+
+    async def prepare(self) -> None:
+        """Write what belongs to no network. Idempotent."""
+        await self._kernel.links.call(self._kernel.prepare)
 
     async def create(self, spec: NetworkSpec) -> None:
         """Make the bridge and its rules true, also where they are already. All or nothing for a new one."""
@@ -129,10 +143,6 @@ class LinuxNetworks:
         """What is in the kernel under our names. No sandboxes: a namespace of ours has no name to be found by."""
         return await self._kernel.links.call(self._inventory)
 
-    async def remove_orphans(self, inventory: NetworkInventory) -> None:
-        """Delete the named things. Idempotent."""
-        await self._kernel.links.call(lambda: self._remove_orphans(inventory))
-
     async def host_subnets(self) -> tuple[str, ...]:
         """Destinations of the host's routes that are not ours: a subnet chosen automatically must not overlap them."""
         return await self._kernel.links.call(self._host_subnets)
@@ -145,13 +155,13 @@ class LinuxNetworks:
             if found is None:
                 found = self._make_bridge(spec, rules.bridge, mtu)
             _assert_bridge(found)
-            if found.alias.startswith(_ALIAS) and found.alias != _ALIAS + spec.network_id:
+            if found.alias.startswith(ALIAS) and found.alias != ALIAS + spec.network_id:
                 self._take_over(spec, found)
             self._configure(spec, found, mtu)
             self._kernel.firewall.add_network(rules)
         except (OSError, PortError) as error:
             if made:
-                self._delete_link(rules.bridge)
+                self.delete_link(rules.bridge)
             if isinstance(error, PortError):
                 raise
             raise _failed("create", f"cannot create network {spec.network_id} ({rules.bridge})", error) from error
@@ -162,7 +172,7 @@ class LinuxNetworks:
         assert found is not None, "a bridge just made is there"
         # An address of its own: else the bridge takes the lowest of its ports', and another as containers come and go.
         mac_address = ":".join(("02", "42", *(spec.network_id[at : at + 2] for at in range(0, 8, 2))))
-        owned = links.set_link(found.index, alias=_ALIAS + spec.network_id, mac_address=mac_address)
+        owned = links.set_link(found.index, alias=ALIAS + spec.network_id, mac_address=mac_address)
         netlink.transact(self._kernel.route, [owned])
         return found
 
@@ -172,7 +182,7 @@ class LinuxNetworks:
         self._kernel.firewall.remove_bridge(bridge.name)
         old = links.addresses_of(self._kernel.route, bridge.index)
         stale = [links.delete_address(bridge.index, address, length) for address, length in old]
-        renamed = links.set_link(bridge.index, alias=_ALIAS + spec.network_id)
+        renamed = links.set_link(bridge.index, alias=ALIAS + spec.network_id)
         netlink.transact(self._kernel.route, [*stale, renamed])
 
     def _configure(self, spec: NetworkSpec, bridge: Link, mtu: int) -> None:
@@ -187,11 +197,9 @@ class LinuxNetworks:
             settings[f"net.ipv6.conf.{bridge.name.replace('.', '/')}.disable_ipv6"] = "0" if has_ipv6 else "1"
         namespaces.write_sysctls(settings)
         requests = []
-        for subnet, gateway in zip(spec.subnets, spec.gateways, strict=False):
-            inhibited = ":" not in subnet and _flag(spec, _INHIBIT_IPV4, default=False)
-            inhibited = inhibited or gateway_mode(spec, 6 if ":" in subnet else 4) == "isolated"
-            if gateway and not inhibited and str(ipaddress.ip_address(gateway)) not in present:
-                requests.append(links.new_address(bridge.index, gateway, int(subnet.partition("/")[2])))
+        for address, prefix_length in host_addresses(spec):
+            if str(ipaddress.ip_address(address)) not in present:
+                requests.append(links.new_address(bridge.index, address, prefix_length))
         netlink.transact(route, [*requests, links.set_link(bridge.index, mtu=mtu, up=True)])
         if has_ipv6:
             self._kernel.enable_ipv6_forwarding()
@@ -203,10 +211,11 @@ class LinuxNetworks:
             rules = BridgeRules(bridge=bridge_name(spec), subnets=spec.subnets)
         self._kernel.firewall.remove_network(rules)
         found = links.find(self._kernel.route, rules.bridge)
-        if found is not None and found.alias == _ALIAS + spec.network_id:
-            self._delete_link(rules.bridge)
+        if found is not None and found.alias == ALIAS + spec.network_id:
+            self.delete_link(rules.bridge)
 
-    def _delete_link(self, name: str) -> None:
+    def delete_link(self, name: str) -> None:
+        """On the link thread. Idempotent."""
         try:
             netlink.transact(self._kernel.route, [links.delete_link(name)])
         except OSError as error:
@@ -215,33 +224,24 @@ class LinuxNetworks:
 
     def _inventory(self) -> NetworkInventory:
         found = links.all_links(self._kernel.route)
-        ours = {link.index: link for link in found if link.alias.startswith(_ALIAS)}
+        ours = {link.index: link for link in found if link.alias.startswith(ALIAS)}
         veths = {link.name for link in found if link.kind == "veth" and link.master in ours}
         veths.update(self._kernel.firewall.linkers())
         return NetworkInventory(
-            bridges=tuple(sorted(short(link.alias.removeprefix(_ALIAS)) for link in ours.values())),
-            veths=tuple(sorted(match[1] for veth in veths if (match := _VETH.fullmatch(veth)))),
-            ports=tuple(sorted(self._kernel.firewall.published())),
+            bridges=tuple(sorted(short(link.alias.removeprefix(ALIAS)) for link in ours.values())),
+            veths=tuple(sorted(match[1] for veth in veths if (match := VETH.fullmatch(veth)))),
+            ports=tuple(sorted(each.port for each in self._kernel.firewall.published())),
         )
 
-    def _remove_orphans(self, inventory: NetworkInventory) -> None:
-        self._kernel.firewall.withdraw(inventory.ports)
-        for endpoint in inventory.veths:
-            self._kernel.firewall.close_between(f"veth{endpoint}")
-            self._delete_link(f"veth{endpoint}")
-        bridges = [
-            link
-            for link in links.all_links(self._kernel.route)
-            if link.alias.startswith(_ALIAS) and short(link.alias.removeprefix(_ALIAS)) in inventory.bridges
-        ]
-        for bridge in bridges:
-            self._kernel.firewall.remove_bridge(bridge.name)
-            self._delete_link(bridge.name)
+    def remove_bridge(self, name: str) -> None:
+        """On the link thread: a bridge that no network owns, and what the firewall has of it. Idempotent."""
+        self._kernel.firewall.remove_bridge(name)
+        self.delete_link(name)
 
     def _host_subnets(self) -> tuple[str, ...]:
         ours: set[str] = set()
         for link in links.all_links(self._kernel.route):
-            if link.alias.startswith(_ALIAS):
+            if link.alias.startswith(ALIAS):
                 for address, length in links.addresses_of(self._kernel.route, link.index):
                     ours.add(str(ipaddress.ip_interface(f"{address}/{length}").network))
         return tuple(sorted(set(links.route_destinations(self._kernel.route)) - ours))

@@ -13,6 +13,8 @@ import msgspec
 TABLE = "ishmael"
 JUDGED = 0x40000000
 """The bit of a packet's mark by which openings.py tells that it may pass between two containers of a bridge."""
+USER_CHAIN = "user"
+"""Asked first about every forwarded packet; the host's administrator fills it, and the engine never writes it."""
 
 
 class BridgeRules(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +49,7 @@ add chain {family} {table} prerouting {{ type nat hook prerouting priority dstna
 add chain {family} {table} output {{ type nat hook output priority -100; }}
 add chain {family} {table} postrouting {{ type nat hook postrouting priority srcnat; }}
 add chain {family} {table} publish
+add chain {family} {table} {user}
 flush chain {family} {table} raw
 flush chain {family} {table} forward
 flush chain {family} {table} prerouting
@@ -56,6 +59,7 @@ flush chain {family} {table} publish
 """
 
 _RULES = """
+add rule {family} {table} forward jump {user}
 add rule {family} {table} forward iifname . oifname @same_bridge accept
 add rule {family} {table} forward iifname @bridges oifname @bridges meta mark & {judged} == {judged} accept
 add rule {family} {table} forward iifname @internal drop
@@ -93,7 +97,9 @@ def base(*, ipv6: bool) -> str:
 
 
 def _family(family: str, ip: str, address: str) -> str:
-    return (_SETS + _CHAINS + _RULES).format(family=family, ip=ip, address=address, table=TABLE, judged=JUDGED)
+    return (_SETS + _CHAINS + _RULES).format(
+        family=family, ip=ip, address=address, table=TABLE, judged=JUDGED, user=USER_CHAIN
+    )
 
 
 def forward_policy(family: str, policy: str) -> str:

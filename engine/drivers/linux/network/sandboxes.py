@@ -146,6 +146,11 @@ class LinuxSandboxes:
             self._let_go(container_id, join)
             self._hold(container_id, join, self._reserve(join, tolerant=True))
 
+    def unused_veths(self) -> frozenset[int]:
+        """Indexes of the host's ends of pairs that no endpoint has yet: the pool's, and those of starts under way."""
+        opened = {ready.veth.outside for ready in self._opened.values()}
+        return frozenset(opened) | self._kernel.pool.veths
+
     def let_all_go(self) -> None:
         """The driver ends: close what it holds of sandboxes. Containers and their DNAT go on."""
         for container_id in list(self._opened):
@@ -229,15 +234,8 @@ class LinuxSandboxes:
             raise PortError("join", f"network {join.network.network_id} has no bridge", fault=Fault.NOT_FOUND)
         veth = ready if ready is not None else namespaces.make_veth(route, inside, netns_fd)
         made.append(veth.outside)
-        name = veth_name(join.endpoint.endpoint_id)
         mtu = networks.mtu_of(join.network)
-        requests = [links.set_link(veth.outside, name=name, mtu=mtu, master=bridge.index, up=True)]
-        isolated = not networks.icc_of(join.network)
-        if isolated or join.ports:
-            # Where br_netfilter is loaded, a container that asks for its own published port is answered on the bridge,
-            # by the port it asked from: the packet never reaches the IP layer.
-            requests.append(links.set_bridge_port(name, hairpin=bool(join.ports), isolated=isolated))
-        netlink.transact(route, requests)
+        netlink.transact(route, attachment(join, veth.outside, bridge.index))
         if join.endpoint.ipv6_address:
             _allow_ipv6(netns_fd, namespaces.UNUSED_INTERFACE)
         netlink.transact(inside, _configuration(join, veth.inside, mtu))
@@ -286,6 +284,18 @@ class LinuxSandboxes:
         except OSError as error:
             if error.errno != errno.ENODEV:
                 raise _join_failed(error) from error
+
+
+def attachment(join: Join, veth: int, bridge: int) -> list[netlink.Request]:
+    """The host's end of an endpoint as it should be: its name, up, on the bridge (both by index)."""
+    name = veth_name(join.endpoint.endpoint_id)
+    requests = [links.set_link(veth, name=name, mtu=networks.mtu_of(join.network), master=bridge, up=True)]
+    isolated = not networks.icc_of(join.network)
+    if isolated or join.ports:
+        # Where br_netfilter is loaded, a container that asks for its own published port is answered on the bridge,
+        # by the port it asked from: the packet never reaches the IP layer.
+        requests.append(links.set_bridge_port(name, hairpin=bool(join.ports), isolated=isolated))
+    return requests
 
 
 def _interfaces(pid: int) -> set[str]:

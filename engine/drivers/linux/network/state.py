@@ -38,13 +38,15 @@ _DISABLE_IPV6 = {"net.ipv6.conf.default.disable_ipv6": "1"}
 class NetworkingOptions(msgspec.Struct, frozen=True, kw_only=True):
     """pool_size: ready namespaces kept (about 100 KB of kernel memory each). forwarding: may turn on ip_forward
     (`--ip-forward`). firewall: writes rules (`--iptables`). relays: serves in the engine what DNAT can not
-    (`--userland-proxy`). id_map: of the user namespaces that most sandboxes belong to, None for none."""
+    (`--userland-proxy`). id_map: of the user namespaces that most sandboxes belong to, None for none. prepared: its
+    start writes the static rules; without, `prepare` does, and who never calls it has only looked."""
 
     pool_size: int = 4
     forwarding: bool = True
     firewall: bool = True
     relays: bool = True
     id_map: IdMap | None = None
+    prepared: bool = True
 
 
 class Kernel:
@@ -101,6 +103,12 @@ class Kernel:
         self.pool_sysctls = {**POOL_SYSCTLS, **(_DISABLE_IPV6 if self.ipv6 else {})}
         self._route = netlink.open_socket(netlink.ROUTE)
         self._firewall = NftablesFirewall(ipv6=self.ipv6) if self.options.firewall else Disabled()
+        if self.options.prepared:
+            self.prepare()
+
+    def prepare(self) -> None:
+        """What belongs to no network: static rules, forwarding. Idempotent."""
+        self.firewall.prepare()
         self._enable_forwarding("net.ipv4.ip_forward", "ip")
 
     def enable_ipv6_forwarding(self) -> None:

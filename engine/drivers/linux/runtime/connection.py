@@ -73,6 +73,15 @@ class Connection:
                 return
         raise lost("connect")
 
+    async def is_there(self) -> bool:
+        """Whether a supervisor lives."""
+        with trio.socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+            try:
+                await sock.connect(self.path)
+            except OSError:
+                return False
+            return True
+
     async def _start(self) -> None:
         """The interpreter is bare (-S -E -I): a small process forks fast. It returns once a supervisor listens.
 

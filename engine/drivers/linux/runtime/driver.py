@@ -43,9 +43,13 @@ _FILES = trio.CapacityLimiter(4)
 
 class LinuxRuntime:
     """Runtime and Streams. `exec_root` on a tmpfs holds the socket, `data_root` the journal of exits. apparmor: where
-    the host has it."""
+    the host has it. look_only: no supervisor is started; where none lives, nothing runs."""
 
-    def __init__(self, exec_root: str, data_root: str, apparmor: AppArmor | None = None) -> None:
+    def __init__(
+        self, exec_root: str, data_root: str, apparmor: AppArmor | None = None, *, look_only: bool = False
+    ) -> None:
+        self._look_only = look_only
+        self._alone = False
         self._exec_root = exec_root
         self._apparmor = apparmor
         self._connection = Connection(exec_root, data_root)
@@ -69,6 +73,10 @@ class LinuxRuntime:
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Hold the connection, for ever. Started once connected and synchronised."""
         self._facts = discover()
+        if self._look_only and not await self._connection.is_there():
+            self._alone = True
+            task_status.started()
+            await trio.sleep_forever()
         first = True
         while True:
             await self._connection.open()
@@ -290,7 +298,7 @@ class LinuxRuntime:
             raise
 
     async def list(self) -> Inventory:
-        found = await self._settled_list()
+        found = {"running": (), "exits": ()} if self._alone else await self._settled_list()
         running = tuple(
             Running(
                 container_id=raw["container_id"],
