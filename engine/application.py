@@ -15,7 +15,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +28,8 @@ from eventsourcing.persistence import InfrastructureFactory, StoredEvent
 from eventsourcing.utils import Environment, EnvType
 
 from engine.aggregates.decider import Cause, Command, Decider, Event, Recorded, Rejected
+from engine.archive.segment import Row
+from engine.archive.store import Archive, Sealed
 from engine.checkpoints import Checkpoints
 from engine.clock import Clock
 from engine.codec import EventCodec
@@ -35,7 +39,7 @@ from engine.mapper import Entry, EventMapper
 from engine.private_file import create_private
 from engine.projections.base import Checkpoint, Head, Projection
 from engine.pump import Pump
-from engine.recorder import LogFactory, LogRecorder, Row
+from engine.recorder import LogFactory, LogRecorder
 from engine.upcasters import UPCASTERS, Upcasters
 
 WAL_COMMITS = 1024
@@ -86,6 +90,18 @@ class _Call:
         self.error: PortError | None = None
 
 
+class _Chore:
+    """Something that only the writer may do, and whoever waits for it."""
+
+    __slots__ = ("done", "error", "result", "verb")
+
+    def __init__(self, verb: Callable[[], Any]) -> None:
+        self.verb = verb
+        self.done = trio.Event()
+        self.result: Any = None
+        self.error: PortError | None = None
+
+
 class Application:
     """The log with its folds, projections and pump. Use inside `async with application.running():`."""
 
@@ -130,6 +146,7 @@ class Application:
         self._pending: dict[str, Fold] = {}
         self._queue: list[_Call] = []
         self._in_flight: list[_Call] = []
+        self._chores: deque[_Chore] = deque()
         self._wake = trio.Event()
         self._room = trio.Event()
         self._urgent = trio.Event()
@@ -301,6 +318,19 @@ class Application:
         """All committed events of a stream past a version, in order. Blocks."""
         return [self._recorded(row) for row in self._recorder.rows_of(stream, after_version)]
 
+    @property
+    def archive(self) -> Archive:
+        """Sealed history, for who makes more of it."""
+        return self._recorder.archive
+
+    async def adopt(self, segment: Sealed) -> None:
+        """Name a segment in the manifest. Commands go on, and wait for one small commit. Raises PortError."""
+        await self._between_groups(partial(self._recorder.adopt, segment))
+
+    async def forget(self) -> bool:
+        """Delete some sealed rows from events.db; whether there are more. Raises PortError."""
+        return bool(await self._between_groups(self._recorder.forget))
+
     def position_before(self, time_ns: int) -> int:
         """The last position recorded before a time (0: none), assuming that the clock never stepped back. Blocks."""
         low, high = 0, self.position
@@ -325,12 +355,34 @@ class Application:
             while True:
                 await self._wake.wait()
                 self._wake = trio.Event()
-                while self._queue:
-                    await self._commit_group()
+                while self._queue or self._chores:
+                    if self._queue:
+                        await self._commit_group()
                     if self._commits >= self._rewind_at:
                         await self._rewind()
+                    if self._chores:
+                        await self._do(self._chores.popleft())
                 if self._closing:
                     return
+
+    async def _do(self, chore: _Chore) -> None:
+        try:
+            chore.result = await trio.to_thread.run_sync(chore.verb, limiter=self._writer_limiter)
+        except PortError as error:
+            chore.error = error
+        chore.done.set()
+
+    async def _between_groups(self, verb: Callable[[], Any]) -> Any:
+        """A verb of the recorder's writer, in its turn."""
+        if self._closing:
+            raise PortError("seal history", "the log is being closed")
+        chore = _Chore(verb)
+        self._chores.append(chore)
+        self._wake.set()
+        await chore.done.wait()
+        if chore.error is not None:
+            raise chore.error.again() from chore.error
+        return chore.result
 
     async def _commit_group(self) -> None:
         calls, self._queue = self._queue, []

@@ -134,6 +134,10 @@ class Drivers(msgspec.Struct, frozen=True, kw_only=True):
     """Take up a configuration that was reloaded."""
 
 
+HISTORY_AFTER_S = 5.0
+"""After a start: old history has time."""
+
+
 class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     """What an engine takes from its host once, when it starts.
 
@@ -174,6 +178,7 @@ class Engine:
         """From the log outwards; left in the opposite order. Containers go on."""
         async with self._opened() as nursery:
             await self._come_alive(nursery)
+            nursery.start_soon(self._keep_history, name="history keeper")
             yield self
 
     async def examine(self) -> tuple[Outcome, ...]:
@@ -258,6 +263,17 @@ class Engine:
     def _reconcile(self, names: Names, linked: Linked, drift: Drift) -> Reconcile:
         drivers = self._drivers
         return Reconcile(self.hands, drivers.runtime, drivers.networks, drivers.sandboxes, names, linked, drift)
+
+    async def _keep_history(self) -> None:
+        await trio.sleep(HISTORY_AFTER_S)
+        from engine.archive.keeper import Keeper, Policy  # here: nothing of it is needed to start
+
+        config = self.config
+        policy = Policy(
+            kept_events=config.history_events, low_days=config.history_low_days, bytes_max=config.history_bytes_max
+        )
+        log = Path(config.data_root) / "events.db"
+        await Keeper(self.hands.application, log, policy, self._clock).run()
 
     async def _come_alive(self, nursery: trio.Nursery) -> None:
         """Recovery, defaults, reactors, routes."""

@@ -62,7 +62,8 @@ class DaemonConfig(msgspec.Struct, frozen=True, kw_only=True):
     bridge's address with prefix, "" for the first free pool. shutdown_timeout_s: -1 waits for ever. seccomp_profile:
     `builtin`, `unconfined` or a path. cgroup_driver: `cgroupfs`, `systemd`, or "" for what suits the host.
     userns_remap: `default`, or `user[:group]`, whose subordinate ids containers get.
-    default_shm_size_bytes: of a private /dev/shm."""
+    default_shm_size_bytes: of a private /dev/shm. history_events: of the log that stay unsealed. history_low_days: age
+    at which low-retention events are forgotten, 0 for never. history_bytes_max: of sealed history, 0 for no limit."""
 
     hosts: tuple[str, ...] = (DEFAULT_HOST,)
     data_root: str = "/var/lib/ishmael"
@@ -107,6 +108,10 @@ class DaemonConfig(msgspec.Struct, frozen=True, kw_only=True):
     dns_opts: tuple[str, ...] = ()
     dns_search: tuple[str, ...] = ()
 
+    history_events: int = 32_768
+    history_low_days: int = 30
+    history_bytes_max: int = 0
+
 
 def validate(config: DaemonConfig) -> DaemonConfig:
     """Itself, when the values make sense together. Raises ConfigError."""
@@ -114,6 +119,9 @@ def validate(config: DaemonConfig) -> DaemonConfig:
         raise ConfigError(f"invalid logging level: {config.log_level}")
     for name in ("max_concurrent_downloads", "max_concurrent_uploads", "max_download_attempts"):
         if getattr(config, name) < 0:
+            raise ConfigError(f"invalid {name.replace('_', ' ')}: {getattr(config, name)}")
+    for name, least in (("history_events", 1), ("history_low_days", 0), ("history_bytes_max", 0)):
+        if getattr(config, name) < least:
             raise ConfigError(f"invalid {name.replace('_', ' ')}: {getattr(config, name)}")
     if config.storage_driver != "overlay2":
         raise ConfigError(f"storage-driver {config.storage_driver}: not implemented, overlay2 is the only one")

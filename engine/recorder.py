@@ -5,14 +5,17 @@ its seams (`insert_events`, `select_events`, `select_notifications`) keep their 
 take this one's place.
 Refuses to know: what an event says, who waits for it.
 
-Positions are explicit rowids, head + 1 onwards: a rolled back group leaves no gap. There is one writer per file.
+Positions are explicit rowids, head + 1 onwards: a rolled back group leaves no gap. There is one writer per file. Old
+positions are in the archive (engine/archive): reading goes there and back without the reader's knowing.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sqlite3
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from eventsourcing.persistence import PersistenceError, StoredEvent
@@ -25,6 +28,9 @@ from eventsourcing.sqlite import (
 )
 
 from engine import chain
+from engine.archive import store
+from engine.archive.segment import Row, SegmentError
+from engine.archive.store import Archive, Sealed
 from engine.errors import PortError
 from engine.sqlite_errors import translated
 from engine.write_ahead import make_room
@@ -33,8 +39,8 @@ BUSY_TIMEOUT_MS = 5000
 WAL_BYTES, WAL_KEPT_BYTES = 8 << 20, 32 << 20
 """Of the write-ahead log: when it is opened, and what it keeps when it begins anew (about one round of commits)."""
 
-Row = tuple[int, str, int, str, bytes]
-"""(position, stream, version, topic, state)."""
+FORGET_ROWS = 256
+"""Deleted at once: about as long as one big group of commands."""
 
 _SELECT = "SELECT rowid, originator_id, originator_version, topic, state FROM stored_events"
 _SELECT_BYTES = (
@@ -50,6 +56,8 @@ class LogRecorder(SQLiteApplicationRecorder):
     def __init__(self, datastore: SQLiteDatastore, events_table_name: str = "stored_events") -> None:
         super().__init__(datastore, events_table_name)
         self._path = datastore.pool.db_name
+        self.archive = Archive(Path(self._path).parent / store.FOLDER)
+        """Sealed history: what is at or below its floor is read from there, and only from there."""
         self._stack = contextlib.ExitStack()
         self._writer: SQLiteConnection | None = None
         self.position = 0
@@ -58,7 +66,7 @@ class LogRecorder(SQLiteApplicationRecorder):
         """The seal of the last commit."""
 
     def construct_create_table_statements(self) -> list[str]:
-        return [*super().construct_create_table_statements(), chain.CREATE_TABLE]
+        return [*super().construct_create_table_statements(), chain.CREATE_TABLE, store.CREATE_TABLE]
 
     def open(self) -> None:
         """Take the writer's connection and find the head. Raises PortError when the file can not be used."""
@@ -67,6 +75,7 @@ class LogRecorder(SQLiteApplicationRecorder):
             for pragma in ("synchronous=FULL", "wal_autocheckpoint=0", f"journal_size_limit={WAL_KEPT_BYTES}"):
                 # Checkpoints are copied to the main file by the housekeeper in a thread, not inside somebody's commit.
                 self._writer.cursor().execute(f"PRAGMA {pragma}")
+            self._load_archive()
             self._load_head()
             self._check_tail()
             make_room(self._path, WAL_BYTES)
@@ -115,21 +124,61 @@ class LogRecorder(SQLiteApplicationRecorder):
         return range(first, last + 1)
 
     def rows_after(self, after: int, limit: int) -> list[Row]:
-        """Up to `limit` rows past a position, in order."""
-        return self._rows(f"{_SELECT} WHERE rowid>? ORDER BY rowid LIMIT ?", after, limit)
+        """Up to `limit` rows past a position, in order. None only at the end of the log."""
+        floor = self.archive.floor
+        if after < floor:
+            with _translated("read the log"):
+                rows = list(itertools.islice(self.archive.rows(after + 1, floor), limit))
+            if rows:
+                return rows
+        return self._rows(f"{_SELECT} WHERE rowid>? ORDER BY rowid LIMIT ?", max(after, floor), limit)
 
     def rows_of(self, stream: str, after_version: int) -> list[Row]:
         """All rows of a stream past a version, in order."""
-        statement = f"{_SELECT} WHERE originator_id=? AND originator_version>? ORDER BY originator_version"
-        return self._rows(statement, stream, after_version)
+        floor = self.archive.floor
+        with _translated("read the log"):
+            sealed = list(self.archive.rows_of(stream, after_version, floor))
+        statement = (
+            f"{_SELECT} WHERE originator_id=? AND originator_version>? AND rowid>? ORDER BY originator_version"
+        )
+        return sealed + self._rows(statement, stream, after_version, floor)
 
     def seal_at(self, position: int) -> bytes | None:
         """The seal of the commit that ended at a position; None when none did."""
         if position == 0:
             return chain.GENESIS
+        if position <= self.archive.floor:
+            with _translated("read the log"):
+                return self.archive.seal_at(position)
         statement = "SELECT seal FROM chain WHERE first<=? AND last=? ORDER BY first DESC LIMIT 1"
         rows = self._rows(statement, position, position)
         return rows[0][0] if rows else None
+
+    def adopt(self, segment: Sealed) -> None:
+        """Name a segment in the manifest: from then on it is what is read for its positions. On disk when it returns;
+        the writer's verb, between two groups. Blocking."""
+        assert self._writer is not None, "the recorder is not open"
+        assert segment.first in (self.archive.floor + 1, *(known.first for known in self.archive.segments))
+        with _translated("seal history"):
+            with self._writer.transaction(commit=True) as cursor:
+                cursor.execute(store.INSERT, segment.row())
+        self._load_archive()
+
+    def forget(self) -> bool:
+        """Delete some rows that are sealed; whether there are more. The writer's verb, between two groups. Blocking.
+
+        A few at a time, because commands wait meanwhile. The room is used again for new rows."""
+        assert self._writer is not None, "the recorder is not open"
+        with _translated("delete sealed rows"):
+            with self._writer.transaction(commit=True) as cursor:
+                cursor.execute("SELECT MIN(rowid) FROM stored_events")
+                floor = self.archive.floor
+                first = cursor.fetchone()[0] or floor + 1
+                upto = min(floor, first + FORGET_ROWS - 1)
+                cursor.execute("DELETE FROM stored_events WHERE rowid<=?", (upto,))
+                # A commit's row goes with its last event.
+                cursor.execute("DELETE FROM chain WHERE last<=?", (upto,))
+        return first <= floor
 
     def checkpoint(self) -> None:
         """Copy committed pages from the write-ahead log to the main file, beside the writer. Blocking, any thread."""
@@ -160,13 +209,19 @@ class LogRecorder(SQLiteApplicationRecorder):
                 cursor.row_factory = None
                 return cursor.execute(statement, parameters).fetchall()
 
+    def _load_archive(self) -> None:
+        assert self._writer is not None
+        cursor = self._writer.cursor()
+        cursor.execute(store.SELECT)
+        self.archive.use([Sealed.of(tuple(row)) for row in cursor.fetchall()])
+
     def _load_head(self) -> None:
         assert self._writer is not None
         cursor = self._writer.cursor()
         cursor.execute("SELECT MAX(rowid) FROM stored_events")
-        self.position = cursor.fetchone()[0] or 0
+        self.position = cursor.fetchone()[0] or self.archive.floor
         cursor.execute("SELECT last, seal FROM chain ORDER BY first DESC LIMIT 1")
-        last, self.seal = tuple(cursor.fetchone() or (0, chain.GENESIS))
+        last, self.seal = tuple(cursor.fetchone() or (self.archive.floor, self.archive.seal))
         if last != self.position:
             raise _damaged(f"events end at {self.position}, their chain at {last}")
 
@@ -176,7 +231,7 @@ class LogRecorder(SQLiteApplicationRecorder):
         if not row:
             return
         first, last, leaves, seal = row[0]
-        previous = row[1][3] if len(row) > 1 else chain.GENESIS
+        previous = row[1][3] if len(row) > 1 else self.archive.seal
         # As bytes: a damaged text would not even be handed out as text.
         stored = self._rows(f"{_SELECT_BYTES} WHERE rowid>=? ORDER BY rowid", first)
         actual = b"".join(chain.leaf(stream, version, topic, state) for stream, version, topic, state in stored)
@@ -196,10 +251,12 @@ def _damaged(how: str) -> PortError:
 
 @contextlib.contextmanager
 def _translated(operation: str) -> Iterator[None]:
-    """As `translated`, where the library wraps SQLite's errors in its own."""
+    """As `translated`, where the library wraps SQLite's errors in its own, or a segment is damaged."""
     with translated(operation):
         try:
             yield
+        except SegmentError as error:
+            raise PortError(operation, f"the log is damaged: {error} (see `replay verify`)") from error
         except PersistenceError as error:
             cause = error.args[0] if error.args else error
             raise cause if isinstance(cause, sqlite3.Error) else sqlite3.OperationalError(str(error)) from error

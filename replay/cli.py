@@ -265,7 +265,8 @@ def _bisect(question: Question) -> int:
 def _stats(question: Question) -> int:
     reader = question.reader
     world = World({decider.name: decider for decider in ALL_DECIDERS}, tolerant=True)
-    told = stats(reader.events(), world, reader.path.stat().st_size)
+    size = reader.path.stat().st_size + sum(segment.size for segment in reader.archive.segments)
+    told = stats(reader.events(), world, size)
     question.print_json(plain(told)) if question.arguments.json else render.stats(question.out, told)
     return OK
 

@@ -20,6 +20,8 @@ from typing import Any, ClassVar
 from urllib.parse import quote
 
 from engine.aggregates.decider import Event, Recorded
+from engine.archive.segment import Row
+from engine.archive.store import FOLDER, Archive, manifest
 from engine.codec import EventCodec, LogError, UnknownEventError, split_topic
 
 UNREADABLE = (sqlite3.Error, UnicodeDecodeError)
@@ -52,12 +54,17 @@ class LogReader:
         self._codec = codec
         self._stack = contextlib.ExitStack()
         self._connection: sqlite3.Connection | None = None
+        self.archive = Archive(path.parent / FOLDER)
+        """Sealed history, in the folder beside the file."""
 
     def __enter__(self) -> LogReader:
         try:
             self._connection = self._stack.enter_context(contextlib.closing(open_read_only(self.path, self._stack)))
             self._connection.execute(f"{SELECT} LIMIT 1").fetchall()
-        except (*UNREADABLE, OSError) as error:
+            # One moment for manifest and rows: an engine may be sealing meanwhile.
+            self._connection.execute("BEGIN")
+            self.archive.use(manifest(self._connection))
+        except (*UNREADABLE, OSError, LogError) as error:
             self._stack.close()
             raise LogError(f"{self.path} can not be read as a log: {error}") from error
         return self
@@ -71,49 +78,62 @@ class LogReader:
     @property
     def head(self) -> int:
         """The last position; 0 for an empty log."""
-        return int(next(self._query("SELECT MAX(rowid) FROM stored_events"))[0] or 0)
+        return int(next(self._query("SELECT MAX(rowid) FROM stored_events"))[0] or self.archive.floor)
 
     def events(self, *, after: int = 0, upto: int | None = None) -> Iterator[Recorded]:
         """Events past a position, in order, up to and with another one."""
         last = upto if upto is not None else self.head
-        yield from self._recorded(f"{SELECT} WHERE rowid>? AND rowid<=? ORDER BY rowid", after, last)
+        yield from map(self._recorded, self.rows(after=after, upto=last))
+
+    def rows(self, *, after: int, upto: int) -> Iterator[Row]:
+        """As stored. Raises LogError where a segment is damaged, or was not copied with the file."""
+        floor = self.archive.floor
+        yield from self.archive.rows(after + 1, min(upto, floor))
+        yield from self._query(f"{SELECT} WHERE rowid>? AND rowid<=? ORDER BY rowid", max(after, floor), upto)
 
     def newest_first(self, *, upto: int) -> Iterator[Recorded]:
-        yield from self._recorded(f"{SELECT} WHERE rowid<=? ORDER BY rowid DESC", upto)
+        floor = self.archive.floor
+        statement = f"{SELECT} WHERE rowid<=? AND rowid>? ORDER BY rowid DESC"
+        yield from map(self._recorded, self._query(statement, upto, floor))
+        yield from map(self._recorded, self.archive.rows_backwards(min(upto, floor)))
 
     def history(self, stream: str, *, upto: int | None = None) -> Iterator[Recorded]:
         """One stream's events, in order."""
         last = upto if upto is not None else self.head
-        yield from self._recorded(
-            f"{SELECT} WHERE originator_id=? AND rowid<=? ORDER BY originator_version", stream, last
-        )
+        floor = self.archive.floor
+        yield from map(self._recorded, self.archive.rows_of(stream, 0, last))
+        statement = f"{SELECT} WHERE originator_id=? AND rowid>? AND rowid<=? ORDER BY originator_version"
+        yield from map(self._recorded, self._query(statement, stream, floor, last))
 
     def event(self, position: int) -> Recorded | None:
-        return next(self._recorded(f"{SELECT} WHERE rowid=?", position), None)
+        return next(self.events(after=position - 1, upto=position), None)
 
     def position_at(self, time_ns: int) -> int:
         """The last position recorded at or before a time; 0 when none was."""
         low, high = 0, self.head
         while low < high:
             middle = (low + high + 1) // 2
-            found = self.event(middle)
-            if found is None or found.time_ns <= time_ns:
-                low = middle
+            # Retention leaves gaps: what comes next stands for what is no longer there.
+            found = next(self.events(after=middle - 1, upto=high), None)
+            if found is None:
+                high = middle - 1
+            elif found.time_ns <= time_ns:
+                low = found.position
             else:
                 high = middle - 1
         return low
 
-    def _recorded(self, statement: str, *parameters: object) -> Iterator[Recorded]:
-        for position, stream, version, topic, state in self._query(statement, *parameters):
-            try:
-                time_ns, cause, event = self._codec.decode(topic, state)
-            except UnknownEventError:
-                name, schema = split_topic(topic)
-                time_ns, cause, payload = self._codec.decode_plain(topic, state)
-                event = UnknownEvent(stored_name=name, schema=schema, payload=payload)
-            except LogError as error:
-                raise LogError(f"position {position}: {error} (see `replay verify`)") from error
-            yield Recorded(position=position, stream=stream, version=version, time_ns=time_ns, cause=cause, event=event)
+    def _recorded(self, row: Row) -> Recorded:
+        position, stream, version, topic, state = row
+        try:
+            time_ns, cause, event = self._codec.decode(topic, state)
+        except UnknownEventError:
+            name, schema = split_topic(topic)
+            time_ns, cause, payload = self._codec.decode_plain(topic, state)
+            event = UnknownEvent(stored_name=name, schema=schema, payload=payload)
+        except LogError as error:
+            raise LogError(f"position {position}: {error} (see `replay verify`)") from error
+        return Recorded(position=position, stream=stream, version=version, time_ns=time_ns, cause=cause, event=event)
 
     def _query(self, statement: str, *parameters: object) -> Iterator[Any]:
         assert self._connection is not None, "the reader is not open"

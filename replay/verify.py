@@ -19,7 +19,10 @@ from typing import Any, NamedTuple
 import msgspec
 
 from engine import chain
+from engine.archive.segment import SegmentError
+from engine.archive.store import FOLDER, Archive, manifest
 from replay.reader import UNREADABLE, open_read_only
+from replay.segments import SegmentWalk
 
 FINDINGS_MAX = 200
 
@@ -36,7 +39,8 @@ _CHAIN = (
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """Something that does not fit. position: the first event concerned, 0 where none can be named. kind: `changed`,
-    `lost`, `inserted`, `moved` (events), `chain` (the proof itself), `tail` (the end is missing), `file` (SQLite)."""
+    `lost`, `inserted`, `moved` (events), `chain` (the proof itself), `tail` (the end is missing), `file` (SQLite),
+    `segment` (a file of the archive)."""
 
     position: int
     kind: str
@@ -76,6 +80,7 @@ def verify(path: Path, *, expect: tuple[int, str] | None = None, views: Path | N
             connection.text_factory = bytes
             # One snapshot for chain and events, whatever a living engine appends meanwhile.
             connection.execute("BEGIN")
+            checker.check_archive(Archive(path.parent / FOLDER), connection)
             checker.check(connection)
         except (*UNREADABLE, TypeError, ValueError, OverflowError) as error:
             # A damaged schema makes columns of other types, or other columns; nothing more can be said by position.
@@ -96,10 +101,25 @@ class _Checker:
         self._commits: list[_Commit] = []
         self._seals: dict[int, bytes] = {0: chain.GENESIS}
         self._unproven: set[int] = set()
+        self._floor, self._floor_seal = 0, chain.GENESIS
+        self._sealed_events = self._sealed_commits = 0
 
     def find(self, position: int, kind: str, message: str) -> None:
         if len(self._findings) < FINDINGS_MAX:
             self._findings.append(Finding(position=position, kind=kind, message=message))
+
+    def check_archive(self, archive: Archive, connection: sqlite3.Connection) -> None:
+        """Sealed history first: the chain in the file goes on where it ends."""
+        try:
+            archive.use(manifest(connection))
+        except SegmentError as error:
+            self.find(0, "segment", str(error))
+            return
+        walk = SegmentWalk(archive, self.find)
+        walk.walk()
+        self._floor, self._floor_seal = archive.floor, archive.seal
+        self._sealed_events, self._sealed_commits = walk.events, walk.commits
+        self._seals.update(walk.seals)
 
     def check(self, connection: sqlite3.Connection) -> None:
         self._read_commits(connection)
@@ -109,11 +129,11 @@ class _Checker:
         self._check_structure(connection)
 
     def result(self) -> Verification:
-        last = self._commits[-1] if self._commits else _Commit(0, 0, b"", chain.GENESIS)
+        last = self._commits[-1] if self._commits else _Commit(0, self._floor, b"", self._floor_seal)
         return Verification(
-            events=len(self._actual),
-            commits=len(self._commits),
-            position=max(self._actual, default=0),
+            events=self._sealed_events + len(self._actual),
+            commits=self._sealed_commits + len(self._commits),
+            position=max(self._actual, default=self._floor),
             seal=last.seal.hex(),
             findings=tuple(sorted(self._findings, key=lambda finding: finding.position or 1 << 62)),
         )
@@ -121,15 +141,17 @@ class _Checker:
     def compare_head(self, position: int, seal: str, *, origin: str) -> None:
         """A head seen earlier must still be the end of a commit here, with the same seal."""
         here = self._seals.get(position)
-        last = self._commits[-1].last if self._commits else 0
+        last = self._commits[-1].last if self._commits else self._floor
         if position > last:
             self.find(last + 1, "tail", f"{origin} has seen position {position}; the log ends at {last}")
         elif here is None or here.hex() != seal:
             self.find(position, "changed", f"history up to here was rewritten: its seal is not that of {origin}")
 
     def _read_commits(self, connection: sqlite3.Connection) -> None:
-        expected = 1
+        expected = self._floor + 1
         for first, last, leaves, seal, typed in _rows(connection, _CHAIN, "first", self._unreadable_chain):
+            if typed and last <= self._floor:
+                continue  # sealed, and about to be deleted
             count = last - first + 1 if typed else 0
             if count < 1 or len(leaves) != count * chain.HASH_BYTES or len(seal) != chain.HASH_BYTES:
                 self.find(first if typed else expected, "chain", "the chain's row that should begin here is damaged")
@@ -148,6 +170,8 @@ class _Checker:
         for position, stream, version, topic, state, typed in _rows(
             connection, _EVENTS, "rowid", self._unreadable_event
         ):
+            if position <= self._floor:
+                continue
             self._actual[position] = chain.leaf(stream, version, topic, state) if typed and version >= 0 else b""
 
     def _unreadable_event(self, position: int, error: str) -> None:
@@ -159,7 +183,7 @@ class _Checker:
     def _check_seals(self) -> None:
         """Decide between event, leaf and seal; `self._commits` leaves with the leaves that the seals vouch for."""
         # A seal that was changed would condemn the next commit too: what it should have been is tried as well.
-        candidates: tuple[bytes, ...] = (chain.GENESIS,)
+        candidates: tuple[bytes, ...] = (self._floor_seal,)
         for index, commit in enumerate(self._commits):
             if commit.first - 1 in self._unproven:
                 # The seal before is not known: this one is taken as it is, the gap is reported already.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
+import pytest
 import trio
 
 from engine.aggregates import exec as exec_
@@ -19,6 +20,7 @@ from engine.aggregates.values.health import HealthResult, HealthStatus
 from engine.aggregates.values.ids import ContainerID, ImageID
 from engine.aggregates.values.mounts import MountPoint
 from engine.aggregates.values.sealed import Sealed
+from engine.projections import feed_store
 from engine.projections.events_feed import PAGE_MESSAGES, RING_MESSAGES, EventsFeed
 from engine.projections.feed_messages import FeedMessage
 from engine.projections.feed_store import FeedStore
@@ -170,7 +172,13 @@ async def test_execs_images_and_volumes_are_told() -> None:
     assert (told[-1].actor_id, told[-1].attributes["name"]) == ("me/x:2", "me/x")
 
 
-async def test_a_reader_that_lags_reads_from_the_file_and_misses_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("loose", [feed_store.LOOSE_MESSAGES, 700, 10])
+async def test_a_reader_that_lags_reads_from_the_file_and_misses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loose: int
+) -> None:
+    """Whether messages are loose, or the older ones packed."""
+    monkeypatch.setattr(feed_store, "LOOSE_MESSAGES", loose)
+    monkeypatch.setattr(feed_store, "PACK_MESSAGES", 100)
     store = FeedStore(tmp_path / "feed.db")
     store.open()
     feed = EventsFeed(store)

@@ -1,0 +1,1 @@
+"""Old history: sealed, compressed segments beside the log, and what reads, makes and thins them."""
