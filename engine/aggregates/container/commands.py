@@ -71,11 +71,13 @@ class ReportStartFailed(ContainerCommand, frozen=True, kw_only=True):
 
 
 class StopContainer(ContainerCommand, frozen=True, kw_only=True):
-    """signal: a number; deadline: when SIGKILL follows, 0 for never."""
+    """signal: a number; deadline: when SIGKILL follows, 0 for never. shutdown: the engine ends and its containers with
+    it, so that the policy `unless-stopped` has them again with the next engine."""
 
     at: int
     signal: int
     deadline: int
+    shutdown: bool = False
 
 
 class ReportStopOverdue(ContainerCommand, frozen=True, kw_only=True):

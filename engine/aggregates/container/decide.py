@@ -136,14 +136,16 @@ def _start(state: ContainerState, command: c.StartContainer) -> Events:
 
 
 def _stop(state: ContainerState, command: c.StopContainer) -> Events:
+    request = e.ContainerStopRequested(
+        at=command.at, signal=command.signal, deadline=command.deadline, shutdown=command.shutdown
+    )
     if state.status is Status.RESTARTING:
-        request = e.ContainerStopRequested(at=command.at, signal=command.signal, deadline=command.deadline)
         return (request, e.ContainerStopped(at=command.at))
     if state.status not in ALIVE:
         raise Rejected(Reason.NOT_MODIFIED, "")
-    if state.stop is not None and not state.stop.restart and 0 < state.stop.deadline <= command.deadline:
+    earlier = state.stop if state.stop is not None and not state.stop.restart and not state.stop.shutdown else None
+    if earlier is not None and 0 < earlier.deadline <= command.deadline:
         return ()  # An earlier stop is due sooner: this one waits for the same exit.
-    request = e.ContainerStopRequested(at=command.at, signal=command.signal, deadline=command.deadline)
     return (request, *thawed(state, command.at))
 
 

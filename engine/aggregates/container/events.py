@@ -67,13 +67,15 @@ class ContainerStartFailed(Event, frozen=True, kw_only=True):
 
 
 class ContainerStopRequested(Event, frozen=True, kw_only=True):
-    """restart: start again after the exit. deadline: when SIGKILL follows (ns), 0 for never."""
+    """restart: start again after the exit. deadline: when SIGKILL follows (ns), 0 for never. shutdown: not by a user,
+    but because the engine ends."""
 
     NAME: ClassVar[str] = "container.stop_requested"
     at: int
     signal: int
     deadline: int = 0
     restart: bool = False
+    shutdown: bool = False
 
 
 class ContainerKillRequested(Event, frozen=True, kw_only=True):

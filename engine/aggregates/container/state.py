@@ -22,11 +22,12 @@ HEALTH_LOG_LENGTH = 5
 
 
 class StopIntent(msgspec.Struct, frozen=True, kw_only=True):
-    """Somebody wants the container to end. restart: and then to start again."""
+    """Somebody wants the container to end. restart: and then to start again. shutdown: because the engine ends."""
 
     signal: int
     deadline: int
     restart: bool
+    shutdown: bool = False
 
 
 class UpdateIntent(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,6 +116,11 @@ class ContainerState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         return self.status in (Status.STARTING, Status.STARTING_AGAIN)
 
     @property
+    def shut_down(self) -> bool:
+        """It is to end because the engine ends."""
+        return self.stop is not None and self.stop.shutdown
+
+    @property
     def has_been_started(self) -> bool:
         return self.started_at > 0
 
@@ -162,14 +168,13 @@ def evolve(state: ContainerState, event: e.ContainerEvent) -> ContainerState:
                 exit_code=event.exit_code,
             )
         case e.ContainerStopRequested():
-            intent = StopIntent(signal=event.signal, deadline=event.deadline, restart=event.restart)
-            return replace(state, status=status, stop=intent, manually_stopped=not event.restart)
+            return replace(_stop_requested(state, event), status=status)
         case e.ContainerKillRequested():
             return replace(
                 state,
                 status=status,
                 kill_signal=event.signal if event.ends else state.kill_signal,
-                manually_stopped=state.manually_stopped or event.by_user or event.ends,
+                manually_stopped=state.manually_stopped or event.by_user or (event.ends and not state.shut_down),
             )
         case e.ContainerFreezeFailed():
             return replace(
@@ -239,6 +244,13 @@ def evolve(state: ContainerState, event: e.ContainerEvent) -> ContainerState:
             return replace(state, status=status)
         case _:
             assert_never(event)
+
+
+def _stop_requested(state: ContainerState, event: e.ContainerStopRequested) -> ContainerState:
+    intent = StopIntent(
+        signal=event.signal, deadline=event.deadline, restart=event.restart, shutdown=event.shutdown
+    )
+    return replace(state, stop=intent, manually_stopped=state.manually_stopped if event.shutdown else not event.restart)
 
 
 def _start_requested(state: ContainerState, event: e.ContainerStartRequested, *, by_policy: bool) -> ContainerState:

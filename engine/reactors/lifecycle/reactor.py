@@ -18,6 +18,7 @@ from engine.aggregates.container.donors import by_dependency
 from engine.aggregates.container.lifecycle import Status
 from engine.aggregates.container.state import ContainerState
 from engine.aggregates.decider import Recorded
+from engine.aggregates.values.ids import ContainerID
 from engine.reactors.base import Hands, Works
 from engine.reactors.lifecycle import plan as effects
 from engine.reactors.lifecycle.ends import Ends
@@ -70,10 +71,19 @@ class Lifecycle:
                 self._dispatch(works, state, recorded)
 
     async def _start_at_boot(self) -> None:
-        """Restart policies at a start of the engine. Containers come after those they depend on."""
-        due = [s for s in self._hands.views.containers if s.status is Status.EXITED and restarts_at_boot(s)]
-        for state in by_dependency(due):
-            await self._starts.start_at_boot(state.container_id)
+        """Restart policies at a start of the engine. Containers come after those they depend on. Those that the last
+        engine was about to stop with itself end first; nobody else waits for them."""
+        async with trio.open_nursery() as nursery:
+            for state in self._hands.views.containers:
+                if state.shut_down:
+                    nursery.start_soon(self._start_when_ended, state.container_id, name=f"end of {state.name}")
+            due = [state for state in self._hands.views.containers if _is_due(state)]
+            for state in by_dependency(due):
+                await self._starts.start_at_boot(state.container_id)
+
+    async def _start_when_ended(self, container_id: ContainerID) -> None:
+        if _is_due(await self._hands.pump.until(f"container:{container_id}", lambda state: not state.shut_down)):
+            await self._starts.start_at_boot(container_id)
 
     def _signal(self, works: Works, state: ContainerState, recorded: Recorded) -> None:
         """A signal that is no state; or one that is, while an equal one is still waited for."""
@@ -117,3 +127,7 @@ class Lifecycle:
                 await self._removes.remove(effect, correlation)
             case _:
                 raise AssertionError(f"no performer for {effect}")
+
+
+def _is_due(state: ContainerState) -> bool:
+    return state.status is Status.EXITED and restarts_at_boot(state)

@@ -56,8 +56,8 @@ def failed(run: int = 1, exit_code: int = 127) -> c.ReportStartFailed:
     return c.ReportStartFailed(container_id=ID, run=run, at=NOW, error="no such file", exit_code=exit_code)
 
 
-def stop(deadline: int = NOW + 10 * SECOND, at: int = NOW) -> c.StopContainer:
-    return c.StopContainer(container_id=ID, at=at, signal=15, deadline=deadline)
+def stop(deadline: int = NOW + 10 * SECOND, at: int = NOW, *, shutdown: bool = False) -> c.StopContainer:
+    return c.StopContainer(container_id=ID, at=at, signal=15, deadline=deadline, shutdown=shutdown)
 
 
 def kill(signal: int = 9) -> c.KillContainer:

@@ -506,6 +506,22 @@ def test_what_starts_again_with_the_engine(policy: str, ending: tuple[Command, .
     assert restarts_at_boot(state) is again
 
 
+@pytest.mark.parametrize(
+    ("ending", "again"),
+    [
+        ((stop(shutdown=True), exited()), True),
+        ((stop(shutdown=True), OVERDUE, exited(code=137)), True),
+        ((stop(), stop(shutdown=True), exited()), False),
+        ((stop(shutdown=True), stop(), exited()), False),
+    ],
+)
+def test_the_end_of_the_engine_is_no_stop_by_a_user(ending: tuple[Command, ...], again: bool) -> None:
+    """SYS-13: it does not start again at once, and with the next engine if nobody else wanted it stopped."""
+    state = live(create(restart_policy=RestartPolicy(name="unless-stopped")), START, started(), *ending)
+    assert state.status is S.EXITED
+    assert restarts_at_boot(state) is again
+
+
 def test_what_never_ran_does_not_start_with_the_engine() -> None:
     assert not restarts_at_boot(live(create(restart_policy=ALWAYS)))
 
