@@ -29,7 +29,8 @@ class NetworkCommand(Command, frozen=True, kw_only=True):
 
 
 class NetworkSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a network is told to be. driver: bridge, host, null. ipam_driver and options by Docker's names."""
+    """What a network is told to be. driver: bridge, macvlan, ipvlan, host, null. ipam_driver and options by
+    Docker's names."""
 
     name: str
     driver: str
@@ -55,9 +56,10 @@ class ReportNetworkReady(NetworkCommand, frozen=True, kw_only=True):
 
 
 class ReportNetworkFailed(NetworkCommand, frozen=True, kw_only=True):
-    """The kernel refused: the network is undone."""
+    """The kernel refused: the network is undone. fault: what kind of refusal, in the words of engine/errors.py."""
 
     error: str
+    fault: str = ""
 
 
 class AllocateEndpoint(NetworkCommand, frozen=True, kw_only=True):
@@ -101,6 +103,7 @@ class NetworkCreated(Event, frozen=True, kw_only=True):
 class NetworkCreateFailed(Event, frozen=True, kw_only=True):
     NAME: ClassVar[str] = "network.create_failed"
     error: str
+    fault: str = ""
 
 
 class EndpointAllocated(Event, frozen=True, kw_only=True):
@@ -166,6 +169,7 @@ class NetworkState(msgspec.Struct, frozen=True, kw_only=True):
     endpoints: Mapping[ContainerID, Endpoint] = {}
     cursors: Mapping[str, str] = {}
     error: str = ""
+    fault: str = ""
 
     @property
     def settled(self) -> bool:
@@ -194,7 +198,7 @@ def evolve(state: NetworkState, event: NetworkEvent) -> NetworkState:
         case NetworkCreated() | NetworkRemoveRequested() | NetworkRemoved():
             return replace(state, status=status)
         case NetworkCreateFailed():
-            return replace(state, status=status, error=event.error)
+            return replace(state, status=status, error=event.error, fault=event.fault)
         case EndpointAllocated():
             endpoint = event.endpoint
             cursors = dict(state.cursors)
@@ -236,7 +240,8 @@ def decide(state: NetworkState, command: NetworkCommands) -> tuple[Event, ...]:
         case ReportNetworkReady():
             return (NetworkCreated(),) if state.status is NetworkStatus.CREATING else ()
         case ReportNetworkFailed():
-            return (NetworkCreateFailed(error=command.error),) if state.status is NetworkStatus.CREATING else ()
+            failed = NetworkCreateFailed(error=command.error, fault=command.fault)
+            return (failed,) if state.status is NetworkStatus.CREATING else ()
         case AllocateEndpoint():
             return _allocate(state, command)
         case ReleaseEndpoint():
@@ -284,7 +289,7 @@ def _allocate(state: NetworkState, command: AllocateEndpoint) -> tuple[Event, ..
                 ipv4_prefix_length=prefix_length,
                 ipv4_gateway="" if state.settings.internal else pool.gateway,
             )
-    if state.settings.driver == "bridge":
+    if state.settings.driver in ("bridge", "macvlan"):
         mac = command.mac_address or mac_address(endpoint.ipv4_address, command.seed)
         endpoint = replace(endpoint, mac_address=mac)
     return (EndpointAllocated(endpoint=endpoint),)

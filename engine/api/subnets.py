@@ -6,14 +6,15 @@ libnetwork/ipams/defaultipam.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from ipaddress import ip_address, ip_network
 
 import msgspec
 
 from engine.aggregates.decider import Reason, Rejected
-from engine.aggregates.network import NetworkState
+from engine.aggregates.network import NetworkSettings, NetworkState
 from engine.aggregates.values.config import EndpointIPAMConfig
+from engine.aggregates.values.ids import NetworkID
 from engine.aggregates.values.subnet import (
     AddressPool,
     Pool,
@@ -28,8 +29,14 @@ from engine.api.shapes.networks import CreateNetworkBody, IPAMBody, IPAMConfigBo
 ENABLE_IPV4 = "com.docker.network.enable_ipv4"
 ENABLE_IPV6 = "com.docker.network.enable_ipv6"
 INHIBIT_IPV4 = "com.docker.network.bridge.inhibit_ipv4"
-ELSEWHERE = frozenset({"macvlan", "ipvlan", "overlay"})
+OWN = frozenset({"bridge", "macvlan", "ipvlan"})
+"""Drivers of networks that users make."""
+ELSEWHERE = frozenset({"overlay"})
 """Drivers of dockerd that this engine has not."""
+
+
+DUMMIES = {"macvlan": "dm-", "ipvlan": "di-"}
+"""By which moby names the networks of a driver in its refusals."""
 
 
 class AddressSpace(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,11 +61,20 @@ def check_drivers(body: CreateNetworkBody) -> None:
         raise Rejected(Reason.NOT_IMPLEMENTED, words)
     if driver in ("host", "null"):
         raise Rejected(Reason.FORBIDDEN, f'only one instance of "{driver}" network is allowed')
-    if driver != "bridge":
+    if driver not in OWN:
         raise Rejected(Reason.NOT_FOUND, f"could not find plugin {driver} in v1 plugin registry: plugin not found")
     ipam = body.ipam.driver if body.ipam is not None else ""
     if ipam not in ("", "default"):
         raise Rejected(Reason.NOT_FOUND, f"could not find plugin {ipam} in v1 plugin registry: plugin not found")
+
+
+def check_parent(body: CreateNetworkBody, networks: Iterable[tuple[NetworkID, NetworkSettings]]) -> None:
+    """An interface of the host is the parent of one network of a driver at most. Raises Rejected in moby's words."""
+    parent = (body.options or {}).get("parent", "")
+    for network_id, settings in networks:
+        if parent and body.driver == settings.driver and settings.options.get("parent") == parent:
+            name = f"{DUMMIES.get(body.driver, '')}{network_id[:12]}"
+            raise Rejected(Reason.SYSTEM, f"network {name} is already using parent interface {parent}")
 
 
 def families(body: CreateNetworkBody, options: dict[str, str]) -> tuple[bool, bool]:
@@ -86,7 +102,7 @@ def _boolean(option: str, text: str) -> bool:
 
 
 def choose_pools(ipam: IPAMBody, *, enable_ipv4: bool, enable_ipv6: bool, space: AddressSpace) -> tuple[Pool, ...]:
-    """The pools of a bridge network, IPv4 first. Raises Rejected: INVALID, FORBIDDEN (overlap)."""
+    """The pools of a network, IPv4 first. Raises Rejected: INVALID, FORBIDDEN (overlap)."""
     asked = tuple(ipam.config or ())
     validate(asked, enable_ipv4=enable_ipv4, enable_ipv6=enable_ipv6)
     pools: list[Pool] = []

@@ -63,7 +63,7 @@ class NetworkReactor:
             await self._hands.report(
                 NAME,
                 correlation,
-                ReportNetworkFailed(network_id=state.network_id, error=error.message),
+                ReportNetworkFailed(network_id=state.network_id, error=error.message, fault=error.fault.value),
                 ReleaseName(kind=NameKind.NETWORK, name=state.settings.name, owner=state.network_id),
             )
             return

@@ -71,7 +71,7 @@ async def test_networks_created_at_the_same_time_do_not_overlap(tmp_path: Path) 
             404,
             "could not find plugin nonsense in v1 plugin registry: plugin not found",
         ),
-        ({"Name": "x", "Driver": "macvlan"}, 501, "network driver macvlan: not supported"),
+        ({"Name": "x", "Driver": "overlay"}, 501, "network driver overlay: not supported"),
         ({"Name": "x", "Driver": "host"}, 403, 'only one instance of "host" network is allowed'),
         ({"Name": "x", "EnableIPv4": False}, 400, "IPv4 or IPv6 must be enabled"),
         ({"Name": "x", "ConfigOnly": True}, 501, "config-only networks"),

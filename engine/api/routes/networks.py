@@ -39,7 +39,7 @@ from engine.api.responses import Response, empty, json_response
 from engine.api.rest import at_rest
 from engine.api.shapes import networks as shapes
 from engine.api.streams import current_request, request, unaborted
-from engine.errors import PortError
+from engine.errors import Fault, PortError
 
 PREDEFINED_NAMES = frozenset({"bridge", "host", "none", "default"})
 LIST_FILTERS = frozenset({"dangling", "driver", "id", "label", "name", "scope", "type"})
@@ -183,7 +183,7 @@ class NetworkRoutes:
                 )
         state = await self._settled(network_id, lambda state: state.settled, f"network {settings.name}")
         if state.status is NetworkStatus.FAILED:
-            raise PortError("create network", state.error)
+            raise PortError("create network", state.error, fault=Fault(state.fault) if state.fault else Fault.SYSTEM)
         return network_id
 
     def _check(self, body: shapes.CreateNetworkBody) -> None:
@@ -200,26 +200,23 @@ class NetworkRoutes:
             if asked:
                 raise Rejected(Reason.NOT_IMPLEMENTED, f"{what}: not supported by this engine (not implemented)")
         subnets.check_drivers(body)
+        subnets.check_parent(body, [(state.network_id, state.settings) for state in self._context.views.networks])
 
     def _settings(self, body: shapes.CreateNetworkBody) -> NetworkSettings:
         driver = body.driver or "bridge"
         options = dict(body.options or {})
         enable_ipv4, enable_ipv6 = subnets.families(body, options)
         configured = self._context.config.default_address_pools
-        pools = (
-            ()
-            if driver != "bridge"
-            else subnets.choose_pools(
-                body.ipam or shapes.IPAMBody(),
-                enable_ipv4=enable_ipv4,
-                enable_ipv6=enable_ipv6,
-                space=subnets.AddressSpace(
-                    networks=tuple(self._taken()),
-                    host_routes=tuple(self._context.host_routes()),
-                    pools=tuple(AddressPool(base=pool.base, size=pool.size) for pool in configured),
-                    host_id=self._context.engine_id,
-                ),
-            )
+        pools = subnets.choose_pools(
+            body.ipam or shapes.IPAMBody(),
+            enable_ipv4=enable_ipv4,
+            enable_ipv6=enable_ipv6,
+            space=subnets.AddressSpace(
+                networks=tuple(self._taken()),
+                host_routes=tuple(self._context.host_routes()),
+                pools=tuple(AddressPool(base=pool.base, size=pool.size) for pool in configured),
+                host_id=self._context.engine_id,
+            ),
         )
         ipam = body.ipam
         return NetworkSettings(

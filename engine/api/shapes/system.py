@@ -21,7 +21,7 @@ from engine.drivers.ports.host import HostFacts
 
 INDEX_SERVER = "https://index.docker.io/v1/"
 LOG_DRIVERS = tuple(sorted(DRIVERS))
-NETWORK_DRIVERS = ("bridge", "host", "null")
+NETWORK_DRIVERS = ("bridge", "host", "ipvlan", "macvlan", "null")
 VOLUME_DRIVERS = ("local",)
 INSECURE_BY_NATURE = ("::1/128", "127.0.0.0/8")
 

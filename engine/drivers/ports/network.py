@@ -16,8 +16,8 @@ from engine.aggregates.values.ids import ContainerID, NetworkID
 
 
 class NetworkSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """A network to make. driver: bridge, host, null. subnets and gateways as CIDR and address; options by Docker's
-    names (`com.docker.network.bridge.name`, ...)."""
+    """A network to make. driver: bridge, macvlan, ipvlan, host, null. subnets and gateways as CIDR and address;
+    options by Docker's names (`com.docker.network.bridge.name`, ...)."""
 
     network_id: NetworkID
     name: str

@@ -48,7 +48,7 @@ class Names:
         return tuple(
             network.network_id
             for network in networks
-            if network is not None and network.user_defined and network.settings.driver == "bridge"
+            if network is not None and network.user_defined and network.settings.driver not in ("host", "null")
         )
 
     def upstreams(self, state: ContainerState, endpoints: Sequence[Endpoint]) -> tuple[str, ...]:

@@ -18,16 +18,17 @@ from engine.aggregates.values.endpoints import PublishedPort
 from engine.drivers.linux.network import links, netlink, networks
 from engine.drivers.linux.network.elements import Publication
 from engine.drivers.linux.network.links import Link
-from engine.drivers.linux.network.networks import ALIAS, VETH, LinuxNetworks, rules_of
+from engine.drivers.linux.network.networks import VETH, LinuxNetworks, rules_of
 from engine.drivers.linux.network.ruleset import BridgeRules
 from engine.drivers.linux.network.sandboxes import LinuxSandboxes, attachment, publications_of, veth_name
 from engine.drivers.linux.network.state import Kernel
+from engine.drivers.linux.network.sublinks import ALIAS
 from engine.drivers.ports.drift import Ledger, LiveEndpoint
 from engine.drivers.ports.network import NetworkSpec
 from engine.errors import Fault, PortError
 
 BRIDGE, ADDRESS, VETH_PAIR, SPARE, PORT = "bridge", "bridge address", "veth", "unused veth", "published port"
-OPENING = "link opening"
+OPENING, PARENT_LINK = "link opening", "parent interface"
 _OUR_NAME = re.compile(r"br-[0-9a-f]{12}")
 _SPARE = re.compile(r"ishmael[0-9]+")
 
@@ -73,11 +74,10 @@ class LinuxNetworkInspector:
         known = {ALIAS + spec.network_id for spec in (*ledger.networks, *ledger.changing)}
         names = {networks.bridge_name(spec) for spec in _bridged((*ledger.networks, *ledger.changing))}
         for link in found.values():
-            if link.kind != "bridge":
-                continue
             if link.alias.startswith(ALIAS) and link.alias not in known:
-                differences.append(_difference(BRIDGE, Deviation.STRAY, link.name))
-            elif not link.alias and _OUR_NAME.fullmatch(link.name) and link.name not in names:
+                kind = BRIDGE if link.kind == "bridge" else PARENT_LINK
+                differences.append(_difference(kind, Deviation.STRAY, link.name))
+            elif link.kind == "bridge" and not link.alias and _OUR_NAME.fullmatch(link.name) and link.name not in names:
                 words = "it has a name of ours and no mark of ours"
                 differences.append(_difference(BRIDGE, Deviation.STRAY, link.name, words=words))
         return differences
@@ -171,7 +171,7 @@ class LinuxNetworkInspector:
         match difference.kind:
             case "bridge":
                 self._remove_bridge(difference.subject)
-            case "veth" | "unused veth":
+            case "veth" | "unused veth" | "parent interface":
                 self._networks.delete_link(difference.subject)
             case "link opening":
                 self._kernel.firewall.close_between(difference.subject)

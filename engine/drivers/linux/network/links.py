@@ -31,6 +31,7 @@ _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_MASTER, _IFLA_LINKINFO
 _IFLA_IFALIAS, _IFLA_NET_NS_FD = 20, 28
 _INFO_KIND, _INFO_DATA, _VETH_INFO_PEER = 1, 2, 1
 _INFO_SLAVE_KIND, _INFO_SLAVE_DATA = 4, 5
+_IFLA_VLAN_ID = 1
 _BRPORT_MODE, _BRPORT_ISOLATED = 4, 33
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST, _IFA_FLAGS = 1, 2, 4, 8
 _IFA_F_NODAD = 0x02
@@ -81,6 +82,29 @@ def new_veth(name: str, peer: str, netns_fd: int) -> Request:
         netlink.nested(_INFO_DATA, netlink.attribute(_VETH_INFO_PEER, inside)),
     )
     return Request(_NEWLINK, REQUEST | ACK | CREATE | EXCLUSIVE, outside + info)
+
+
+def new_dummy(name: str) -> Request:
+    """A link to nowhere, down."""
+    body = _head() + netlink.text(_IFLA_IFNAME, name)
+    body += netlink.nested(_IFLA_LINKINFO, netlink.text(_INFO_KIND, "dummy"))
+    return Request(_NEWLINK, REQUEST | ACK | CREATE | EXCLUSIVE, body)
+
+
+def new_vlan(name: str, under: int, number: int) -> Request:
+    """VLAN `number` of another link (by index), down."""
+    identity = netlink.attribute(_IFLA_VLAN_ID, struct.pack("H", number))
+    body = _head() + netlink.text(_IFLA_IFNAME, name) + netlink.uint32(_IFLA_LINK, under)
+    body += netlink.nested(_IFLA_LINKINFO, netlink.text(_INFO_KIND, "vlan"), netlink.nested(_INFO_DATA, identity))
+    return Request(_NEWLINK, REQUEST | ACK | CREATE | EXCLUSIVE, body)
+
+
+def new_sublink(name: str, parent: int, kind: str, data: bytes, netns_fd: int) -> Request:
+    """A link of `kind` (macvlan, ipvlan) on another one (by index), made in a namespace, down."""
+    body = _head() + netlink.text(_IFLA_IFNAME, name) + netlink.uint32(_IFLA_LINK, parent)
+    body += netlink.uint32(_IFLA_NET_NS_FD, netns_fd)
+    body += netlink.nested(_IFLA_LINKINFO, netlink.text(_INFO_KIND, kind), netlink.nested(_INFO_DATA, data))
+    return Request(_NEWLINK, REQUEST | ACK | CREATE | EXCLUSIVE, body)
 
 
 def set_bridge_port(name: str, *, isolated: bool, hairpin: bool | None = None) -> Request:

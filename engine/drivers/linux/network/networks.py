@@ -10,12 +10,16 @@ import errno
 import ipaddress
 import os
 import re
+from collections.abc import Mapping
 
 from engine.aggregates.values.ids import short
-from engine.drivers.linux.network import links, namespaces, netlink
+from engine.drivers.linux.network import links, namespaces, netlink, sublinks
+from engine.drivers.linux.network.ipvlan import Ipvlan
 from engine.drivers.linux.network.links import Link
+from engine.drivers.linux.network.macvlan import Macvlan
 from engine.drivers.linux.network.ruleset import BridgeRules
 from engine.drivers.linux.network.state import Kernel
+from engine.drivers.linux.network.sublinks import ALIAS, SublinkDriver
 from engine.drivers.ports.network import NetworkInventory, NetworkSpec
 from engine.errors import Fault, PortError
 
@@ -34,8 +38,8 @@ _UNSUPPORTED = (
     "com.docker.network.bridge.trusted_host_interfaces",
 )
 _DEFAULT_NETWORK_BRIDGE = "docker0"
-ALIAS = "ishmael:"
 VETH = re.compile(r"veth([0-9a-f]{7})")
+SUBLINK_DRIVERS: Mapping[str, SublinkDriver] = {"macvlan": Macvlan(), "ipvlan": Ipvlan()}
 _TRUE = ("1", "t", "T", "TRUE", "true", "True")
 _FALSE = ("0", "f", "F", "FALSE", "false", "False")
 
@@ -126,18 +130,25 @@ class LinuxNetworks:
         """Make the bridge and its rules true, also where they are already. All or nothing for a new one."""
         if spec.driver in ("host", "null"):
             return
+        self._kernel.network_names[spec.network_id] = spec.name
+        sublinks_driver = SUBLINK_DRIVERS.get(spec.driver)
+        if sublinks_driver is not None:
+            await self._kernel.links.call(lambda: sublinks.create(self._kernel.route, sublinks_driver, spec))
+            return
         if spec.driver != "bridge":
             raise PortError("create", f'network driver "{spec.driver}" is not implemented', fault=Fault.NOT_IMPLEMENTED)
         rules = rules_of(spec)
         mtu = mtu_of(spec)
         await self._kernel.links.call(lambda: self._create(spec, rules, mtu))
-        self._kernel.network_names[spec.network_id] = spec.name
 
     async def remove(self, spec: NetworkSpec) -> None:
         """Delete the bridge and its rules. No error when they are gone."""
-        if spec.driver == "bridge":
+        sublinks_driver = SUBLINK_DRIVERS.get(spec.driver)
+        if sublinks_driver is not None:
+            await self._kernel.links.call(lambda: sublinks.remove(self._kernel.route, sublinks_driver, spec))
+        elif spec.driver == "bridge":
             await self._kernel.links.call(lambda: self._remove(spec))
-            self._kernel.network_names.pop(spec.network_id, None)
+        self._kernel.network_names.pop(spec.network_id, None)
 
     async def inventory(self) -> NetworkInventory:
         """What is in the kernel under our names. No sandboxes: a namespace of ours has no name to be found by."""

@@ -18,24 +18,38 @@ import trio
 
 from engine.aggregates.values.endpoints import Endpoint, PublishedPort
 from engine.aggregates.values.ids import ContainerID
-from engine.drivers.linux.network import hostports, links, namespaces, netlink, networks
+from engine.drivers.linux.network import hostports, links, namespaces, netlink, networks, sublinks
 from engine.drivers.linux.network.elements import Publication
 from engine.drivers.linux.network.hostports import Reservation
 from engine.drivers.linux.network.namespaces import Owner, ReadySandbox, Veth
+from engine.drivers.linux.network.networks import SUBLINK_DRIVERS
 from engine.drivers.linux.network.relay import relay
 from engine.drivers.linux.network.state import Kernel
+from engine.drivers.linux.network.sublinks import SublinkDriver
 from engine.drivers.ports.network import Join
 from engine.errors import Fault, PortError
 
+LINKED = frozenset({"bridge", *SUBLINK_DRIVERS})
+"""Drivers that give a container an interface."""
+
 
 class _Held:
-    """What the engine holds for one joined endpoint."""
+    """What the engine holds for one joined endpoint. netns_fd: of a link that has no end on the host, the way to it."""
 
-    __slots__ = ("relays", "reservations")
+    __slots__ = ("netns_fd", "relays", "reservations")
 
-    def __init__(self, reservations: list[Reservation]) -> None:
+    def __init__(self, reservations: list[Reservation], netns_fd: int = -1) -> None:
         self.reservations = reservations
         self.relays: list[trio.CancelScope] = []
+        self.netns_fd = netns_fd
+
+    def let_go(self) -> None:
+        for scope in self.relays:
+            scope.cancel()
+        hostports.release(self.reservations)
+        if self.netns_fd >= 0:
+            os.close(self.netns_fd)
+            self.netns_fd = -1
 
 
 class LinuxSandboxes:
@@ -93,14 +107,14 @@ class LinuxSandboxes:
 
     async def join(self, container_id: ContainerID, netns_fd: int, joins: Sequence[Join]) -> None:
         """Join endpoints and publish their ports, all or nothing. Raises PortError with moby's words."""
-        bridged = [join for join in joins if join.network.driver == "bridge"]
+        linked = [join for join in joins if join.network.driver in LINKED]
         ready = self._opened.pop(container_id, None)
         held: list[tuple[Join, list[Reservation]]] = []
         try:
-            for join in bridged:
+            for join in linked:
                 held.append((join, self._reserve(join)))
-            if bridged or ready is not None:
-                await self._kernel.links.call(lambda: self._join(netns_fd, bridged, ready))
+            if linked or ready is not None:
+                await self._kernel.links.call(lambda: self._join(netns_fd, linked, ready))
         except BaseException:
             for _, reservations in held:
                 hostports.release(reservations)
@@ -110,21 +124,21 @@ class LinuxSandboxes:
                 ready.close()
         for join, reservations in held:
             self._kernel.network_names[join.network.network_id] = join.network.name
-            self._hold(container_id, join, reservations)
+            self._hold(container_id, join, reservations, os.dup(netns_fd) if _is_sublink(join) else -1)
 
     async def leave(self, container_id: ContainerID, joins: Sequence[Join], *, sandbox_gone: bool) -> None:
         """Undo `join`, and an `open` without one. Idempotent. sandbox_gone: the veths died with the namespace; deleting
         them here would cost 30 ms each."""
         self._forget_opened(container_id)
-        bridged = [join for join in joins if join.network.driver == "bridge"]
-        if bridged:
-            await self._kernel.links.call(lambda: self._leave(bridged, sandbox_gone=sandbox_gone))
-        for join in bridged:
+        linked = [join for join in joins if join.network.driver in LINKED]
+        if linked:
+            await self._kernel.links.call(lambda: self._leave(container_id, linked, sandbox_gone=sandbox_gone))
+        for join in linked:
             self._let_go(container_id, join)
 
     async def route(self, container_id: ContainerID, netns_fd: int, join: Join) -> None:
         """Lead the default routes of a living sandbox through this endpoint. Idempotent."""
-        if join.network.driver == "bridge":
+        if join.network.driver in LINKED:
             await self._kernel.links.call(lambda: self._reroute(netns_fd, join))
 
     async def open_between(self, join: Join) -> None:
@@ -136,15 +150,16 @@ class LinuxSandboxes:
     async def adopt(self, container_id: ContainerID, pid: int, joins: Sequence[Join]) -> None:
         """After an engine restart: bind the ports of a live container again and make sure that its elements are there.
         A port that a foreign process took meanwhile stays with DNAT alone: the container is not disturbed."""
-        bridged = [join for join in joins if join.network.driver == "bridge"]
-        publications = [each for join in bridged for each in publications_of(join)]
+        linked = [join for join in joins if join.network.driver in LINKED]
+        publications = [each for join in linked for each in publications_of(join)]
         await self._kernel.links.call(lambda: self._kernel.firewall.publish(publications))
-        for join in bridged:
+        for join in linked:
             if join.openings:
                 await self.open_between(join)
             self._kernel.network_names[join.network.network_id] = join.network.name
             self._let_go(container_id, join)
-            self._hold(container_id, join, self._reserve(join, tolerant=True))
+            netns_fd = await self.enter(container_id, pid) if _is_sublink(join) else -1
+            self._hold(container_id, join, self._reserve(join, tolerant=True), netns_fd)
 
     def unused_veths(self) -> frozenset[int]:
         """Indexes of the host's ends of pairs that no endpoint has yet: the pool's, and those of starts under way."""
@@ -156,12 +171,12 @@ class LinuxSandboxes:
         for container_id in list(self._opened):
             self._forget_opened(container_id)
         for held in self._held.values():
-            hostports.release(held.reservations)
+            held.let_go()
         self._held.clear()
 
     def _reserve(self, join: Join, *, tolerant: bool = False) -> list[Reservation]:
         made: list[Reservation] = []
-        for port in join.ports:
+        for port in join.ports if not _is_sublink(join) else ():
             try:
                 reservation = hostports.reserve(port, _target(join, port), relayed=self._is_relayed(join, port))
             except PortError as error:
@@ -173,8 +188,10 @@ class LinuxSandboxes:
                 made.append(reservation)
         return made
 
-    def _hold(self, container_id: ContainerID, join: Join, reservations: list[Reservation]) -> None:
-        held = _Held(reservations)
+    def _hold(
+        self, container_id: ContainerID, join: Join, reservations: list[Reservation], netns_fd: int = -1
+    ) -> None:
+        held = _Held(reservations, netns_fd)
         self._held[container_id, join.endpoint.endpoint_id] = held
         nursery = self._kernel.nursery
         assert nursery is not None, "the driver is running"
@@ -192,9 +209,7 @@ class LinuxSandboxes:
     def _let_go(self, container_id: ContainerID, join: Join) -> None:
         held = self._held.pop((container_id, join.endpoint.endpoint_id), None)
         if held is not None:
-            for scope in held.relays:
-                scope.cancel()
-            hostports.release(held.reservations)
+            held.let_go()
 
     def _forget_opened(self, container_id: ContainerID) -> None:
         ready = self._opened.pop(container_id, None)
@@ -204,10 +219,15 @@ class LinuxSandboxes:
     def _join(self, netns_fd: int, joins: Sequence[Join], ready: ReadySandbox | None) -> None:
         """On the link thread."""
         made: list[int] = []
+        made_inside: list[int] = []
         inside = ready.route if ready is not None else _route_inside(netns_fd)
         veth = ready.veth if ready is not None else None
         try:
             for join in joins:
+                driver = SUBLINK_DRIVERS.get(join.network.driver)
+                if driver is not None:
+                    self._connect_sublink(netns_fd, inside, join, driver, made_inside)
+                    continue
                 self._connect(netns_fd, inside, join, veth, made)
                 veth = None
             if veth is not None:
@@ -219,6 +239,8 @@ class LinuxSandboxes:
         except (OSError, PortError) as error:
             for index in made:
                 self._delete(links.delete_link_at(index))
+            for index in made_inside:
+                netlink.transact(inside, [links.delete_link_at(index)])
             self._close_between(joins)
             if isinstance(error, PortError):
                 raise
@@ -240,13 +262,34 @@ class LinuxSandboxes:
             _allow_ipv6(netns_fd, namespaces.UNUSED_INTERFACE)
         netlink.transact(inside, _configuration(join, veth.inside, mtu))
 
-    def _leave(self, joins: Sequence[Join], *, sandbox_gone: bool) -> None:
+    def _connect_sublink(
+        self, netns_fd: int, inside: socket.socket, join: Join, driver: SublinkDriver, made: list[int]
+    ) -> None:
+        index = sublinks.connect(self._kernel.route, driver, join, netns_fd, inside)
+        made.append(index)
+        if join.endpoint.ipv6_address:
+            _allow_ipv6(netns_fd, join.interface)
+        netlink.transact(inside, _configuration(join, index, networks.mtu_of(join.network)))
+
+    def _leave(self, container_id: ContainerID, joins: Sequence[Join], *, sandbox_gone: bool) -> None:
         ports = [each.port for join in joins for each in publications_of(join)]
         self._kernel.firewall.withdraw(ports)
         self._close_between(joins)
         if not sandbox_gone:
             for join in joins:
-                self._delete(links.delete_link(veth_name(join.endpoint.endpoint_id)))
+                if _is_sublink(join):
+                    self._delete_inside(container_id, join)
+                else:
+                    self._delete(links.delete_link(veth_name(join.endpoint.endpoint_id)))
+
+    def _delete_inside(self, container_id: ContainerID, join: Join) -> None:
+        held = self._held.get((container_id, join.endpoint.endpoint_id))
+        if held is None or held.netns_fd < 0:
+            return
+        with _route_inside(held.netns_fd) as inside:
+            link = _link_with(inside, join.endpoint)
+            if link is not None:
+                netlink.transact(inside, [links.delete_link_at(link.index)])
 
     def _is_apart(self, join: Join) -> bool:
         return join.network.driver == "bridge" and self._kernel.options.firewall and not networks.icc_of(join.network)
@@ -303,14 +346,18 @@ def _interfaces(pid: int) -> set[str]:
         return {line.partition(":")[0].strip() for line in table}
 
 
+def _is_sublink(join: Join) -> bool:
+    return join.network.driver in SUBLINK_DRIVERS
+
+
 def veth_name(endpoint_id: str) -> str:
     return f"veth{endpoint_id[:7]}"
 
 
 def publications_of(join: Join) -> list[Publication]:
     """The elements of an endpoint's ports: those whose host address and endpoint share a family. Internal networks
-    publish nothing, as in moby."""
-    if join.network.internal:
+    publish nothing, as in moby, and containers that are on the wire themselves need nothing published."""
+    if join.network.internal or _is_sublink(join):
         return []
     return [
         Publication(port=port, address=address)
