@@ -60,11 +60,11 @@ flush chain {family} {table} publish
 
 _RULES = """
 add rule {family} {table} forward jump {user}
+add rule {family} {table} forward ct state established,related accept
 add rule {family} {table} forward iifname . oifname @same_bridge accept
 add rule {family} {table} forward iifname @bridges oifname @bridges meta mark & {judged} == {judged} accept
 add rule {family} {table} forward iifname @internal drop
 add rule {family} {table} forward oifname @internal drop
-add rule {family} {table} forward oifname @bridges ct state established,related accept
 add rule {family} {table} forward oifname @bridges ct status dnat accept
 add rule {family} {table} forward oifname @unprotected accept
 add rule {family} {table} forward oifname @bridges drop
@@ -76,7 +76,7 @@ add rule {family} {table} postrouting {ip} saddr @masqueraded {ip} saddr . oifna
 """
 
 _RULES_IPV4 = """
-add rule ip {table} raw iifname @bridges ip daddr 127.0.0.0/8 drop
+add rule ip {table} raw ip daddr 127.0.0.0/8 iifname @bridges drop
 add rule ip {table} prerouting fib daddr type local jump publish
 add rule ip {table} output fib daddr type local jump publish
 insert rule ip {table} postrouting ip saddr 127.0.0.0/8 oifname @bridges masquerade
