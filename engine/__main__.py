@@ -23,6 +23,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments and arguments[0] == doctor.COMMAND:
         return doctor.main(arguments[1:])
+    if arguments and arguments[0] == "erase":
+        from engine import erase  # here: a start of the engine does not need it
+
+        return erase.main(arguments[1:])
     given = options.parser().parse_args(arguments)
     if given.version:
         print(f"Ishmael version {ENGINE_VERSION}")

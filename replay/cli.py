@@ -18,8 +18,9 @@ from typing import Any
 from engine.aggregates.catalog import ALL_DECIDERS
 from engine.clock import Clock, SystemClock
 from engine.codec import EventCodec, LogError
-from replay import render, tables
+from replay import proof, render, tables
 from replay.diff import compare, living_states
+from replay.heads import HeadError
 from replay.kept import why_content, why_image
 from replay.lives import Life, PredicateError, bisect, blame, lives, predicate
 from replay.moments import Moment, MomentError, moment
@@ -27,7 +28,6 @@ from replay.plain import plain, record
 from replay.reader import LogReader
 from replay.stats import stats
 from replay.timeline import Filter, timeline
-from replay.verify import verify
 from replay.why import Story, why
 from replay.world import PEOPLE_KINDS, NotFoundError, World, world_at
 
@@ -77,14 +77,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except NotFoundError as error:
         return _complain(str(error.args[0]), NO)
-    except (MomentError, PredicateError, LogError, OSError) as error:
+    except (MomentError, PredicateError, HeadError, LogError, OSError) as error:
         return _complain(str(error), UNREADABLE)
 
 
 def _answer(arguments: argparse.Namespace, path: Path) -> int:
-    if arguments.verb == "verify":
-        # Not by way of the reader: a damaged log must not keep the question from being asked.
-        return _verify(arguments)
+    if "proof" in arguments:
+        return int(arguments.proof(arguments))
     codec = EventCodec(event for decider in ALL_DECIDERS for event in decider.events)
     with LogReader(path, codec) as reader:
         answer: Callable[[Question], int] = arguments.question
@@ -271,18 +270,6 @@ def _stats(question: Question) -> int:
     return OK
 
 
-def _verify(arguments: argparse.Namespace) -> int:
-    path: Path = arguments.path
-    views = path.with_name("views.db")
-    result = verify(path, expect=arguments.expect, views=views if views.exists() else None)
-    if arguments.json:
-        json.dump({"whole": result.whole, **plain(result)}, sys.stdout, indent=2)
-        sys.stdout.write("\n")
-    else:
-        render.verification(render.console(), result, str(path))
-    return OK if result.whole else NO
-
-
 # -- the parser --------------------------------------------------------------------------------------------------------
 
 
@@ -315,8 +302,7 @@ def parser() -> argparse.ArgumentParser:
     about = "the first event after which something held: gone, FIELD, FIELD=VALUE, FIELD!=VALUE, FIELD~REGEX"
     _add_verb(verbs, common, "bisect", _bisect, about, ("object", "predicate"))
     _add_verb(verbs, common, "stats", _stats, "what the log is made of", ())
-    proof = _add_verb(verbs, common, "verify", None, "does the log prove itself?", ())
-    proof.add_argument("--expect", metavar="POSITION:SEAL", type=_head, help="a head that was noted earlier")
+    proof.add(verbs, common)
     return root
 
 
@@ -340,10 +326,3 @@ def _add_log(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("-n", "--limit", type=int, default=0, metavar="N", help="only the last N")
     verb.add_argument("-f", "--follow", action="store_true", help="go on with what is appended")
     verb.set_defaults(question=_log)
-
-
-def _head(text: str) -> tuple[int, str]:
-    position, _, seal = text.partition(":")
-    if not position.isdecimal() or len(seal) != 64:
-        raise argparse.ArgumentTypeError("a head looks like 412:4f5e..., as `replay verify` prints it")
-    return int(position), seal.lower()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -15,6 +15,7 @@ from rich.tree import Tree
 from engine.aggregates.decider import Recorded
 from replay import words
 from replay.diff import Change
+from replay.heads import Head
 from replay.lives import Blamed
 from replay.plain import clock_time, human_size, without_defaults
 from replay.stats import Stats
@@ -130,6 +131,14 @@ def story(out: Console, told: Story, world: World) -> None:
             branch.add(f"[dim]@{recorded.position}[/] {other}{escape(words.sentence(recorded))}{by}{due}")
     out.print(tree, soft_wrap=False)
     out.print(f"\n{escape(told.verdict)}")
+
+
+def heads_compared(out: Console, heads: Sequence[Head]) -> None:
+    """What a log was compared with."""
+    for head in heads:
+        when = f", {clock_time(head.time_ns)}" if head.time_ns else ""
+        by = f"signed by {head.signer}" if head.signer else "signed by nobody"
+        out.print(f"compared with the head at {head.position}{when}, {by}")
 
 
 def verification(out: Console, result: Verification, path: str) -> None:

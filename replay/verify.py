@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,9 +68,9 @@ class _Commit(NamedTuple):
     seal: bytes
 
 
-def verify(path: Path, *, expect: tuple[int, str] | None = None, views: Path | None = None) -> Verification:
-    """Check a log file. expect: a (position, seal) noted earlier. views: a views.db whose head is compared. Raises
-    OSError when there is no file to read; damage is never an exception."""
+def verify(path: Path, *, expect: Sequence[tuple[int, str]] = (), views: Path | None = None) -> Verification:
+    """Check a log file. expect: (position, seal) of heads noted earlier. views: a views.db whose head is compared.
+    Raises OSError when there is no file to read; damage is never an exception."""
     # Read first: the views of a living engine only ever remember what its log already holds.
     remembered = _head_of(views) if views is not None else None
     with contextlib.ExitStack() as stack:
@@ -85,8 +85,8 @@ def verify(path: Path, *, expect: tuple[int, str] | None = None, views: Path | N
         except (*UNREADABLE, TypeError, ValueError, OverflowError) as error:
             # A damaged schema makes columns of other types, or other columns; nothing more can be said by position.
             checker.find(0, "file", f"the log can not be read as one: {error}")
-        if expect is not None:
-            checker.compare_head(*expect, origin="the expected head")
+        for position, seal in expect:
+            checker.compare_head(position, seal, origin="the expected head")
         if remembered is not None:
             checker.compare_head(*remembered, origin="views.db")
         return checker.result()

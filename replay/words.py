@@ -19,17 +19,22 @@ from replay.plain import clock_time, human_duration, payload
 from replay.reader import name_of
 from replay.world import familiar
 
-_PEER = re.compile(r"uid=(?P<uid>\d+)(?: gid=\d+)?(?: pid=(?P<pid>\d+))?(?: exe=(?P<exe>\S+))?")
+_PEER = re.compile(
+    r"uid=(?P<uid>\d+)(?: gid=\d+)?(?: pid=(?P<pid>\d+))?(?: user=(?P<user>\S+))?"
+    r"(?: login=(?P<login>\S+))?(?: exe=(?P<exe>\S+))?"
+)
 VALUE_LENGTH_MAX = 60
 
 
 def actor(text: str) -> str:
-    """`uid 0, by /usr/bin/docker (pid 412)`; `the lifecycle reactor`; `TLS client carol`."""
+    """`uid 0 (root), logged in as carol, by /usr/bin/docker (pid 412)`; `the lifecycle reactor`; `TLS client carol`."""
     peer = _PEER.fullmatch(text)
     if peer is not None:
+        name = f" ({peer['user']})" if peer["user"] else ""
+        login = f", logged in as {peer['login']}" if peer["login"] else ""
         program = f", by {peer['exe']}" if peer["exe"] else ""
         process = f" (pid {peer['pid']})" if peer["pid"] else ""
-        return f"uid {peer['uid']}{program}{process}"
+        return f"uid {peer['uid']}{name}{login}{program}{process}"
     kind, _, rest = text.partition(":")
     if kind == "reactor":
         return f"the {rest} reactor"

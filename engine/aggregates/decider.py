@@ -92,7 +92,8 @@ class Decider(msgspec.Struct, Generic[S], frozen=True, kw_only=True):
 class Cause(msgspec.Struct, frozen=True, kw_only=True):
     """Who and why, stamped on every event of a transaction.
 
-    actor: `uid=0 gid=0 pid=412 exe=/usr/bin/docker` of a socket peer, `tls:<CN>`, `reactor:<name>`, or `signal:<name>`.
+    actor: `uid=0 gid=0 pid=412 user=root exe=/usr/bin/docker` of a socket peer, `tls:<CN>`,
+    `reactor:<name>`, or `signal:<name>`.
     correlation: the API request (or start-up) that everything descends from.
     causation: the position (`@412`) of the event, or the command, that led to it directly.
     """

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
+import pwd
 import secrets
 import socket
 import struct
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
+
+NOBODY_LOGGED_IN = 0xFFFFFFFF
 
 
 class Peer:
@@ -29,18 +35,34 @@ class Peer:
 
     @property
     def actor(self) -> str:
-        """`uid=0 gid=0 pid=412 exe=/usr/bin/docker`, or `tcp:127.0.0.1:5333`. The exe is left out when the process has
-        gone or may not be looked at."""
+        """`uid=0 gid=0 pid=412 user=root login=carol exe=/usr/bin/docker`, or `tcp:127.0.0.1:5333`. As of the call:
+        login is who began the session, when that is somebody else (sudo); what is not known is left out, and all of the
+        process when it has gone."""
         if not self._actor:
             self._actor = f"tcp:{self.address}" if self.address else self._describe()
         return self._actor
 
     def _describe(self) -> str:
-        text = f"uid={self.uid} gid={self.gid} pid={self.pid}"
-        try:
-            return f"{text} exe={os.readlink(f'/proc/{self.pid}/exe')}"
-        except OSError:
-            return text
+        words = [f"uid={self.uid}", f"gid={self.gid}", f"pid={self.pid}"]
+        if name := user_name(self.uid):
+            words.append(f"user={name}")
+        with contextlib.suppress(OSError, ValueError):
+            login = int(Path(f"/proc/{self.pid}/loginuid").read_text())
+            if login not in (self.uid, NOBODY_LOGGED_IN):
+                words.append(f"login={user_name(login) or login}")
+        with contextlib.suppress(OSError):
+            words.append(f"exe={os.readlink(f'/proc/{self.pid}/exe')}")
+        return " ".join(words)
+
+
+@functools.lru_cache(maxsize=256)
+def user_name(uid: int) -> str:
+    """As the host's user database has it, once for each; "" when it has none, or one with a space in it."""
+    try:
+        name = pwd.getpwuid(uid).pw_name
+    except (KeyError, OSError):
+        return ""
+    return "" if any(character.isspace() for character in name) else name
 
 
 def correlation_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
