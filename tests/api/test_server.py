@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pwd
 import re
 import shutil
 import socket
@@ -480,7 +481,9 @@ async def test_commands_know_who_asked_and_why() -> None:
         headers = {"traceparent": f"00-{trace}-00f067aa0ba902b7-01"}
         _, _, body = await engine.ask("GET", "/v1.50/who", headers=headers)
         actor, correlation, causation = json.loads(body)
-        assert actor.startswith(f"uid={os.getuid()} gid={os.getgid()} pid={os.getpid()} exe=/")
+        user = pwd.getpwuid(os.getuid()).pw_name
+        assert actor.startswith(f"uid={os.getuid()} gid={os.getgid()} pid={os.getpid()} user={user} ")
+        assert " exe=/" in actor
         assert (correlation, causation) == (trace, "GET /who")
         _, _, body = await engine.ask("GET", "/who", headers={"X-Request-Id": "r-7"})
         assert json.loads(body)[1] == "r-7"

@@ -54,7 +54,7 @@ def test_an_untouched_log_is_whole_and_says_its_head(log: Path) -> None:
     result = verify(log / "events.db", views=log / "views.db")
     assert result.whole
     assert (result.events, result.commits, result.position) == (EVENTS, 13, EVENTS)
-    assert verify(log / "events.db", expect=(EVENTS, result.seal)).whole
+    assert verify(log / "events.db", expect=[(EVENTS, result.seal)]).whole
 
 
 @pytest.mark.parametrize(
@@ -149,8 +149,8 @@ def test_a_lost_tail_is_noticed_by_the_head_in_views_db_or_one_kept_elsewhere(co
     tamper(copy, "DELETE FROM stored_events WHERE rowid > 50", "DELETE FROM chain WHERE first > 50")
     assert verify(copy).whole, "without a witness a shorter log is a log"
     assert kinds(verify(copy, views=copy.parent / "views.db")) == [(51, "tail")]
-    assert kinds(verify(copy, expect=(EVENTS, whole.seal))) == [(51, "tail")]
-    assert kinds(verify(copy, expect=(50, "00" * 32))) == [(50, "changed")]
+    assert kinds(verify(copy, expect=[(EVENTS, whole.seal)])) == [(51, "tail")]
+    assert kinds(verify(copy, expect=[(50, "00" * 32)])) == [(50, "changed")]
 
 
 @pytest.mark.parametrize(
