@@ -43,6 +43,8 @@ from engine.drivers.linux.network.driver import LinuxNetworking
 from engine.drivers.linux.network.state import NetworkingOptions
 from engine.drivers.linux.process_table import ProcessTable
 from engine.drivers.linux.runtime.driver import LinuxRuntime
+from engine.drivers.linux.runtime.host import HostFacts as CgroupFacts
+from engine.drivers.linux.runtime.host import discover
 from engine.drivers.linux.runtime.meter import LinuxMeter
 from engine.drivers.linux.runtime.users import LinuxIdentities
 from engine.drivers.linux.storage.folders import LinuxContainerFolders
@@ -80,6 +82,7 @@ async def run(config: DaemonConfig, reread: Callable[[], DaemonConfig]) -> None:
     every task is. Raises ConfigError when it cannot start."""
     _prepare_process()
     first = config
+    _check_cgroups(discover())
     config = with_cgroup_driver(config, LinuxHost().facts())
     config, id_map = _remapped(config)
     for folder in (config.data_root, config.exec_root):
@@ -179,6 +182,15 @@ async def _made(config: DaemonConfig, id_map: IdMap | None, *, look_only: bool =
         logs = FileLogs(watching, clock=clock, limiter=trio.CapacityLimiter(4))
         drivers = _drivers(config, host, logs, id_map, look_only=look_only)
         yield Engine(config, drivers, _surroundings(config, host, id_map), clock, entropy)
+
+
+def _check_cgroups(facts: CgroupFacts) -> None:
+    """As dockerd, which does not start where no group can be made. Raises ConfigError."""
+    if not facts.hierarchies and not facts.unified:
+        raise ConfigError(
+            "no cgroup file system is mounted, so no container could be started; where the engine is started by "
+            "`ip netns exec`, which hides them, use `nsenter --net=/run/netns/NAME` instead"
+        )
 
 
 def with_cgroup_driver(config: DaemonConfig, facts: HostFacts) -> DaemonConfig:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import socket
 import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -184,3 +186,17 @@ def test_the_log_is_whole_and_the_answers_are_the_same_without_views(engine: Eng
     assert answers() == before
     assert engine.request("GET", history)[1] == events
     assert engine.replay("verify").returncode == 0
+
+
+def test_an_engine_without_cgroups_says_what_is_missing(tmp_path: Path) -> None:
+    """SYS-03: as `ip netns exec` leaves it; else the first container would fail, with fewer words."""
+    roots = ("--data-root", str(tmp_path / "data"), "--exec-root", str(tmp_path / "exec"))
+    command = (sys.executable, "-m", "engine", "-H", f"unix://{tmp_path}/socket", "--pidfile", str(tmp_path / "pid"))
+    hidden = 'umount -l /sys/fs/cgroup; exec "$@"'
+    ended = subprocess.run(
+        ["unshare", "-m", "sh", "-c", hidden, "sh", *command, *roots], capture_output=True, text=True, timeout=60
+    )
+    assert ended.returncode == 1
+    assert "no cgroup file system is mounted" in ended.stderr
+    assert "nsenter --net=" in ended.stderr
+    assert not (tmp_path / "socket").exists()
