@@ -25,6 +25,7 @@ from engine.aggregates.values.ids import NetworkID
 from engine.aggregates.values.platform import Platform
 from engine.api.app import EngineApp, create_app
 from engine.api.context import ApiContext
+from engine.api.past import Past
 from engine.api.routes import (
     attach,
     commit,
@@ -421,6 +422,15 @@ def _app(context: ApiContext) -> EngineApp:
         disk_usage,
         drift,
     ):
+        routes.register(app, context)
+    app.past = Past(context, _reading_app).answer
+    return app
+
+
+def _reading_app(context: ApiContext) -> EngineApp:
+    """The routes that the past may be asked through."""
+    app = EngineApp(context.ready)
+    for routes in (containers, images, networks, volumes):
         routes.register(app, context)
     return app
 

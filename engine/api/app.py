@@ -49,6 +49,8 @@ class EngineApp:
         self.routes = Routes()
         self.direct_routes: dict[tuple[str, str], DirectRoute] = {}
         """(method, path) -> answers to plain requests that need nothing but a version we know (`_ping`)."""
+        self.past: Callable[[Request], Awaitable[Response]] | None = None
+        """What answers requests with `at` among their parameters (past.py)."""
 
     def route(self, pattern: str, *, methods: Iterable[str]) -> Callable[[ViewT], ViewT]:
         """Decorator: what answers a pattern (routing.py) and these methods. A GET also answers HEAD."""
@@ -65,7 +67,7 @@ class EngineApp:
         """A request that has come whole (plain.py): its answer is written as it leaves the route."""
         scope = understood(scope)
         direct = self.direct_routes.get((scope["method"], scope["path"]))
-        if direct is not None and self._is_known(scope["state"]["version"]):
+        if direct is not None and not scope["query_string"] and self._is_known(scope["state"]["version"]):
             status, headers, answer = direct()
             await write(plain.head(status, headers) + answer)
             return
@@ -107,6 +109,8 @@ class EngineApp:
     async def _dispatch(self, request: Request) -> Response:
         if request.method == "OPTIONS":
             return empty(200)  # any path (API-16)
+        if self.past is not None and b"at=" in request.scope["query_string"] and "at" in request.query:
+            return await self.past(request)
         view, arguments = self.routes.match(request.method, request.path)
         return await view(**arguments)
 

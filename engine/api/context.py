@@ -25,6 +25,7 @@ from engine.aggregates.values.platform import Platform
 from engine.aggregates.values.reference import Reference
 from engine.api.sampling import Sampling
 from engine.api.sizes import Sizes
+from engine.archive.store import Archive
 from engine.clock import Clock
 from engine.config import DaemonConfig
 from engine.drivers.ports.host import Host
@@ -37,6 +38,16 @@ from engine.vault import Vault
 
 class Application(Protocol):
     """The writer (engine/application.py)."""
+
+    @property
+    def position(self) -> int: ...
+
+    @property
+    def archive(self) -> Archive: ...
+
+    def read(self, after: int, limit: int) -> list[Recorded]: ...
+
+    def position_before(self, time_ns: int) -> int: ...
 
     async def execute(self, *commands: Command, cause: Cause) -> Any: ...
 
