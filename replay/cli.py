@@ -16,47 +16,27 @@ from pathlib import Path
 from typing import Any
 
 from engine.aggregates.catalog import ALL_DECIDERS
-from engine.clock import Clock, SystemClock
+from engine.clock import SystemClock
 from engine.codec import EventCodec, LogError
-from replay import proof, render, tables
+from replay import proof, publish, render, tables
 from replay.diff import compare, living_states
 from replay.heads import HeadError
 from replay.kept import why_content, why_image
 from replay.lives import Life, PredicateError, bisect, blame, lives, predicate
-from replay.moments import Moment, MomentError, moment
+from replay.moments import MomentError
 from replay.plain import plain, record
+from replay.question import Question
 from replay.reader import LogReader
 from replay.stats import stats
 from replay.timeline import Filter, timeline
 from replay.why import Story, why
-from replay.world import PEOPLE_KINDS, NotFoundError, World, world_at
+from replay.world import PEOPLE_KINDS, NotFoundError, World
 
 DEFAULT_LOG = Path("/var/lib/ishmael/events.db")
 FOLLOW_S = 0.25
 DIFF_KINDS = frozenset(PEOPLE_KINDS) - {"exec"}
 
 OK, NO, UNREADABLE = 0, 1, 2
-
-
-class Question:
-    """One run: the arguments, the open log, and where answers go."""
-
-    def __init__(self, arguments: argparse.Namespace, reader: LogReader, clock: Clock) -> None:
-        self.arguments = arguments
-        self.reader = reader
-        self.clock = clock
-        self.out = render.console()
-
-    def moment(self, text: str) -> Moment:
-        return moment(text, self.reader, self.clock)
-
-    def world(self, position: int | None = None, *, tolerant: bool = False) -> World:
-        upto = self.reader.head if position is None else position
-        return world_at(self.reader, ALL_DECIDERS, upto, tolerant=tolerant)
-
-    def print_json(self, value: Any) -> None:
-        json.dump(value, sys.stdout, indent=2, ensure_ascii=False)
-        sys.stdout.write("\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -108,7 +88,7 @@ def _log(question: Question) -> int:
         actor=arguments.actor,
         correlation=arguments.correlation,
         name=arguments.name,
-        first=_first(question, arguments.since),
+        first=question.first(arguments.since),
         last=question.moment(arguments.until).position if arguments.until else reader.head,
     )
     if arguments.until or wanted.last:
@@ -117,14 +97,6 @@ def _log(question: Question) -> int:
     if arguments.follow:
         _follow(question, wanted, world)
     return OK
-
-
-def _first(question: Question, since: str) -> int:
-    """The first position of `--since`: what happened at that very moment belongs to it."""
-    if not since:
-        return 1
-    start = question.moment(since)
-    return start.position if start.by_position else question.reader.position_at(start.time_ns - 1) + 1
 
 
 def _tell(question: Question, recorded: Any, world: World) -> None:
@@ -303,6 +275,7 @@ def parser() -> argparse.ArgumentParser:
     _add_verb(verbs, common, "bisect", _bisect, about, ("object", "predicate"))
     _add_verb(verbs, common, "stats", _stats, "what the log is made of", ())
     proof.add(verbs, common)
+    publish.add(verbs, common)
     return root
 
 

@@ -1,0 +1,1 @@
+"""`replay report` and `replay serve`: history as a page."""
