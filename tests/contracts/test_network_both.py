@@ -5,6 +5,7 @@ What traffic sees is the kernel's, and in test_network_sandboxes.py.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from collections.abc import AsyncIterator
@@ -12,6 +13,7 @@ from random import Random
 from types import SimpleNamespace
 from typing import Any, cast
 
+import dnslib
 import pytest
 import trio
 
@@ -19,12 +21,18 @@ from engine.aggregates.values.drift import Deviation
 from engine.aggregates.values.endpoints import PublishedPort
 from engine.aggregates.values.ids import ContainerID
 from engine.drivers.ports.drift import Ledger
-from engine.drivers.ports.network import NetworkInventory
+from engine.drivers.ports.network import NameRecord, NetworkInventory
 from engine.errors import PortError
-from tests.simulation.drivers.network import SimulatedNetworkInspector, SimulatedNetworks, SimulatedSandboxes
+from tests.contracts.test_network_resolver import exchange_udp
+from tests.simulation.drivers.network import (
+    SimulatedNetworkInspector,
+    SimulatedNetworks,
+    SimulatedResolver,
+    SimulatedSandboxes,
+)
 from tests.simulation.faults import Faults, Gate
 from tests.simulation.machine import Machine
-from tests.support.netns import World, open_world, own_network_namespace
+from tests.support.netns import Container, World, open_world, own_network_namespace
 
 WEB = PublishedPort(host_ip="0.0.0.0", host_port=8080, container_port=80)
 DNS = PublishedPort(host_ip="0.0.0.0", host_port=5353, container_port=53, protocol="udp")
@@ -43,6 +51,7 @@ async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
         networking = SimpleNamespace(
             networks=SimulatedNetworks(*given),
             sandboxes=SimulatedSandboxes(*given),
+            resolver=SimulatedResolver(*given[1:]),
             inspector=SimulatedNetworkInspector(*given),
         )
         world = World(cast(Any, networking), cast(Any, None), -1, nursery)
@@ -189,3 +198,38 @@ async def test_a_namespace_of_nobody_is_not_entered(world: World) -> None:
     for asked in (world.networking.sandboxes.enter, world.networking.sandboxes.free_interface):
         with pytest.raises(PortError):
             await asked(ContainerID(secrets.token_hex(32)), nobody)
+
+
+async def test_a_container_is_told_the_names_of_its_networks_until_nobody_serves_it(world: World) -> None:
+    """The Resolver port: serving again changes the networks, a zone is replaced whole, and stopping may be repeated."""
+    front, back = await world.network(18), await world.network(19)
+    one = await world.container(front, 2)
+    resolver = world.networking.resolver
+    resolver.publish(front.network_id, [NameRecord(name="web", ipv4_address="172.18.0.5")])
+    resolver.publish(back.network_id, [NameRecord(name="db", ipv4_address="172.19.0.6")])
+    await resolver.serve(one.container_id, one.netns_fd, [front.network_id], [])
+    assert await names(world, one, "web", "db") == ["172.18.0.5"]
+    await resolver.serve(one.container_id, one.netns_fd, [front.network_id, back.network_id], [])
+    assert await names(world, one, "web", "db") == ["172.18.0.5", "172.19.0.6"]
+    resolver.publish(front.network_id, [NameRecord(name="other", ipv4_address="172.18.0.7")])
+    assert await names(world, one, "web", "other") == ["172.18.0.7"]
+    resolver.publish(front.network_id, [])
+    assert await names(world, one, "other") == []
+    for _ in range(2):
+        await resolver.stop_serving(one.container_id)
+    assert await names(world, one, "db") == []
+
+
+async def names(world: World, container: Container, *asked: str) -> list[str]:
+    """The addresses a container is given for those names that it is given one for."""
+    resolver = world.networking.resolver
+    if isinstance(resolver, SimulatedResolver):
+        records = [record for name in asked for record in resolver.records(container.container_id, name)]
+        return [record.ipv4_address for record in records]
+    found = []
+    for name in asked:
+        packet = dnslib.DNSRecord.question(name).pack()
+        with contextlib.suppress(ConnectionRefusedError):
+            answer = dnslib.DNSRecord.parse(await exchange_udp(world, container.netns_fd, "127.0.0.11", packet))
+            found += [str(row.rdata) for row in answer.rr]
+    return found

@@ -9,6 +9,7 @@ import contextlib
 import os
 import secrets
 import signal
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from random import Random
@@ -30,7 +31,8 @@ from tests.support.containers import DEADLINE_S, Harbour, cgroups_of, harbour, m
 class Place(Protocol):
     """Where containers run. Programs are `true`, `sleep N`, `sh -c "exit N"` and what does not exist."""
 
-    runtime: Runtime
+    runtime: LinuxRuntime | SimulatedRuntime
+    """The ports Runtime and Streams."""
 
     def launch(self, *args: str) -> Launch: ...
 
@@ -93,7 +95,7 @@ class Simulated:
 
 def _behaviour(args: tuple[str, ...]) -> list[str]:
     match args:
-        case ("true",):
+        case ("true",) | ("echo", "ahoy"):
             return Behaviour(after_s=0.0).words
         case ("sleep", _):
             return Behaviour(on_term=None).words  # a first process without a handler
@@ -281,3 +283,50 @@ async def test_a_supervisor_that_is_lost_is_replaced_and_its_containers_are_repo
     assert inventory.orphans == (launch.container_id,)
     await place.runtime.forget(launch.container_id, launch.run)
     await gone(place, launch)
+
+
+async def attached_before_the_start(place: Place, launch: Launch, client: socket.socket) -> str:
+    """How the attach ended."""
+    ends: list[str] = []
+    registered = trio.Event()
+
+    async def attach() -> None:
+        end = await place.runtime.attach(
+            launch.container_id,
+            client.fileno(),
+            stdin=False,
+            stdout=True,
+            stderr=True,
+            multiplexed=False,
+            registered=registered.set,
+        )
+        ends.append(end.reason)
+
+    with trio.fail_after(DEADLINE_S):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(attach)
+            await registered.wait()
+            await place.runtime.start(launch)
+    return ends[0]
+
+
+async def test_who_attaches_before_the_start_hears_all_of_it(place: Place) -> None:
+    """The Streams port: the socket that was given is a copy, and the end of the output is an end."""
+    launch = place.launch("echo", "ahoy")
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        assert await attached_before_the_start(place, launch, theirs) == "eof"
+        ours.setblocking(False)
+        assert ours.recv(100) == b"ahoy\n"
+    await exit_of(place.runtime, launch)
+    with trio.fail_after(DEADLINE_S):
+        await place.runtime.drained(launch.container_id, launch.run)
+
+
+async def test_a_client_that_has_gone_holds_nobody_up(place: Place) -> None:
+    launch = place.launch("echo", "ahoy")
+    ours, theirs = socket.socketpair()
+    ours.close()
+    with theirs:
+        assert await attached_before_the_start(place, launch, theirs) == "gone"
+    assert (await exit_of(place.runtime, launch)).exit_code == 0

@@ -219,3 +219,8 @@ class SimulatedResolver:
 
     def publish(self, network_id: NetworkID, records: Sequence[NameRecord]) -> None:
         self.zones[network_id] = tuple(records)
+
+    def records(self, container_id: ContainerID, name: str) -> tuple[NameRecord, ...]:
+        """What the container would be answered."""
+        zones = (self.zones.get(network_id, ()) for network_id in self.served.get(container_id, ()))
+        return tuple(record for zone in zones for record in zone if record.name == name)

@@ -10,6 +10,7 @@ it held are reported as exits with 255: nobody will ever know their status.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -266,9 +267,9 @@ class LinuxRuntime:
                     if wanted in _read(state):
                         return
                     await trio.sleep(0.005)
-        except FileNotFoundError as error:
-            raise PortError("freeze", f"container {container_id} is not running", fault=Fault.CONFLICT) from error
         except (OSError, trio.TooSlowError) as error:
+            if _is_gone(error):
+                raise _not_running("freeze", container_id) from error
             raise PortError("freeze", f"cannot change the freezer of {container_id}: {error}") from error
 
     async def update(self, container_id: str, resources: Mapping[str, Any]) -> None:
@@ -281,9 +282,9 @@ class LinuxRuntime:
             undo = await trio.to_thread.run_sync(limits.apply, writes, limiter=_FILES)
             if scope is not None:
                 await self._tell_systemd(scope, resources, undo)
-        except FileNotFoundError as error:
-            raise PortError("update", f"container {container_id} is not running", fault=Fault.CONFLICT) from error
         except OSError as error:
+            if _is_gone(error):
+                raise _not_running("update", container_id) from error
             words = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
             raise PortError("update", words, errno=error.errno or 0) from error
 
@@ -467,6 +468,16 @@ def _last_complaint(log: str) -> str:
         with contextlib.suppress(msgspec.DecodeError):
             found = msgspec.json.decode(line, type=dict[str, str]).get("msg", found)
     return found
+
+
+def _is_gone(error: Exception) -> bool:
+    """Whether a file of a group could not be had because the group is no more: systemd removes a scope as soon as it is
+    empty, perhaps between the opening of a file and its reading."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.ENODEV)
+
+
+def _not_running(verb: str, container_id: str) -> PortError:
+    return PortError(verb, f"container {container_id} is not running", fault=Fault.CONFLICT)
 
 
 def _write(path: str, text: str) -> None:
