@@ -34,6 +34,7 @@ from tests.simulation.clients import NETWORKS, VOLUMES, Client
 from tests.simulation.faults import Faults, SimulatedClock
 from tests.simulation.lives import Complaints, Cut, Lives
 from tests.simulation.machine import Machine
+from tests.simulation.watchdog import free_the_stuck
 
 REST_S_MAX = 400.0
 """Of virtual time: everything settles within it once nothing goes wrong. Retries wait 30 s at most, policies a minute,
@@ -140,7 +141,8 @@ class Simulation:
 
     async def main(self) -> None:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._free_the_stuck, nursery.cancel_scope, name="stuck")
+            tell = self._outcome.wrong.append
+            nursery.start_soon(free_the_stuck, nursery.cancel_scope, STUCK_S, tell, name="watchdog")
             machine = Machine(Random(f"{self._outcome.seed}/machine"), nursery, self._clock.now_ns)
             lives = Lives(self._root, self._random, machine, self._faults)
             self._complaints.alive = lambda: not lives.dying
@@ -163,19 +165,6 @@ class Simulation:
                 self._outcome.wrong += self._complaints.found
                 machine.close()
             nursery.cancel_scope.cancel()
-
-    async def _free_the_stuck(self, everything: trio.CancelScope) -> None:
-        """An end that waits for ever is told as one, and cut short: no shield holds it any longer."""
-        await trio.sleep(STUCK_S)
-        root = trio.lowlevel.current_root_task()
-        assert root is not None
-        waiting = [task for task in _tasks(root) if not task.child_nurseries]
-        self._outcome.wrong.append(f"never came to an end: {sorted(task.name for task in waiting)}")
-        everything.cancel()
-        for task in waiting:
-            status: Any = task._cancel_status
-            while status is not None:
-                status._scope.shield, status = False, status._parent
 
     async def _phases(self, machine: Machine, lives: Lives) -> None:
         r = self._random
@@ -295,13 +284,6 @@ def views() -> Views:
         execs=Execs(),
         events=EventsFeed(),
     )
-
-
-def _tasks(task: trio.lowlevel.Task) -> Iterator[trio.lowlevel.Task]:
-    yield task
-    for nursery in task.child_nurseries:
-        for child in nursery.child_tasks:
-            yield from _tasks(child)
 
 
 def _time_of(line: str) -> float:
