@@ -323,11 +323,12 @@ class Engine:
             health.ended(exited)
             execs.ended(exited)
 
+        freezes = Freezes(hands, drivers.runtime)
         lifecycle = Lifecycle(
             hands,
             starts,
-            Ends(hands, drivers.runtime, drivers.streams, drivers.sandboxes, drivers.resolver, exec_ended),
-            Freezes(hands, drivers.runtime),
+            Ends(hands, drivers.runtime, freezes, drivers.streams, drivers.sandboxes, drivers.resolver, exec_ended),
+            freezes,
             Updates(hands, drivers.runtime),
             Links(hands, drivers.sandboxes, names, linked),
             Removes(hands, drivers.rootfs, drivers.folders),

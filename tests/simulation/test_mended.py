@@ -67,17 +67,21 @@ class World:
 
         faults.perform = refusing  # type: ignore[method-assign, assignment]
 
-    def hold(self, verb: str) -> trio.Event:
-        """The next call of a driver's verb waits for the event before its effect."""
+    def hold(self, verb: str, *, after: bool = False) -> trio.Event:
+        """The next call of a driver's verb waits for the event, before or after its effect."""
         faults = self.lives._faults
         perform = faults.perform
         waiting, go_on = [verb], trio.Event()
 
         async def holding(gate: Any, asked: str, effect: Callable[[], Any], **options: Any) -> Any:
-            if asked in waiting:
-                waiting.remove(asked)
+            if asked not in waiting:
+                return await perform(gate, asked, effect, **options)
+            waiting.remove(asked)
+            if not after:
                 await go_on.wait()
-            return await perform(gate, asked, effect, **options)
+            done = await perform(gate, asked, effect, **options)
+            await go_on.wait()
+            return done
 
         faults.perform = holding  # type: ignore[method-assign, assignment]
         return go_on
@@ -338,5 +342,23 @@ def test_a_start_that_is_begun_again_and_fails_earlier_gives_back_what_it_had_ma
             world.lives.die()
         await world.at_rest()
         assert (world.state("web").status, world.machine.published) == (Status.CREATED, {})
+
+    play(tmp_path, story)
+
+
+def test_a_kill_that_hears_late_of_its_success_does_not_thaw_the_next_run(tmp_path: Path) -> None:
+    """CTR-13, CTR-14: a frozen process is thawed to die; the one it found was paused by somebody, and another."""
+
+    async def story(world: World) -> None:
+        await world.create("web")
+        await world.ask("POST", "/containers/web/start", status=204)
+        go_on = world.hold("signal", after=True)
+        await world.ask("POST", "/containers/web/kill", status=204)
+        await trio.sleep(1)
+        await world.ask("POST", "/containers/web/start", status=204)
+        await world.ask("POST", "/containers/web/pause", status=204)
+        go_on.set()
+        await world.at_rest()
+        assert world.state("web").status is Status.PAUSED
 
     play(tmp_path, story)

@@ -22,9 +22,9 @@ from engine.aggregates.decider import Recorded
 from engine.aggregates.values.ids import ContainerID, ExecID
 from engine.drivers.ports.network import Resolver, Sandboxes
 from engine.drivers.ports.runtime import Exit, OutOfMemory, Runtime, Streams
-from engine.errors import Fault, PortError
 from engine.reactors.base import Hands, Works
 from engine.reactors.lifecycle import plan as effects
+from engine.reactors.lifecycle.freezes import Freezes
 from engine.reactors.lifecycle.sandbox import joins_of
 
 NAME = "lifecycle"
@@ -40,6 +40,7 @@ class Ends:
         self,
         hands: Hands,
         runtime: Runtime,
+        freezes: Freezes,
         streams: Streams,
         sandboxes: Sandboxes,
         resolver: Resolver,
@@ -47,6 +48,7 @@ class Ends:
     ) -> None:
         self._hands = hands
         self._runtime = runtime
+        self._freezes = freezes
         self._streams = streams
         self._sandboxes = sandboxes
         self._resolver = resolver
@@ -83,18 +85,10 @@ class Ends:
         while True:
             await self._runtime.signal(container_id, signal)
             if signal == SIGKILL and self._hands.container(container_id).status in (Status.PAUSED, Status.REMOVING):
-                await self._thaw(container_id)  # A frozen process can not die either (cgroup v1).
+                await self._freezes.let_die(container_id, run)
             with trio.move_on_after(KILL_AGAIN_S if signal == SIGKILL else math.inf):
                 await self._ended(container_id, run)
                 return
-
-    async def _thaw(self, container_id: ContainerID) -> None:
-        """Who has ended between the signal and this needs no thaw: its exit is on the way."""
-        try:
-            await self._runtime.thaw(container_id)
-        except PortError as error:
-            if error.fault is not Fault.CONFLICT:
-                raise
 
     async def _ended(self, container_id: ContainerID, run: int) -> None:
         def over(state: ContainerState) -> bool:
