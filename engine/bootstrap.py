@@ -47,6 +47,7 @@ from engine.drivers.linux.runtime.host import HostFacts as CgroupFacts
 from engine.drivers.linux.runtime.host import discover
 from engine.drivers.linux.runtime.meter import LinuxMeter
 from engine.drivers.linux.runtime.users import LinuxIdentities
+from engine.drivers.linux.storage.choice import storage_driver
 from engine.drivers.linux.storage.folders import LinuxContainerFolders
 from engine.drivers.linux.storage.store import LinuxStorage
 from engine.drivers.linux.volume.host_paths import LinuxHostPaths
@@ -90,6 +91,7 @@ async def run(config: DaemonConfig, reread: Callable[[], DaemonConfig]) -> None:
     with trio.open_signal_receiver(*SIGNALS) as signals:
         lock = _lock(config.data_root)
         try:
+            config = replace(config, storage_driver=await storage_driver(config.data_root, config.storage_driver))
             async with _engine(config, id_map) as engine:
                 _settle_memory()
                 sockets = open_listeners(config.hosts, group=config.group)
@@ -214,7 +216,7 @@ def _drivers(
     confinement = apparmor.AppArmor(parser) if parser else None
     runtime = LinuxRuntime(config.exec_root, config.data_root, confinement, look_only=look_only)
     registry = LateRegistry(_registry_policy(config))
-    storage = LinuxStorage(config.data_root, id_map=id_map)
+    storage = LinuxStorage(config.data_root, id_map=id_map, driver=config.storage_driver)
     networking = LinuxNetworking(
         NetworkingOptions(
             firewall=config.iptables,

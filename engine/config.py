@@ -24,6 +24,8 @@ DEFAULT_CONFIG_FILE = "/etc/ishmael/daemon.json"
 BUILT_IN_RUNTIMES = ("native", "runc", "io.containerd.runc.v2")
 """The engine's own runtime, and what files written for dockerd call the one that it has of its own. A runtime added
 under the name `runc` is meant instead."""
+STORAGE_DRIVERS = frozenset({"", "overlay2", "vfs"})
+"""Of which "" is whatever works on the data root."""
 LOG_LEVELS = frozenset({"panic", "fatal", "error", "warn", "info", "debug", "trace"})
 
 
@@ -93,7 +95,7 @@ class DaemonConfig(msgspec.Struct, frozen=True, kw_only=True):
     no_new_privileges: bool = False
     seccomp_profile: str = "builtin"
     userns_remap: str = ""
-    storage_driver: str = "overlay2"
+    storage_driver: str = ""
     log_driver: str = "json-file"
     log_opts: Mapping[str, str] = {}
 
@@ -123,8 +125,8 @@ def validate(config: DaemonConfig) -> DaemonConfig:
     for name, least in (("history_events", 1), ("history_low_days", 0), ("history_bytes_max", 0)):
         if getattr(config, name) < least:
             raise ConfigError(f"invalid {name.replace('_', ' ')}: {getattr(config, name)}")
-    if config.storage_driver != "overlay2":
-        raise ConfigError(f"storage-driver {config.storage_driver}: not implemented, overlay2 is the only one")
+    if config.storage_driver not in STORAGE_DRIVERS:
+        raise ConfigError(f"storage-driver {config.storage_driver}: not implemented; there are overlay2 and vfs")
     if config.default_runtime not in (*BUILT_IN_RUNTIMES, *config.runtimes):
         raise ConfigError(f"specified default runtime '{config.default_runtime}' does not exist")
     for path in (config.data_root, config.exec_root):

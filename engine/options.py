@@ -95,7 +95,7 @@ OPTIONS: tuple[Option, ...] = (
     _have("no-new-privileges", Kind.BOOLEAN, "set no_new_privs by default"),
     _have("seccomp-profile", Kind.TEXT, "builtin, unconfined or a path"),
     _have("userns-remap", Kind.TEXT, "default or user[:group]: the containers' root is another user of the host"),
-    _have("storage-driver", Kind.TEXT, "overlay2 is the only one", short="s"),
+    _have("storage-driver", Kind.TEXT, "overlay2, or vfs (whole copies) where it cannot be mounted", short="s"),
     _have("log-driver", Kind.TEXT, "default log driver"),
     _have("log-opt", Kind.MAP, "key=value of the default log driver", key="log-opts"),
     _have("bip", Kind.TEXT, "address of the default bridge, with prefix length"),

@@ -80,7 +80,7 @@ def test_the_file_sets_the_same_fields_by_its_keys() -> None:
         ((), '{"debug": "maybe"}', 'invalid value "maybe" for debug'),
         (("--log-level", "loud"), "", "invalid logging level: loud"),
         (("--max-concurrent-downloads", "-1"), "", "invalid max concurrent downloads: -1"),
-        (("--storage-driver", "btrfs"), "", "overlay2 is the only one"),
+        (("--storage-driver", "btrfs"), "", "there are overlay2 and vfs"),
         (("--tlsverify",), "", "the option tlsverify is not implemented by this engine"),
         (("--metrics-addr", "127.0.0.1:9"), "", "the option metrics-addr is not implemented"),
         ((), '{"bip6": "fd00::1/64"}', "the option bip6 is not implemented"),

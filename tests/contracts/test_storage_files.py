@@ -16,11 +16,11 @@ import trio
 
 from engine.aggregates.values.ids import ChainID, ContainerID, DiffID
 from engine.aggregates.values.layers import chain_ids
-from engine.drivers.linux.storage import kernel
 from engine.drivers.linux.storage.store import LinuxStorage
 from engine.drivers.ports.runtime import RootFilesystem
 from engine.drivers.ports.storage import Change, FilesMount, FilesRoot
 from engine.errors import Fault, PortError
+from tests.contracts.test_storage_layers import mounted
 from tests.support.images import busybox_layer, digest, layer_of
 
 pytestmark = pytest.mark.root
@@ -33,9 +33,9 @@ async def stream(data: bytes) -> AsyncIterator[bytes]:
         yield data[start : start + 10_000]
 
 
-@pytest.fixture
-def storage(tmp_path: Path) -> LinuxStorage:
-    return LinuxStorage(str(tmp_path / "root"))
+@pytest.fixture(params=["overlay2", "vfs"])
+def storage(tmp_path: Path, request: pytest.FixtureRequest) -> LinuxStorage:
+    return LinuxStorage(str(tmp_path / "root"), driver=request.param)
 
 
 async def rootfs_of(storage: LinuxStorage, *layers: bytes) -> RootFilesystem:
@@ -58,12 +58,13 @@ async def tar_of(source: AsyncIterator[bytes]) -> tarfile.TarFile:
 
 @contextlib.contextmanager
 def running(rootfs: RootFilesystem, place: Path) -> Iterator[int]:
-    """A process in a mount namespace of its own whose root is the overlay, as a container's is; its pid."""
+    """A process in a mount namespace of its own whose root is the tree, as a container's is; its pid."""
     place.mkdir()
-    script = (
-        f"mount -t overlay overlay -o lowerdir={':'.join(rootfs.lowers)},upperdir={rootfs.upper},workdir={rootfs.work} "
-        f"{place} && exec chroot {place} /bin/sh -c 'echo up; exec cat'"
+    overlay = (
+        f"-t overlay overlay -o lowerdir={':'.join(rootfs.lowers)},upperdir={rootfs.upper},workdir={rootfs.work}"
     )
+    what = overlay if rootfs.lowers else f"--bind {rootfs.upper}"
+    script = f"mount {what} {place} && exec chroot {place} /bin/sh -c 'echo up; exec cat'"
     command = ["unshare", "--mount", "sh", "-c", script]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
@@ -216,10 +217,7 @@ async def test_changes_and_their_archive_tell_what_the_container_did(storage: Li
     files: dict[str, bytes | None] = {"keep": None, "keep/same": b"", "keep/edit": b"1", "gone": b""}
     lower = layer_of({**files, "again": None, "again/hidden": b"", "quiet": None})
     rootfs = await rootfs_of(storage, lower)
-    place = tmp_path / "merged"
-    place.mkdir()
-    kernel.mount_overlay(str(place), rootfs.lowers, rootfs.upper, rootfs.work, volatile=False)
-    try:
+    with mounted(rootfs, tmp_path / "merged") as place:
         (place / "keep/edit").write_text("2")
         (place / "keep/new").write_text("3")
         (place / "gone").unlink()
@@ -228,8 +226,6 @@ async def test_changes_and_their_archive_tell_what_the_container_did(storage: Li
         (place / "again").mkdir()
         (place / "again/fresh").write_text("4")
         (place / "fresh").mkdir()
-    finally:
-        kernel.umount(str(place))
     assert await storage.rootfs.changes(CONTAINER) == tuple(
         Change(path=path, kind=kind)
         for path, kind in (
@@ -242,15 +238,13 @@ async def test_changes_and_their_archive_tell_what_the_container_did(storage: Li
     assert layer.diff_id == layer.blob.digest == "sha256:" + hashlib.sha256(archive.read_bytes()).hexdigest()
     with tarfile.open(archive) as found:
         names = found.getnames()
-    assert {".wh.gone", "again/.wh..wh..opq", "keep/edit"} <= set(names) and "keep/same" not in names
+    assert {".wh.gone", "keep/edit"} <= set(names) and "keep/same" not in names
+    assert {"again/.wh..wh..opq", "again/.wh.hidden"} & set(names)
     top = archive.read_bytes()
     second = await rootfs_of_second(storage, lower, top)
-    kernel.mount_overlay(str(place), second.lowers, second.upper, second.work, volatile=False)
-    try:
+    with mounted(second, tmp_path / "merged") as place:
         assert sorted(os.listdir(place / "again")) == ["fresh"]
         assert not (place / "gone").exists() and (place / "keep/edit").read_text() == "2"
-    finally:
-        kernel.umount(str(place))
 
 
 async def rootfs_of_second(storage: LinuxStorage, *layers: bytes) -> RootFilesystem:

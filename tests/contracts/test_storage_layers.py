@@ -1,10 +1,12 @@
-"""Contract of BlobStore, LayerStore and RootFilesystems."""
+"""Contract of BlobStore, LayerStore and RootFilesystems, over both storage drivers."""
 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import stat
+import tarfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -13,7 +15,11 @@ import trio
 
 from engine.aggregates.values.ids import ChainID, ContainerID, DiffID, Digest
 from engine.aggregates.values.layers import chain_ids
+from engine.config import ConfigError
+from engine.drivers.linux.storage import kernel
+from engine.drivers.linux.storage.choice import storage_driver
 from engine.drivers.linux.storage.store import LinuxStorage
+from engine.drivers.ports.runtime import RootFilesystem
 from engine.errors import Fault, PortError
 from tests.support.images import compressed, digest, layer_of
 
@@ -22,9 +28,23 @@ CONTAINER = ContainerID("c" * 64)
 OTHER = ContainerID("d" * 64)
 
 
-@pytest.fixture
-def storage(tmp_path: Path) -> Iterator[LinuxStorage]:
-    yield LinuxStorage(str(tmp_path))
+@pytest.fixture(params=["overlay2", "vfs"])
+def storage(tmp_path: Path, request: pytest.FixtureRequest) -> LinuxStorage:
+    return LinuxStorage(str(tmp_path), driver=request.param)
+
+
+@contextlib.contextmanager
+def mounted(rootfs: RootFilesystem, place: Path) -> Iterator[Path]:
+    """A root as a container sees it."""
+    place.mkdir(exist_ok=True)
+    if rootfs.lowers:
+        kernel.mount_overlay(str(place), rootfs.lowers, rootfs.upper, rootfs.work, volatile=False)
+    else:
+        kernel.mount(rootfs.upper, str(place), "", kernel.MS_BIND)
+    try:
+        yield place
+    finally:
+        kernel.umount(str(place))
 
 
 async def stream(data: bytes, size: int = 65536) -> AsyncIterator[bytes]:
@@ -151,8 +171,10 @@ async def test_one_goes_on_when_another_who_was_cancelled_has_let_go(storage: Li
 
 
 @pytest.mark.parametrize("compress", ["gzip", "zstd", "none"])
-async def test_layers_unpack_side_by_side_and_make_one_root(storage: LinuxStorage, compress: str) -> None:
-    """IMG-06."""
+async def test_layers_unpack_side_by_side_and_make_one_root(
+    storage: LinuxStorage, compress: str, tmp_path: Path
+) -> None:
+    """IMG-06, IMG-24."""
     chain = await unpacked(
         storage,
         layer_of({"a": None, "a/one": b"1", "a/gone": b"2", "b": None, "b/old": b"3"}),
@@ -160,12 +182,11 @@ async def test_layers_unpack_side_by_side_and_make_one_root(storage: LinuxStorag
         compress=compress,
     )
     rootfs = await storage.rootfs.prepare(CONTAINER, chain, volatile=False)
-    top, bottom, init = rootfs.lowers
-    assert Path(bottom, "a/one").read_bytes() == b"1"
-    gone = os.lstat(f"{top}/a/gone")
-    assert stat.S_ISCHR(gone.st_mode) and gone.st_rdev == 0
-    assert os.getxattr(f"{top}/b", "trusted.overlay.opaque") == b"y"
-    assert os.path.exists(f"{init}/etc/resolv.conf")
+    with mounted(rootfs, tmp_path / "merged") as root:
+        assert (root / "a/one").read_bytes() == b"1"
+        assert os.listdir(root / "a") == ["one"]
+        assert os.listdir(root / "b") == ["new"]
+        assert (root / "etc/resolv.conf").read_bytes() == b""
     assert (await storage.layers.inventory()).layers == tuple(sorted(chain))
     layer = await storage.layers.lookup(chain[0])
     assert layer is not None and layer.size == 3
@@ -226,9 +247,6 @@ async def test_a_truncated_layer_is_refused(storage: LinuxStorage) -> None:
 async def test_an_implied_directory_takes_the_attributes_of_the_one_below(
     storage: LinuxStorage, tmp_path: Path
 ) -> None:
-    import io
-    import tarfile
-
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as tar:
         entry = tarfile.TarInfo("home/user")
@@ -265,7 +283,7 @@ async def test_a_layer_of_another_boot_is_made_again_unless_durable(storage: Lin
     current = await storage.layers.meta(chain[0])
     assert current is not None
     meta.write_text(meta.read_text().replace(current.boot, "another-boot"))
-    harmed = Path(storage.layers.lowers(chain)[1], "f")
+    harmed = Path(storage.layers.lowers(chain[:1])[0], "f")
     harmed.write_bytes(b"")
     assert await storage.layers.doubtful() == (chain[0],)
     assert await storage.layers.repair() == ()
@@ -283,3 +301,95 @@ async def test_the_sweeper_abandons_what_an_earlier_run_left_and_nothing_else(tm
     with trio.move_on_after(0.2):
         await now.sweep()
     assert os.path.exists(current) and not os.path.exists(left)
+
+
+HIDING = [
+    ("gone", {"d/.wh.old": b""}, {"d": ["kept"]}),
+    ("a whole directory", {".wh.d": b""}, {"": []}),
+    ("all that was there", {"d/new": b"", "d/.wh..wh..opq": b""}, {"d": ["new"]}),
+    ("all that was there, told first", {"d/.wh..wh..opq": b"", "d/new": b""}, {"d": ["new"]}),
+    ("what the same layer brings again", {"d/old": b"new", "d/.wh.old": b""}, {"d": ["kept", "old"]}),
+    ("a directory that comes back", {".wh.d": b"", "d": None, "d/new": b""}, {"d": ["new"]}),
+    ("a directory by a file", {"d": b"file"}, {"": ["d"]}),
+    ("a file by a directory", {"d/old": None, "d/old/deep": b""}, {"d": ["kept", "old"], "d/old": ["deep"]}),
+    ("a file by a directory that is only implied", {"d/old/deep": b""}, {"d": ["kept", "old"], "d/old": ["deep"]}),
+    ("nothing", {"d/.wh.never": b""}, {"d": ["kept", "old"]}),
+]
+
+
+@pytest.mark.parametrize(("what", "upper", "seen"), HIDING, ids=[case[0] for case in HIDING])
+async def test_a_layer_hides(
+    storage: LinuxStorage, tmp_path: Path, what: str, upper: dict[str, bytes | None], seen: dict[str, list[str]]
+) -> None:
+    """IMG-22, IMG-24."""
+    lower = layer_of({"d": None, "d/old": b"old", "d/kept": b""})
+    chain = await unpacked(storage, lower, layer_of(upper))
+    rootfs = await storage.rootfs.prepare(CONTAINER, chain, volatile=False)
+    made_by_us = {".dockerenv", "dev", "etc", "proc", "sys"}
+    with mounted(rootfs, tmp_path / "merged") as root:
+        for directory, names in seen.items():
+            assert sorted(set(os.listdir(root / directory)) - made_by_us) == names
+
+
+async def test_attributes_and_hard_links_stay_through_all_layers(storage: LinuxStorage, tmp_path: Path) -> None:
+    """IMG-22, IMG-24."""
+    chain = await unpacked(storage, tar_of_odd_files(), layer_of({"more": b""}))
+    rootfs = await storage.rootfs.prepare(CONTAINER, chain, volatile=False)
+    with mounted(rootfs, tmp_path / "merged") as root:
+        found = os.lstat(root / "tool")
+        assert (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid, found.st_mtime) == (0o4755, 7, 8, 77)
+        assert os.lstat(root / "same").st_ino == found.st_ino
+        assert os.readlink(root / "link") == "tool"
+        assert os.lstat(root / "null").st_rdev == os.makedev(1, 3)
+        assert stat.S_ISFIFO(os.lstat(root / "pipe").st_mode)
+    assert await storage.rootfs.changes(CONTAINER) == ()
+    assert await storage.rootfs.usages([CONTAINER]) == {CONTAINER: 0}
+
+
+def tar_of_odd_files() -> bytes:
+    out = io.BytesIO()
+    kinds = {"same": tarfile.LNKTYPE, "link": tarfile.SYMTYPE, "null": tarfile.CHRTYPE, "pipe": tarfile.FIFOTYPE}
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        entry = tarfile.TarInfo("tool")
+        entry.mode, entry.uid, entry.gid, entry.mtime, entry.size = 0o4755, 7, 8, 77, 3
+        tar.addfile(entry, io.BytesIO(b"xyz"))
+        for name, kind in kinds.items():
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.linkname, entry.devmajor, entry.devminor = kind, "tool", 1, 3
+            tar.addfile(entry)
+    return out.getvalue()
+
+
+async def test_a_data_root_stays_with_the_driver_that_it_began_with(tmp_path: Path) -> None:
+    """IMG-24."""
+    for name in ("new", "old", "told"):
+        (tmp_path / name).mkdir()
+    assert await storage_driver(str(tmp_path / "new"), "") == "overlay2"
+    assert await storage_driver(str(tmp_path / "told"), "vfs") == "vfs"
+    assert await storage_driver(str(tmp_path / "told"), "") == "vfs"
+    with pytest.raises(ConfigError, match="has layers of vfs; use another data-root"):
+        await storage_driver(str(tmp_path / "told"), "overlay2")
+    (tmp_path / "old/layers").mkdir()
+    assert await storage_driver(str(tmp_path / "old"), "") == "overlay2"
+
+
+async def test_where_no_overlay_can_be_mounted_there_are_copies(tmp_path: Path) -> None:
+    """IMG-24: a data root that lies on an overlay itself, as in a container."""
+    for name in ("lower", "upper", "work", "merged"):
+        (tmp_path / name).mkdir()
+    inside = tmp_path / "merged"
+    kernel.mount_overlay(
+        str(inside), (str(tmp_path / "lower"),), str(tmp_path / "upper"), str(tmp_path / "work"), volatile=False
+    )
+    try:
+        with pytest.raises(ConfigError, match="storage-driver overlay2: not supported on the file system of"):
+            await storage_driver(str(inside), "overlay2")
+        assert await storage_driver(str(inside), "") == "vfs"
+        storage = LinuxStorage(str(inside), driver="vfs")
+        chain = await unpacked(storage, layer_of({"gone": b"", "stays": b""}), layer_of({".wh.gone": b""}))
+        rootfs = await storage.rootfs.prepare(CONTAINER, chain, volatile=False)
+        assert os.path.exists(f"{rootfs.upper}/stays")
+        assert not os.path.lexists(f"{rootfs.upper}/gone")
+        await storage.workers.retire(idle_s=0)
+    finally:
+        kernel.umount(str(inside))

@@ -122,7 +122,7 @@ async def _volumes_ready(context: ApiContext, state: ContainerState, rootfs: Roo
         if volume is not None:
             await context.ports.volumes.mount(volume.name, volume.options)
             if point.copy_up:
-                await context.ports.volumes.fill(volume.name, rootfs.lowers, point.destination)
+                await context.ports.volumes.fill(volume.name, rootfs.image, point.destination)
 
 
 def stat_header(stat: PathStat) -> str:

@@ -191,6 +191,7 @@ class Verbs:
             networks=context.views.networks,
             exec_ids=[exec_.exec_id for exec_ in context.views.execs.of(state.container_id) if exec_.pid],
             folder=context.ports.folders.path(state.container_id),
+            storage_driver=context.config.storage_driver,
             graph=context.ports.rootfs.describe(state.container_id, state.layers),
             default_runtime=context.config.default_runtime,
             links=self._links(state),

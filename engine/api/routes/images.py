@@ -80,7 +80,7 @@ def register(app: EngineApp, context: ApiContext) -> None:
             raise Rejected(Reason.INVALID, "conflicting options: manifests and platform options cannot both be set")
         state = find(context, name, decode_platform(asked) if asked else None)
         config = await context.images.config_of(state)
-        shape = shapes.inspect(state, config, context.config.data_root, version)
+        shape = shapes.inspect(state, config, context.config, version)
         return json_response(shape | await target_of(context, state, version, manifests=manifests))
 
     @app.route("/images/<path:name>/history", methods=["GET"])

@@ -18,6 +18,7 @@ from engine.aggregates.values.manifest import ImageConfig, layer_history
 from engine.aggregates.values.reference import parse
 from engine.api.shapes.times import ZERO_TIME, rfc3339_nano
 from engine.api.versions import ApiVersion
+from engine.config import DaemonConfig
 
 NS = 1_000_000_000
 
@@ -66,7 +67,7 @@ def layer_uses(states: Iterable[ImageState]) -> Counter[str]:
     return Counter(chain_id for state in states for chain_id in set(state.chain))
 
 
-def inspect(state: ImageState, config: ImageConfig, data_root: str, version: ApiVersion) -> dict[str, Any]:
+def inspect(state: ImageState, config: ImageConfig, daemon: DaemonConfig, version: ApiVersion) -> dict[str, Any]:
     """`GET /images/{name}/json` (IMG-09, API-31)."""
     comment = config.history[-1].comment if config.history else ""
     shape: dict[str, Any] = {
@@ -78,7 +79,7 @@ def inspect(state: ImageState, config: ImageConfig, data_root: str, version: Api
         "Architecture": config.architecture,
         "Os": config.os,
         "Size": state.size,
-        "GraphDriver": graph_driver(state, data_root),
+        "GraphDriver": graph_driver(state, daemon),
         "RootFS": {"Type": "layers", "Layers": list(config.diff_ids)},
         "Metadata": {"LastTagTime": rfc3339_nano(state.tagged_at)},
     }
@@ -98,9 +99,11 @@ def inspect(state: ImageState, config: ImageConfig, data_root: str, version: Api
     return shape
 
 
-def graph_driver(state: ImageState, data_root: str) -> dict[str, Any]:
-    """Where the layers lie, as overlay2 tells it: the topmost as upper, the others as lowers."""
-    paths = [f"{data_root}/layers/{chain_id.partition(':')[2]}/diff" for chain_id in reversed(state.chain)]
+def graph_driver(state: ImageState, daemon: DaemonConfig) -> dict[str, Any]:
+    """Where the layers lie, as overlay2 tells it: the topmost as upper, the others as lowers. vfs tells nothing."""
+    if daemon.storage_driver == "vfs":
+        return {"Name": "vfs", "Data": None}
+    paths = [f"{daemon.data_root}/layers/{chain_id.partition(':')[2]}/diff" for chain_id in reversed(state.chain)]
     data = {"UpperDir": paths[0]} if paths else {}
     if len(paths) > 1:
         data["LowerDir"] = ":".join(paths[1:])

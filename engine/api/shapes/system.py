@@ -25,6 +25,7 @@ NETWORK_DRIVERS = ("bridge", "host", "ipvlan", "macvlan", "null")
 VOLUME_DRIVERS = ("local",)
 INSECURE_BY_NATURE = ("::1/128", "127.0.0.0/8")
 
+_DRIVER_STATUS = {"overlay2": [["Userxattr", "false"], ["Supports d_type", "true"]]}
 _LIMIT_KEYS = {
     "MemoryLimit": "memory",
     "SwapLimit": "swap",
@@ -89,8 +90,8 @@ def info(facts: InfoFacts, api_version: versions.ApiVersion) -> dict[str, Any]:
         "ContainersPaused": paused,
         "ContainersStopped": stopped,
         "Images": facts.images,
-        "Driver": "overlay2",
-        "DriverStatus": [["Userxattr", "false"], ["Supports d_type", "true"]],
+        "Driver": config.storage_driver,
+        "DriverStatus": _DRIVER_STATUS.get(config.storage_driver),
         "Plugins": {
             "Volume": list(VOLUME_DRIVERS),
             "Network": list(NETWORK_DRIVERS),

@@ -15,7 +15,8 @@ from engine.aggregates.values.log_subject import LogSubject
 
 
 class RootFilesystem(msgspec.Struct, frozen=True, kw_only=True):
-    """An overlay to mount as the container's root, in the container's own mount namespace.
+    """An overlay to mount as the container's root, in the container's own mount namespace; without lowers `upper` is
+    the whole tree, and is bound.
 
     lowers: directories, topmost first. upper, work: the read-write layer. volatile: give up the layer's consistency
     on power loss (used only where the layer dies with the container)."""
@@ -24,6 +25,11 @@ class RootFilesystem(msgspec.Struct, frozen=True, kw_only=True):
     upper: str
     work: str
     volatile: bool = False
+
+    @property
+    def image(self) -> tuple[str, ...]:
+        """Where the image's files lie, before the container has written anything."""
+        return self.lowers or (self.upper,)
 
 
 class LogSpec(msgspec.Struct, frozen=True, kw_only=True):

@@ -279,7 +279,7 @@ class Starts:
                 options = volume.options if volume is not None else {}
                 await self._volumes.mount(name, options)
                 if point.copy_up:
-                    await self._volumes.fill(name, rootfs.lowers, point.destination)
+                    await self._volumes.fill(name, rootfs.image, point.destination)
             elif point.type == "bind":
                 await self._paths.ensure(point.source, create=point.create_source)
         return tuple(replace(point, lowers=self._rootfs.lowers(point.layers)) for point in state.mounts)

@@ -59,7 +59,11 @@ class _Unpacking:
 class LinuxLayerStore:
     """See engine/drivers/ports/storage.py, LayerStore."""
 
-    def __init__(self, places: Places, workers: Workers, limiter: trio.CapacityLimiter) -> None:
+    def __init__(
+        self, places: Places, workers: Workers, limiter: trio.CapacityLimiter, *, whole: bool = False
+    ) -> None:
+        """whole: each layer is kept as the whole tree that it and those below it make (vfs)."""
+        self._whole = whole
         self._places = places
         self._workers = workers
         self._limiter = limiter
@@ -129,6 +133,8 @@ class LinuxLayerStore:
 
     def lowers(self, chain: Sequence[ChainID]) -> tuple[str, ...]:
         """The directories of a chain given lowest first, topmost first as the overlay wants them."""
+        if self._whole:
+            chain = chain[-1:]
         return tuple(f"{self._places.layer(chain_id)}/diff" for chain_id in reversed(chain))
 
     async def _unpack(
@@ -147,8 +153,13 @@ class LinuxLayerStore:
             with as_port_error("unpack"):
                 os.mkdir(f"{directory}/diff", _LAYER_ROOT_MODE)
                 os.chmod(f"{directory}/diff", _LAYER_ROOT_MODE)
-            outcome = await self._run_worker(blob, diff_id, f"{directory}/diff", progress)
-            ancestors = await self._ancestors(parent)
+            if self._whole:
+                ancestors = await self._ancestors(parent)
+                below = self.lowers(ancestors)[0] if ancestors else ""
+                outcome = await self._run_worker(blob, diff_id, f"{directory}/diff", below, progress)
+            else:
+                outcome = await self._run_worker(blob, diff_id, f"{directory}/diff", None, progress)
+                ancestors = await self._ancestors(parent)
             meta = LayerMeta(
                 chain_id=chain_id, diff_id=diff_id, parent=parent, size=outcome["size"], entries=outcome["entries"],
                 blob=blob, media_type=media_type, boot=_boot_id(),
@@ -163,7 +174,7 @@ class LinuxLayerStore:
         return Layer(chain_id=chain_id, diff_id=diff_id, size=meta.size)
 
     async def _run_worker(
-        self, blob: Digest, diff_id: DiffID, directory: str, progress: Progress | None
+        self, blob: Digest, diff_id: DiffID, directory: str, below: str | None, progress: Progress | None
     ) -> dict[str, Any]:
         with as_port_error("unpack"):
             fd = os.open(self._places.blob(blob), os.O_RDONLY | os.O_CLOEXEC)
@@ -173,7 +184,7 @@ class LinuxLayerStore:
                 outcome = await self._workers.run_next(
                     "unpack",
                     # A plain blob was verified when it came, and its digest is the DiffID: not hashed twice.
-                    {"directory": directory, "diff_id": "" if str(blob) == diff_id else diff_id},
+                    {"directory": directory, "diff_id": "" if str(blob) == diff_id else diff_id, "below": below},
                     data=fd,
                     on_progress=None if progress is None else lambda done: progress(done, size),
                 )

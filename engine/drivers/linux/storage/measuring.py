@@ -16,6 +16,15 @@ Name = TypeVar("Name")
 async def tree_sizes(workers: Workers, trees: Mapping[Name, str]) -> dict[Name, int]:
     """Bytes of files by name; a tree that cannot be read is left out, one that is not there has none. One walk at a
     time, whoever asks. Raises PortError."""
+    return await _measured(workers, trees)
+
+
+async def changed_sizes(workers: Workers, trees: Mapping[Name, Mapping[str, object]]) -> dict[Name, int]:
+    """The same of the files that have changed, in trees described by the fields of tree_comparison.py."""
+    return await _measured(workers, trees)
+
+
+async def _measured(workers: Workers, trees: Mapping[Name, object]) -> dict[Name, int]:
     if not trees:
         return {}
     with as_port_error("measure"):
@@ -28,10 +37,10 @@ async def tree_sizes(workers: Workers, trees: Mapping[Name, str]) -> dict[Name, 
     return {name: size for name, size in zip(trees, sizes, strict=True) if size >= 0}
 
 
-def _as_data(paths: list[str]) -> int:
-    """The fd of a file in memory: there may be more paths than a task's fields hold."""
+def _as_data(trees: list[object]) -> int:
+    """The fd of a file in memory: there may be more of them than a task's fields hold."""
     fd = os.memfd_create("trees", os.MFD_CLOEXEC)
     with open(fd, "wb", closefd=False) as file:
-        file.write(json.dumps(paths).encode())
+        file.write(json.dumps(trees).encode())
     os.lseek(fd, 0, os.SEEK_SET)
     return fd

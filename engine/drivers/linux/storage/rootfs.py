@@ -47,7 +47,7 @@ class LinuxRootFilesystems:
         with as_port_error("prepare rootfs"):
             directory = self._places.container(container_id)
             lowers = (*self._layers.lowers(chain), f"{self._places.layers}/init/diff")
-            _make_init_layer(self._places)
+            make_init_layer(self._places)
             for chain_id, lower in zip(reversed(chain), lowers, strict=False):
                 if not os.path.isdir(lower):
                     raise PortError("prepare rootfs", f"layer {chain_id} does not exist", fault=Fault.NOT_FOUND)
@@ -78,29 +78,40 @@ class LinuxRootFilesystems:
         return await tree_sizes(self._workers, uppers)
 
     async def changes(self, container_id: ContainerID) -> tuple[Change, ...]:
-        found = await self._workers.run("changes", self._layer_fields(container_id))
-        return tuple(Change(path=path, kind=kind) for path, kind in found)
+        return await changes_of(self._workers, self._layer_fields(container_id))
 
     async def diff_layer(self, container_id: ContainerID) -> ImportedLayer:
-        with as_port_error("commit"):
-            destination = self._places.new_temporary("diff")
-        try:
-            async with self._workers.limiter:
-                fields = {**self._layer_fields(container_id), "destination": destination}
-                found = await self._workers.run("diff_archive", fields)
-            digest = Digest(found["digest"])
-            with as_port_error("commit"):
-                await trio.to_thread.run_sync(adopt, self._places, destination, digest, limiter=self._limiter)
-        finally:
-            self._places.discard(destination)
-        return ImportedLayer(
-            diff_id=DiffID(digest), blob=Descriptor(media_type=LAYER_TAR, digest=digest, size=found["size"])
-        )
+        return await archived_diff(self._places, self._workers, self._limiter, self._layer_fields(container_id))
 
     def _layer_fields(self, container_id: ContainerID) -> dict[str, object]:
         directory = self._places.container(container_id)
         with as_port_error("read rootfs"), open(f"{directory}/lowers") as file:
             return {"upper": f"{directory}/upper", "lowers": file.read().split("\n")}
+
+
+async def changes_of(workers: Workers, fields: Mapping[str, object]) -> tuple[Change, ...]:
+    """What was changed in a container's tree. fields: those of tasks/diffing.py."""
+    found = await workers.run("changes", fields)
+    return tuple(Change(path=path, kind=kind) for path, kind in found)
+
+
+async def archived_diff(
+    places: Places, workers: Workers, limiter: trio.CapacityLimiter, fields: Mapping[str, object]
+) -> ImportedLayer:
+    """The same as a layer, stored as a blob."""
+    with as_port_error("commit"):
+        destination = places.new_temporary("diff")
+    try:
+        async with workers.limiter:
+            found = await workers.run("diff_archive", {**fields, "destination": destination})
+        digest = Digest(found["digest"])
+        with as_port_error("commit"):
+            await trio.to_thread.run_sync(adopt, places, destination, digest, limiter=limiter)
+    finally:
+        places.discard(destination)
+    return ImportedLayer(
+        diff_id=DiffID(digest), blob=Descriptor(media_type=LAYER_TAR, digest=digest, size=found["size"])
+    )
 
 
 def _make_layer(places: Places, directory: str, lowers: tuple[str, ...]) -> None:
@@ -119,7 +130,8 @@ def _make_layer(places: Places, directory: str, lowers: tuple[str, ...]) -> None
     os.rename(temporary, directory)
 
 
-def _make_init_layer(places: Places) -> None:
+def make_init_layer(places: Places) -> None:
+    """The lowest layer of every root, once."""
     layer = f"{places.layers}/init"
     if os.path.isdir(layer):
         return

@@ -13,11 +13,14 @@ import trio
 from engine.aggregates.values.id_map import IdMap
 from engine.drivers.linux.storage.archives import LinuxImageArchives
 from engine.drivers.linux.storage.blobs import LinuxBlobStore
+from engine.drivers.linux.storage.choice import OVERLAY, VFS
 from engine.drivers.linux.storage.files import LinuxFiles
 from engine.drivers.linux.storage.layers import LinuxLayerStore
 from engine.drivers.linux.storage.places import Places
 from engine.drivers.linux.storage.rootfs import LinuxRootFilesystems
+from engine.drivers.linux.storage.vfs import VfsRootFilesystems
 from engine.drivers.linux.storage.workers import Workers
+from engine.drivers.ports.storage import RootFilesystems
 from engine.errors import PortError
 
 _logger = logging.getLogger(__name__)
@@ -27,17 +30,20 @@ SWEEP_INTERVAL_S = 5.0
 
 
 class LinuxStorage:
-    """One data root's stores. Attributes are the ports: blobs, layers, rootfs, files, archives."""
+    """One data root's stores. Attributes are the ports: blobs, layers, rootfs, files, archives. driver: choice.py's."""
 
-    def __init__(self, data_root: str, *, parallel_unpacks: int = 2, id_map: IdMap | None = None) -> None:
+    def __init__(
+        self, data_root: str, *, parallel_unpacks: int = 2, id_map: IdMap | None = None, driver: str = OVERLAY
+    ) -> None:
         self.places = Places(data_root, secrets.token_hex(4))
         self.workers = Workers(parallel_unpacks)
         limiter = trio.CapacityLimiter(8)
         self.blobs = LinuxBlobStore(self.places, limiter)
-        self.layers = LinuxLayerStore(self.places, self.workers, limiter)
+        self.layers = LinuxLayerStore(self.places, self.workers, limiter, whole=driver == VFS)
         self.archives = LinuxImageArchives(self.places, self.blobs, self.workers, limiter)
         self.files = LinuxFiles(self.places, self.workers, id_map)
-        self.rootfs = LinuxRootFilesystems(self.places, self.layers, self.workers, limiter)
+        roots = VfsRootFilesystems if driver == VFS else LinuxRootFilesystems
+        self.rootfs: RootFilesystems = roots(self.places, self.layers, self.workers, limiter)
 
     async def sweep(self) -> None:
         """Run for ever: empty the trash and make new layers durable. First it abandons what an earlier run left

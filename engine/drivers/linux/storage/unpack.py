@@ -49,15 +49,24 @@ class UnpackError(ValueError):
 class Rules:
     """How entries are applied.
 
-    layer: whiteouts are translated and what crosses a mount is refused. keep_directories: a non-directory never
+    layer: whiteouts are translated and what crosses a mount is refused. merged: the layer's parent lies there already:
+    whiteouts remove from it. keep_directories: a non-directory never
     replaces a directory nor the other way round (`noOverwriteDirNonDir`). owner: instead of the archive's
     (`copyUIDGID`).
     """
 
-    __slots__ = ("keep_directories", "layer", "owner")
+    __slots__ = ("keep_directories", "layer", "merged", "owner")
 
-    def __init__(self, *, layer: bool, keep_directories: bool = False, owner: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        layer: bool,
+        merged: bool = False,
+        keep_directories: bool = False,
+        owner: tuple[int, int] | None = None,
+    ) -> None:
         self.layer = layer
+        self.merged = merged
         self.keep_directories = keep_directories
         self.owner = owner
 
@@ -72,6 +81,8 @@ class Unpacker:
         self._destination = destination.strip(b"/")
         self._dirs: dict[bytes, int] = {}
         self._directory_times: dict[bytes, int] = {}
+        self._brought: set[bytes] = set()
+        """Paths of this archive, where it is merged with what was there."""
         self._makers: dict[int, Callable[[Entry, int, bytes, TarReader], None]] = {
             REGULAR: self._regular,
             DIRECTORY: self._directory,
@@ -93,7 +104,7 @@ class Unpacker:
             for entry in reader:
                 self.entries += 1
                 self._apply_one(entry, reader)
-            for path, mtime_ns in self._directory_times.items():
+            for path, mtime_ns in list(self._directory_times.items()):
                 self._set_directory_time(path, mtime_ns)
         finally:
             self._forget_dirs()
@@ -107,9 +118,14 @@ class Unpacker:
                 self._root_entry(entry)
             return
         if self._rules.layer and base.startswith(WHITEOUT_PREFIX):
-            self._whiteout(self._parent(parent), parent, base)
+            if self._rules.merged:
+                self._remove(parent, base)
+            else:
+                self._whiteout(self._parent(parent), parent, base)
             return
         directory = self._parent(parent)
+        if self._rules.merged:
+            self._bring(path)
         self._makers[entry.kind](entry, directory, base, reader)
         if entry.kind == DIRECTORY:
             self._directory_times[path] = entry.mtime_ns
@@ -199,9 +215,7 @@ class Unpacker:
             return
         if base.startswith(WHITEOUT_META_PREFIX):
             return  # AUFS's own bookkeeping (.wh..wh.plnk, .wh..wh.aufs): nothing an image means.
-        hidden = base[len(WHITEOUT_PREFIX) :]
-        if not hidden or hidden in (b".", b".."):
-            raise UnpackError(f"invalid whiteout {_text(parent + b'/' + base)!r}")
+        hidden = _hidden(parent, base)
         try:
             os.mknod(hidden, stat.S_IFCHR, 0, dir_fd=directory)
         except FileExistsError:
@@ -209,6 +223,47 @@ class Unpacker:
             # the lower one anyway, a directory must not merge with it.
             if stat.S_ISDIR(os.stat(hidden, dir_fd=directory, follow_symlinks=False).st_mode):
                 _set_opaque(directory, hidden)
+
+    def _bring(self, path: bytes) -> None:
+        """Remember a path and the directories above it."""
+        while path and path not in self._brought:
+            self._brought.add(path)
+            path = path.rpartition(b"/")[0]
+
+    def _remove(self, parent: bytes, base: bytes) -> None:
+        """A whiteout where the parent layer lies: what it hides goes, unless this very layer has brought it."""
+        if base != OPAQUE_MARKER and base.startswith(WHITEOUT_META_PREFIX):
+            return
+        directory = self._parent(parent)
+        self._bring(parent)
+        if base == OPAQUE_MARKER:
+            self._remove_below(directory, parent)
+        else:
+            self._remove_one(directory, parent, _hidden(parent, base))
+        self._forget_dirs()
+
+    def _remove_one(self, directory: int, parent: bytes, name: bytes) -> None:
+        path = parent + b"/" + name if parent else name
+        try:
+            found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        except FileNotFoundError:
+            return
+        is_directory = stat.S_ISDIR(found.st_mode)
+        if path not in self._brought:
+            if is_directory:
+                remove_tree(directory, name)
+            else:
+                os.unlink(name, dir_fd=directory)
+        elif is_directory:
+            below = os.open(name, _PATH_DIR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+            try:
+                self._remove_below(below, path)
+            finally:
+                os.close(below)
+
+    def _remove_below(self, directory: int, path: bytes) -> None:
+        for name in os.listdir(f"/proc/self/fd/{directory}"):
+            self._remove_one(directory, path, os.fsencode(name))
 
     def _root_entry(self, entry: Entry) -> None:
         """`./`: attributes of the root itself. Copying into a container leaves its destination alone, as moby does."""
@@ -279,6 +334,9 @@ class Unpacker:
             if not make:
                 raise
             fd = self._make_parent(parent, path)
+        if self._rules.merged:
+            # What lies there from below keeps its time, as it would in an overlay.
+            self._directory_times.setdefault(parent, os.fstat(fd).st_mtime_ns)
         self._dirs[parent] = fd
         return fd
 
@@ -290,11 +348,13 @@ class Unpacker:
             os.mkdir(base, _IMPLIED_MODE, dir_fd=directory)
         except FileExistsError:
             found = os.stat(base, dir_fd=directory, follow_symlinks=False)
-            if not self._rules.layer or not _is_whiteout(found):
+            below = self._rules.merged and parent not in self._brought
+            if not below and (not self._rules.layer or not _is_whiteout(found)):
                 raise UnpackError(f'"{_text(parent)}" is not a directory') from None
             os.unlink(base, dir_fd=directory)
             os.mkdir(base, _IMPLIED_MODE, dir_fd=directory)
-            _set_opaque(directory, base)
+            if not below:
+                _set_opaque(directory, base)
         else:
             self.implied.append(parent)
         return openat2(self._root_fd, path, _PATH_DIR, resolve=self._resolve)
@@ -342,6 +402,14 @@ def _clean(name: bytes) -> bytes:
     if path == b".." or path.startswith(b"../"):
         raise UnpackError(f"invalid path {_text(name)!r}: it leads out of the archive's root")
     return b"" if path == b"." else path
+
+
+def _hidden(parent: bytes, base: bytes) -> bytes:
+    """The name that a whiteout hides. Raises UnpackError for one that is none."""
+    hidden = base[len(WHITEOUT_PREFIX) :]
+    if not hidden or hidden in (b".", b".."):
+        raise UnpackError(f"invalid whiteout {_text(parent + b'/' + base)!r}")
+    return hidden
 
 
 def _is_whiteout(found: os.stat_result) -> bool:

@@ -32,6 +32,8 @@ _TASKS = {
     "extract": "inside.extract",
     "export": "inside.export",
     "fill": "filling.fill",
+    "copy_root": "copying_root.copy_root",
+    "probe_overlay": "probing.probe_overlay",
     "empty_trash": "sweeping.empty_trash",
     "measure": "measuring.measure",
     "receive_archive": "receiving.receive_archive",

@@ -54,9 +54,12 @@ def through(fd: int) -> bytes:
 
 
 def mount_overlay(layer: dict[str, Any], target: bytes) -> None:
-    """The overlay on `target`. A page of options is all that mount(2) takes; more lowers go through fsconfig, one by
-    one (Linux 6.5), or relative to their common directory."""
+    """The overlay on `target`, or without lowers the tree that is whole already. A page of options is all that mount(2)
+    takes; more lowers go through fsconfig, one by one (Linux 6.5), or relative to their common directory."""
     lowers = [os.fsencode(lower) for lower in layer["lowers"]]
+    if not lowers:
+        k.mount(os.fsencode(layer["upper"]), target, None, k.MS_BIND)
+        return
     rest = [(b"upperdir", os.fsencode(layer["upper"])), (b"workdir", os.fsencode(layer["work"]))]
     # Whatever the host's defaults are: with either on, the upper directory alone would not say what changed.
     rest += [(b"redirect_dir", b"off"), (b"metacopy", b"off")]
@@ -84,7 +87,7 @@ def mount_overlay(layer: dict[str, Any], target: bytes) -> None:
 def shift_layers(layer: dict[str, Any], place: bytes, user_namespace: int) -> dict[str, Any]:
     """The same layers as `mount_overlay` takes them, with the owners that a user namespace gives them: the folder that
     holds them all is mounted once more on `place`, where the overlay will hide it. On disk, owners stay the image's."""
-    folders = [*layer["lowers"], layer["upper"], layer["work"]]
+    folders = [folder for folder in (*layer["lowers"], layer["upper"], layer["work"]) if folder]
     common = os.path.commonpath(folders)
     tree = k.open_tree(os.fsencode(common), recursive=False)
     k.shift_owners(tree, user_namespace, recursive=False)
@@ -100,7 +103,7 @@ def shift_layers(layer: dict[str, Any], place: bytes, user_namespace: int) -> di
         **layer,
         "lowers": [moved(path) for path in layer["lowers"]],
         "upper": moved(layer["upper"]),
-        "work": moved(layer["work"]),
+        "work": moved(layer["work"]) if layer["work"] else "",
     }
 
 

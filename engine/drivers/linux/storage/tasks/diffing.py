@@ -21,24 +21,30 @@ from engine.drivers.linux.storage.overlay_view import (
     names_below,
 )
 from engine.drivers.linux.storage.tar_writer import TreeWriter, header
+from engine.drivers.linux.storage.tree_comparison import ADDED, DELETED, MODIFIED, archive_compared, compared
 from engine.drivers.linux.storage.unpack import OPAQUE_MARKER, WHITEOUT_PREFIX
 from engine.drivers.linux.storage.worker import TaskError
 
-MODIFIED, ADDED, DELETED = 0, 1, 2
-
 
 def changes(fields: dict[str, Any]) -> list[tuple[str, int]]:
-    """fields: upper, lowers (topmost first). Returns (path, kind) sorted by path."""
+    """fields: upper, lowers (topmost first), whole: whether upper is a whole tree and no overlay's layer. Returns
+    (path, kind) sorted by path."""
+    if fields.get("whole"):
+        return [(os.fsdecode(path), kind) for path, kind in compared(fields)]
     found: list[tuple[bytes, int]] = []
     _walk(os.fsencode(fields["upper"]), [os.fsencode(lower) for lower in fields["lowers"]], b"", found)
     return [(os.fsdecode(path), kind) for path, kind in sorted(found)]
 
 
 def diff_archive(fields: dict[str, Any]) -> dict[str, Any]:
-    """fields: upper, destination. Returns {digest, size}; the file is synced, because it becomes a blob by a rename."""
+    """fields: as of `changes`, and destination. Returns {digest, size}; the file is synced, because it becomes a blob
+    by a rename."""
     with open(fields["destination"], "xb+") as file:
         writer = TreeWriter(file.fileno())
-        _archive(writer, os.fsencode(fields["upper"]), b"")
+        if fields.get("whole"):
+            archive_compared(writer, fields)
+        else:
+            _archive(writer, os.fsencode(fields["upper"]), b"")
         writer.finish()
         os.fchmod(file.fileno(), 0o644)
         os.fsync(file.fileno())

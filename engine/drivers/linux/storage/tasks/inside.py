@@ -160,7 +160,9 @@ def _enter_stopped(fields: dict[str, Any], *, write: bool) -> None:
     kernel.unshare(kernel.CLONE_NEWNS)
     kernel.mount("", "/", "", kernel.MS_REC | kernel.MS_PRIVATE)
     place = fields["place"]
-    if write or fields["mounts"]:
+    if not fields["lowers"]:
+        kernel.mount(fields["upper"], place, "", kernel.MS_BIND)
+    elif write or fields["mounts"]:
         kernel.mount_overlay(place, tuple(fields["lowers"]), fields["upper"], fields["work"], volatile=False)
     else:
         kernel.mount_overlay(place, (fields["upper"], *fields["lowers"]), "", "", volatile=False)

@@ -9,17 +9,20 @@ import os
 import stat
 from typing import Any
 
+from engine.drivers.linux.storage.tree_comparison import changed_size
+
 
 def measure(_fields: dict[str, Any]) -> list[int]:
-    """stdin: the trees' paths, a JSON list. Returns the size of each; -1 for one that cannot be read."""
+    """stdin: a JSON list of trees, each a path, or the fields of tree_comparison.py where only what has changed counts.
+    Returns the size of each; -1 for one that cannot be read."""
     with open(0, "rb", closefd=False) as file:
-        paths: list[str] = json.loads(file.read())
-    return [_measured(path) for path in paths]
+        trees: list[str | dict[str, Any]] = json.loads(file.read())
+    return [_measured(tree) for tree in trees]
 
 
-def _measured(path: str) -> int:
+def _measured(tree: str | dict[str, Any]) -> int:
     try:
-        return tree_size(path)
+        return tree_size(tree) if isinstance(tree, str) else changed_size(tree)
     except OSError:
         return -1
 

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from engine.drivers.linux.storage.copying import copy_tree
 from engine.drivers.linux.storage.decompress import CompressionError, plain_source
 from engine.drivers.linux.storage.tar_reader import TarError, TarReader
 from engine.drivers.linux.storage.unpack import Rules, Unpacker, UnpackError
@@ -23,12 +24,15 @@ _CHUNKS_AHEAD = 4
 
 
 def unpack_layer(fields: dict[str, Any]) -> dict[str, Any]:
-    """fields: directory (exists, empty), diff_id ("": known to be right). Returns size, entries, implied."""
-    directory, diff_id = fields["directory"], fields["diff_id"]
+    """fields: directory (exists, empty), diff_id ("": known to be right), below: None, or a directory (or "" for
+    nothing) on a copy of which the layer is to be applied. Returns size, entries, implied."""
+    directory, diff_id, below = fields["directory"], fields["diff_id"], fields["below"]
+    if below:
+        copy_tree(below, directory)
     plain = plain_source(io.BufferedReader(io.FileIO(0, closefd=False), _READ_BUFFER))
     source = _Ahead(plain, hashed=bool(diff_id))
     root_fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    unpacker = Unpacker(root_fd, Rules(layer=True))
+    unpacker = Unpacker(root_fd, Rules(layer=True, merged=below is not None))
     reader = TarReader(source.read)
     try:
         unpacker.apply(reader)
