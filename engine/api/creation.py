@@ -22,6 +22,7 @@ from engine.aggregates.container.rules import HOST_NETWORK_AND_LINKS, check
 from engine.aggregates.container.state import ContainerState
 from engine.aggregates.decider import Cause, Reason, Rejected
 from engine.aggregates.image import ImageState
+from engine.aggregates.values import endpoint_options
 from engine.aggregates.values.config import (
     ContainerConfig,
     EndpointConfig,
@@ -218,6 +219,10 @@ class Creation:
             config = replace(config, links=host.links)  # What `--link` means there; the CLI says it in both places.
         for link in config.links or ():
             parse_link(link)
+        try:
+            endpoint_options.check(config.driver_opts)
+        except Rejected as error:
+            raise Rejected(error.reason, f"invalid config for network {name}: {error.message}") from error
         if network is None:
             return NetworkAttachment(name=name, config=config)
         wanted = config.ipam_config

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from tests.support.engine import Engine
+from tests.support.images import BUSYBOX
 from tests.support.outside import HOST_ADDRESS, OUTSIDE_ADDRESS, Neighbour, neighbour
 
 pytestmark = pytest.mark.root
@@ -41,7 +42,7 @@ def test_a_container_is_on_the_wire_under_its_own_addresses(engine: Engine) -> N
         assert (found["Networks"]["wire"]["IPAddress"], found["Ports"]) == (ADDRESS, {})
         mac = found["Networks"]["wire"]["MacAddress"]
         assert mac in inside(engine, "web", "ip", "link", "show", "eth0")
-        ping = ("ping", "-c", "1", "-W", "1", ADDRESS)
+        ping = (BUSYBOX, "ping", "-c", "1", "-W", "1", ADDRESS)
         assert engine.in_namespace(*ping, check=False).returncode != 0, "the kernel keeps the parent apart"
         clear_wire(engine)
 

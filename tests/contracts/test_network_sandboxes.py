@@ -746,3 +746,41 @@ async def test_an_isolated_network_has_no_address_of_the_host(world: World) -> N
     assert await world.ask_tcp(one.netns_fd, two.address, 80) == f"80 {one.address}"
     assert not await world.reaches(one.netns_fd, "172.18.0.1", 9000)
     assert "172.18.0.1" not in os.popen("ip addr").read()
+
+
+ROUTED = {f"com.docker.network.bridge.gateway_mode_ipv{version}": "routed" for version in (4, 6)}
+
+
+@pytest.mark.parametrize("version", [4, 6])
+async def test_a_routed_network_is_reached_at_its_own_addresses_and_only_published_ports(
+    world: World, version: int
+) -> None:
+    spec = await world.network(18, ipv6=True, options=ROUTED)
+    one = await world.container(spec, 2, published(8080), published(8080, host_ip="::"))
+    here, there, any_address = {
+        4: (HOST_ADDRESS, one.address, "0.0.0.0"),
+        6: ("fd99::1", one.address6, "::"),
+    }[version]
+    for port in (80, 81):
+        await world.serve_tcp(one.netns_fd, port, address=any_address)
+    family = "-6" if version == 6 else "-4"
+    subnet = next(subnet for subnet in spec.subnets if (":" in subnet) == (version == 6))
+    await world.inside(world.outside_fd, lambda: os.system(f"ip {family} route add {subnet} via {here}"))
+    assert (await world.ask_tcp(world.outside_fd, there, 80)).startswith("80 ")
+    assert not await world.reaches(world.outside_fd, there, 81)
+    assert not await world.reaches(world.outside_fd, here, 8080), "the host has no such port"
+    assert not await world.reaches(HOST, here, 8080)
+    outside = {4: "10.99.0.2", 6: "fd99::2"}[version]
+    await world.serve_tcp(world.outside_fd, 7000, address=any_address)
+    assert await world.ask_tcp(one.netns_fd, outside, 7000) == f"7000 {there}", "not masqueraded"
+    await world.networking.sandboxes.leave(one.container_id, one.joins, sandbox_gone=False)
+    assert "dport" not in os.popen("nft list set ip ishmael opened").read()
+    assert one.address not in os.popen("nft list table ip ishmael").read()
+
+
+async def test_one_family_may_be_routed_and_the_other_not(world: World) -> None:
+    spec = await world.network(18, ipv6=True, options={"com.docker.network.bridge.gateway_mode_ipv6": "routed"})
+    one = await world.container(spec, 2, published(8080), published(8080, host_ip="::"))
+    await world.serve_tcp(one.netns_fd, 80)
+    assert (await world.ask_tcp(world.outside_fd, HOST_ADDRESS, 8080)).startswith("80 ")
+    assert not await world.reaches(world.outside_fd, "fd99::1", 8080)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 from engine.drivers.linux.network import namespaces
 from tests.support.engine import Engine
@@ -39,6 +41,42 @@ class Neighbour:
     def fetch(self, url: str) -> str:
         """What busybox's wget reads there; "" when nobody answers."""
         return _fetch(self.name, url)
+
+    def run(self, *command: str) -> int:
+        """A command's exit status there."""
+        inside = ["nsenter", f"--net=/run/netns/{self.name}", *command]
+        return subprocess.run(inside, capture_output=True, timeout=20, check=False).returncode
+
+    @contextlib.contextmanager
+    def connected(self, address: str, port: int) -> Iterator[socket.socket]:
+        """A TCP connection from there, as soon as somebody answers it."""
+        with standing_in(self.name):
+            deadline = time.monotonic() + 10
+            while True:
+                try:
+                    connection = socket.create_connection((address, port), timeout=5)
+                    break
+                except ConnectionRefusedError:
+                    assert time.monotonic() < deadline
+                    time.sleep(0.02)
+        with connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def listening(self, address: str, port: int) -> Iterator[Callable[[], list[str]]]:
+        """A TCP listener there; calling what it yields tells the addresses of the clients that have come."""
+        with standing_in(self.name):
+            family = socket.AF_INET6 if ":" in address else socket.AF_INET
+            listener = socket.create_server((address, port), family=family, backlog=16)
+        listener.settimeout(5)
+
+        def clients() -> list[str]:
+            connection, client = listener.accept()
+            connection.close()
+            return [client[0]]
+
+        with listener:
+            yield clients
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ from engine.aggregates.network import (
     ReleaseEndpoint,
     RemoveNetwork,
 )
+from engine.aggregates.values import endpoint_options
 from engine.aggregates.values.config import EndpointConfig
 from engine.aggregates.values.endpoints import NetworkAttachment
 from engine.aggregates.values.ids import ContainerID, NetworkID
@@ -283,6 +284,7 @@ class NetworkRoutes:
             parse_mac_address(wanted.mac_address)
         for link in wanted.links or ():
             parse_link(link)
+        endpoint_options.check(wanted.driver_opts)
         addresses = wanted.ipam_config
         if addresses is not None and (addresses.ipv4_address or addresses.ipv6_address):
             subnets.check_wanted_addresses(network, addresses)

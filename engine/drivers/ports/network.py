@@ -11,6 +11,7 @@ from typing import Protocol
 
 import msgspec
 
+from engine.aggregates.values.endpoint_options import DEFAULT_PREFIX
 from engine.aggregates.values.endpoints import Endpoint, PublishedPort
 from engine.aggregates.values.ids import ContainerID, NetworkID
 
@@ -37,7 +38,8 @@ class Opening(msgspec.Struct, frozen=True, kw_only=True):
 
 class Join(msgspec.Struct, frozen=True, kw_only=True):
     """One endpoint to join to a sandbox. interface: `eth0`...; default_route: this endpoint carries it. endpoint_name:
-    the container's name, for the words of an error. openings: what is reached although the network keeps its containers
+    the container's name, for the words of an error. fixed: the interface's name is the user's choice. sysctls: of the
+    interface, whose name in them is IFNAME. openings: what is reached although the network keeps its containers
     apart (`enable_icc=false`); none elsewhere."""
 
     network: NetworkSpec
@@ -46,6 +48,8 @@ class Join(msgspec.Struct, frozen=True, kw_only=True):
     default_route: bool
     endpoint_name: str = ""
     ports: tuple[PublishedPort, ...] = ()
+    fixed: bool = False
+    sysctls: Mapping[str, str] = {}
     openings: tuple[Opening, ...] = ()
 
 
@@ -114,9 +118,9 @@ class Sandboxes(Protocol):
         the process is gone."""
         ...
 
-    async def free_interface(self, container_id: ContainerID, pid: int) -> str:
-        """The first ethN that a running container's namespace does not have: a disconnect leaves gaps that may be
-        filled. Raises PortError when the process is gone."""
+    async def free_interface(self, container_id: ContainerID, pid: int, prefix: str = DEFAULT_PREFIX) -> str:
+        """The first `<prefix>N` that a running container's namespace does not have: a disconnect leaves gaps, which may
+        be filled. Raises PortError when the process is gone."""
         ...
 
     async def join(self, container_id: ContainerID, netns_fd: int, joins: Sequence[Join]) -> None:

@@ -95,8 +95,11 @@ class Links:
             return
         (mine,) = self._linked.opened(state, (mine,))
         # The ports stay where the start put them: only a new start moves them to another gateway (as in moby).
-        interface = await self._sandboxes.free_interface(state.container_id, state.pid)
-        mine = replace(mine, ports=(), interface=interface)
+        mine = replace(mine, ports=())
+        if not mine.fixed:
+            prefix = mine.interface.rstrip("0123456789")
+            interface = await self._sandboxes.free_interface(state.container_id, state.pid, prefix)
+            mine = replace(mine, interface=interface)
         await self._in_namespace(state.pid, state.container_id, mine)
 
     async def _in_namespace(self, pid: int, container_id: ContainerID, join: Join) -> None:

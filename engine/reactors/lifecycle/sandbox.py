@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from engine.aggregates.container.state import ContainerState
 from engine.aggregates.network import NetworkState
+from engine.aggregates.values import endpoint_options
 from engine.aggregates.values.endpoints import Endpoint, NetworkAttachment, PublishedPort
 from engine.drivers.ports.network import Join, NameRecord, NetworkSpec
 from engine.projections.networks import Networks
@@ -49,17 +50,42 @@ def joins(
         if network is not None and network.settings.driver not in ("host", "null"):
             found.append((endpoint, network))
     gateway = _gateway(found, wishes)
+    wished = [_options(network, wishes) for _, network in found]
+    named = _interfaces([network for _, network in found], [endpoint_options.interface_name(each) for each in wished])
     return tuple(
         Join(
             network=spec_of(network),
             endpoint=endpoint,
             endpoint_name=name,
-            interface=f"eth{index}",
+            interface=interface,
+            fixed=bool(endpoint_options.interface_name(options)),
+            sysctls=endpoint_options.sysctls(options),
             default_route=endpoint.endpoint_id == gateway,
             ports=ports if endpoint.endpoint_id == (carrier or gateway) else (),
         )
-        for index, (endpoint, network) in enumerate(found)
+        for (endpoint, network), options, interface in zip(found, wished, named, strict=True)
     )
+
+
+def _options(network: NetworkState, wishes: Mapping[str, NetworkAttachment]) -> Mapping[str, str]:
+    wish = wishes.get(network.network_id) or wishes.get(network.settings.name)
+    return (wish.config.driver_opts or {}) if wish is not None else {}
+
+
+def _interfaces(networks: Sequence[NetworkState], asked: Sequence[str]) -> list[str]:
+    """A name for each endpoint's interface: the one asked for, else the network's prefix with the endpoint's number, or
+    the next number that nobody asked for or has."""
+    taken = {name for name in asked if name}
+    found: list[str] = []
+    for index, (network, name) in enumerate(zip(networks, asked, strict=True)):
+        prefix = network.settings.options.get(endpoint_options.PREFIX, "") or endpoint_options.DEFAULT_PREFIX
+        number = index
+        while not name:
+            name = "" if f"{prefix}{number}" in taken else f"{prefix}{number}"
+            number += 1
+        taken.add(name)
+        found.append(name)
+    return found
 
 
 def carrier_of(planned: Iterable[Join]) -> str:

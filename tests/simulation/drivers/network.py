@@ -136,13 +136,13 @@ class SimulatedSandboxes:
 
         return await self._faults.perform(self._gate, "enter sandbox", find, prompt=True)
 
-    async def free_interface(self, container_id: ContainerID, pid: int) -> str:
+    async def free_interface(self, container_id: ContainerID, pid: int, prefix: str = "eth") -> str:
         def find() -> str:
             process = self._machine.processes.get(pid)
             if process is None or process.namespace is None:
                 raise PortError("network", "the container is not running", errno=3)
             taken = process.namespace.interfaces
-            return next(name for number in range(len(taken) + 1) if (name := f"eth{number}") not in taken)
+            return next(name for number in range(len(taken) + 1) if (name := f"{prefix}{number}") not in taken)
 
         return await self._faults.perform(self._gate, "free interface", find)
 

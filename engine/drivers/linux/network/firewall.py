@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from engine.aggregates.values.drift import Difference
-from engine.aggregates.values.endpoints import PublishedPort
 from engine.drivers.linux.network import conntrack, elements, firewall_drift, netlink, openings, ruleset
 from engine.drivers.linux.network.elements import Publication
 from engine.drivers.linux.network.libnftables import Nftables
@@ -53,9 +52,11 @@ class Firewall(Protocol):
 
     def publish(self, publications: Sequence[Publication]) -> None: ...
 
-    def withdraw(self, ports: Sequence[PublishedPort]) -> None: ...
+    def withdraw(self, publications: Sequence[Publication]) -> None: ...
 
-    def published(self) -> list[Publication]: ...
+    def published(self) -> list[Publication]:
+        """What is published now, by DNAT or at the containers' own addresses."""
+        ...
 
     def look(self, networks: Sequence[BridgeRules], changing: Sequence[BridgeRules]) -> list[Difference]:
         """What is not as these networks want it; published ports are not looked at. changing: may be there."""
@@ -97,7 +98,9 @@ class NftablesFirewall:
             for element in item.get("set", {}).get("elem", ())
             if element["concat"][1] == bridge
         ]
-        self.remove_network(BridgeRules(bridge=bridge, subnets=tuple(subnets), unprotected=True))
+        both = frozenset({4, 6})
+        self.remove_network(BridgeRules(bridge=bridge, subnets=tuple(subnets), unprotected=both))
+        self.remove_network(BridgeRules(bridge=bridge, subnets=(), routed=both))
         self.remove_network(BridgeRules(bridge=bridge, subnets=(), internal=True))
 
     def drop_strangers(self, family: str) -> None:
@@ -124,9 +127,9 @@ class NftablesFirewall:
         elements.publish(self._netfilter, publications)
         conntrack.forget_udp(self._netfilter, [each.port for each in publications])
 
-    def withdraw(self, ports: Sequence[PublishedPort]) -> None:
-        elements.withdraw(self._netfilter, ports)
-        conntrack.forget_udp(self._netfilter, ports)
+    def withdraw(self, publications: Sequence[Publication]) -> None:
+        elements.withdraw(self._netfilter, publications)
+        conntrack.forget_udp(self._netfilter, [each.port for each in publications])
 
     def published(self) -> list[Publication]:
         versions = (4, 6) if "ip6" in self._families else (4,)
@@ -171,7 +174,7 @@ class Disabled:
 
     def publish(self, publications: Sequence[Publication]) -> None: ...
 
-    def withdraw(self, ports: Sequence[PublishedPort]) -> None: ...
+    def withdraw(self, publications: Sequence[Publication]) -> None: ...
 
     def published(self) -> list[Publication]:
         return []

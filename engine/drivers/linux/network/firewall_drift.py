@@ -21,7 +21,7 @@ from engine.drivers.linux.network.libnftables import Nftables
 from engine.drivers.linux.network.ruleset import TABLE, USER_CHAIN, BridgeRules
 
 ELEMENT, RULE, PART, TABLE_PART = "firewall element", "firewall rule", "firewall part", "firewall table"
-_PUBLISHED = ("published_any", "published_at")
+_PUBLISHED = ("published_any", "published_at", "opened")
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):

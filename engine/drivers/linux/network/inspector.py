@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from engine.aggregates.values.drift import Deviation, Difference
-from engine.aggregates.values.endpoints import PublishedPort
 from engine.drivers.linux.network import links, netlink, networks
 from engine.drivers.linux.network.elements import Publication
 from engine.drivers.linux.network.links import Link
@@ -108,22 +107,22 @@ class LinuxNetworkInspector:
 
     def _ports(self, ledger: Ledger) -> list[Difference]:
         """The kernel knows a port by its host's side alone: what it leads to is not part of the key."""
-        wanted = {_place(each.port): (each, owner) for each, owner in _publications(ledger)}
-        found = {_place(each.port): each for each in self._kernel.firewall.published()}
-        resting = {_place(port) for endpoint in _bridged_endpoints(ledger) for port in endpoint.join.ports}
+        wanted = {each.place: (each, owner) for each, owner in _publications(ledger)}
+        found = {each.place: each for each in self._kernel.firewall.published()}
         # A container that starts or ends just now has the ports that the log holds for it.
-        allowed = {_place(port) for port in ledger.ports} - resting
+        resting = {port for endpoint in _bridged_endpoints(ledger) for port in endpoint.join.ports}
+        allowed = {Publication(port=port, address="").place for port in ledger.ports - resting}
         differences = []
         for place, (publication, owner) in wanted.items():
             there = found.get(place)
             if there is None:
-                differences.append(_difference(PORT, Deviation.MISSING, place, owner, f"to {_target(publication)}"))
-            elif _target(there) != _target(publication):
-                words = f"it leads to {_target(there)} instead of {_target(publication)}"
+                differences.append(_difference(PORT, Deviation.MISSING, place, owner, publication.target))
+            elif there.target != publication.target:
+                words = f"it leads to {there.target} instead of {publication.target}"
                 differences.append(_difference(PORT, Deviation.WRONG, place, owner, words))
         for place, publication in found.items():
             if place not in wanted and place not in allowed:
-                words = f"it leads to {_target(publication)}"
+                words = f"it leads to {publication.target}" if publication.target else ""
                 differences.append(_difference(PORT, Deviation.STRAY, place, words=words))
         return differences
 
@@ -151,10 +150,12 @@ class LinuxNetworkInspector:
         # The container's end is gone with the host's: another pair, in the same place.
         join, owner = endpoint.join, endpoint.container_id
         await self._sandboxes.leave(owner, (join,), sandbox_gone=False)
-        interface = await self._sandboxes.free_interface(owner, endpoint.pid)
+        if not join.fixed:
+            prefix = join.interface.rstrip("0123456789")
+            join = replace(join, interface=await self._sandboxes.free_interface(owner, endpoint.pid, prefix))
         netns_fd = await self._sandboxes.enter(owner, endpoint.pid)
         try:
-            await self._sandboxes.join(owner, netns_fd, (replace(join, interface=interface),))
+            await self._sandboxes.join(owner, netns_fd, (join,))
         finally:
             os.close(netns_fd)
 
@@ -177,10 +178,10 @@ class LinuxNetworkInspector:
                 self._kernel.firewall.close_between(difference.subject)
             case "published port" if difference.deviation is Deviation.STRAY:
                 found = self._kernel.firewall.published()
-                stray = [each.port for each in found if _place(each.port) == difference.subject]
+                stray = [each for each in found if each.place == difference.subject]
                 self._kernel.firewall.withdraw(stray)
             case "published port":
-                wanted = [each for each, _ in _publications(ledger) if _place(each.port) == difference.subject]
+                wanted = [each for each, _ in _publications(ledger) if each.place == difference.subject]
                 self._kernel.firewall.publish(wanted)
             case _:
                 self._kernel.firewall.mend(difference, _rules((*ledger.networks, *ledger.changing)))
@@ -195,17 +196,6 @@ class LinuxNetworkInspector:
             if ports or links.addresses_of(self._kernel.route, link.index):
                 raise PortError("mend", f"{name} has ports or addresses: it may be somebody else's")
         self._networks.remove_bridge(name)
-
-
-def _place(port: PublishedPort) -> str:
-    host = f"[{port.host_ip}]" if ":" in port.host_ip else port.host_ip
-    return f"{host}:{port.host_port}/{port.protocol}"
-
-
-def _target(publication: Publication) -> str:
-    address = str(ipaddress.ip_address(publication.address))
-    inside = f"[{address}]" if ":" in address else address
-    return f"{inside}:{publication.port.container_port}"
 
 
 def _difference(kind: str, deviation: Deviation, subject: str, owner: str = "", words: str = "") -> Difference:

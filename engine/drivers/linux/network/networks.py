@@ -71,23 +71,23 @@ def rules_of(spec: NetworkSpec) -> BridgeRules:
     for option in _UNSUPPORTED:
         if spec.options.get(option):
             raise PortError("create", f"option {option} is not implemented", fault=Fault.NOT_IMPLEMENTED)
-    modes = [gateway_mode(spec, version) for version in (4, 6)]
+    modes = {version: gateway_mode(spec, version) for version in (4, 6)}
     return BridgeRules(
         bridge=bridge_name(spec),
         subnets=spec.subnets,
         internal=spec.internal,
         icc=icc_of(spec),
         masquerade=_flag(spec, _MASQUERADE, default=True),
-        unprotected="nat-unprotected" in modes,
+        unprotected=frozenset(version for version, mode in modes.items() if mode == "nat-unprotected"),
+        routed=frozenset(version for version, mode in modes.items() if mode == "routed"),
     )
 
 
 def gateway_mode(spec: NetworkSpec, version: int) -> str:
-    """`nat`, `nat-unprotected`, or `isolated`: the host has no address on the bridge. Raises PortError for others."""
+    """`nat`, `nat-unprotected`, `routed`, or `isolated`: the host has no address on the bridge. Raises PortError for
+    others."""
     mode = spec.options.get(_GATEWAY_MODES[version], "") or "nat"
-    if mode == "routed":
-        raise PortError("create", "gateway mode routed is not implemented", fault=Fault.NOT_IMPLEMENTED)
-    if mode not in ("nat", "nat-unprotected", "isolated"):
+    if mode not in ("nat", "nat-unprotected", "routed", "isolated"):
         raise PortError("create", f"unknown gateway mode {mode}", fault=Fault.INVALID)
     if mode == "isolated" and not spec.internal:
         message = "gateway mode 'isolated' can only be used for an internal network"
@@ -241,7 +241,7 @@ class LinuxNetworks:
         return NetworkInventory(
             bridges=tuple(sorted(short(link.alias.removeprefix(ALIAS)) for link in ours.values())),
             veths=tuple(sorted(match[1] for veth in veths if (match := VETH.fullmatch(veth)))),
-            ports=tuple(sorted(each.port for each in self._kernel.firewall.published())),
+            ports=tuple(sorted(each.port for each in self._kernel.firewall.published() if not each.routed)),
         )
 
     def remove_bridge(self, name: str) -> None:

@@ -20,14 +20,16 @@ USER_CHAIN = "user"
 class BridgeRules(msgspec.Struct, frozen=True, kw_only=True):
     """What the firewall knows of one network. subnets: CIDR, both families. internal: nothing in or out. icc: packets
     may be routed within the bridge. masquerade: leave under the host's address. unprotected: unpublished ports are
-    reachable from outside (gateway mode nat-unprotected)."""
+    reachable from outside (gateway mode nat-unprotected). routed: not masqueraded, published ports are reached at the
+    container's own address (gateway mode routed). Both by IP version."""
 
     bridge: str
     subnets: tuple[str, ...]
     internal: bool = False
     icc: bool = True
     masquerade: bool = True
-    unprotected: bool = False
+    unprotected: frozenset[int] = frozenset()
+    routed: frozenset[int] = frozenset()
 
 
 _SETS = """
@@ -35,6 +37,8 @@ add table {family} {table}
 add set {family} {table} bridges {{ type ifname; }}
 add set {family} {table} internal {{ type ifname; }}
 add set {family} {table} unprotected {{ type ifname; }}
+add set {family} {table} routed {{ type ifname; }}
+add set {family} {table} opened {{ type {address} . inet_proto . inet_service; }}
 add set {family} {table} same_bridge {{ type ifname . ifname; }}
 add set {family} {table} masqueraded {{ type {address}; flags interval; }}
 add set {family} {table} home {{ type {address} . ifname; flags interval; }}
@@ -67,6 +71,8 @@ add rule {family} {table} forward iifname @internal drop
 add rule {family} {table} forward oifname @internal drop
 add rule {family} {table} forward oifname @bridges ct status dnat accept
 add rule {family} {table} forward oifname @unprotected accept
+add rule {family} {table} forward oifname @routed {ip} daddr . meta l4proto . th dport @opened accept
+add rule {family} {table} forward oifname @routed meta l4proto {icmp} accept
 add rule {family} {table} forward oifname @bridges drop
 add rule {family} {table} forward iifname @bridges accept
 add rule {family} {table} publish dnat {ip} to {ip} daddr . meta l4proto . th dport map @published_at
@@ -90,15 +96,15 @@ add rule ip6 {table} output ip6 daddr != ::1 fib daddr type local jump publish
 
 def base(*, ipv6: bool) -> str:
     """Everything but elements, as one transaction. Sets, maps and their elements are kept; chains are written anew."""
-    text = _family("ip", "ip", "ipv4_addr") + _RULES_IPV4.format(table=TABLE)
+    text = _family("ip", "ip", "ipv4_addr", "icmp") + _RULES_IPV4.format(table=TABLE)
     if ipv6:
-        text += _family("ip6", "ip6", "ipv6_addr") + _RULES_IPV6.format(table=TABLE)
+        text += _family("ip6", "ip6", "ipv6_addr", "ipv6-icmp") + _RULES_IPV6.format(table=TABLE)
     return text
 
 
-def _family(family: str, ip: str, address: str) -> str:
+def _family(family: str, ip: str, address: str, icmp: str) -> str:
     return (_SETS + _CHAINS + _RULES).format(
-        family=family, ip=ip, address=address, table=TABLE, judged=JUDGED, user=USER_CHAIN
+        family=family, ip=ip, address=address, icmp=icmp, table=TABLE, judged=JUDGED, user=USER_CHAIN
     )
 
 
@@ -122,7 +128,9 @@ def _elements(rules: BridgeRules, version: int) -> list[tuple[str, str]]:
     found = [("bridges", bridge)]
     if rules.internal:
         found.append(("internal", bridge))
-    if rules.unprotected:
+    if version in rules.routed:
+        found.append(("routed", bridge))
+    if version in rules.unprotected:
         found.append(("unprotected", bridge))
     if rules.icc:
         found.append(("same_bridge", f"{bridge} . {bridge}"))
@@ -131,6 +139,6 @@ def _elements(rules: BridgeRules, version: int) -> list[tuple[str, str]]:
         if network.version != version:
             continue
         found.append(("home", f"{network} . {bridge}"))
-        if rules.masquerade and not rules.internal:
+        if rules.masquerade and not rules.internal and version not in rules.routed:
             found.append(("masqueraded", str(network)))
     return found

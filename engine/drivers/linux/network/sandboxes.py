@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 
 import trio
 
+from engine.aggregates.values import endpoint_options
+from engine.aggregates.values.endpoint_options import DEFAULT_PREFIX
 from engine.aggregates.values.endpoints import Endpoint, PublishedPort
 from engine.aggregates.values.ids import ContainerID
 from engine.drivers.linux.network import hostports, links, namespaces, netlink, networks, sublinks
@@ -97,13 +99,13 @@ class LinuxSandboxes:
         except OSError as error:
             raise _not_running(error) from error
 
-    async def free_interface(self, container_id: ContainerID, pid: int) -> str:
+    async def free_interface(self, container_id: ContainerID, pid: int, prefix: str = DEFAULT_PREFIX) -> str:
         """The first ethN that a running container's namespace does not have."""
         try:
             taken = _interfaces(pid)
         except OSError as error:
             raise _not_running(error) from error
-        return next(name for number in range(len(taken) + 1) if (name := f"eth{number}") not in taken)
+        return next(name for number in range(len(taken) + 1) if (name := f"{prefix}{number}") not in taken)
 
     async def join(self, container_id: ContainerID, netns_fd: int, joins: Sequence[Join]) -> None:
         """Join endpoints and publish their ports, all or nothing. Raises PortError with moby's words."""
@@ -176,7 +178,9 @@ class LinuxSandboxes:
 
     def _reserve(self, join: Join, *, tolerant: bool = False) -> list[Reservation]:
         made: list[Reservation] = []
-        for port in join.ports if not _is_sublink(join) else ():
+        for port in join.ports:
+            if _is_sublink(join) or is_routed(join, port):
+                continue  # Nobody asks the host for it.
             try:
                 reservation = hostports.reserve(port, _target(join, port), relayed=self._is_relayed(join, port))
             except PortError as error:
@@ -261,6 +265,7 @@ class LinuxSandboxes:
         if join.endpoint.ipv6_address:
             _allow_ipv6(netns_fd, namespaces.UNUSED_INTERFACE)
         netlink.transact(inside, _configuration(join, veth.inside, mtu))
+        _write_sysctls(netns_fd, join)
 
     def _connect_sublink(
         self, netns_fd: int, inside: socket.socket, join: Join, driver: SublinkDriver, made: list[int]
@@ -270,10 +275,10 @@ class LinuxSandboxes:
         if join.endpoint.ipv6_address:
             _allow_ipv6(netns_fd, join.interface)
         netlink.transact(inside, _configuration(join, index, networks.mtu_of(join.network)))
+        _write_sysctls(netns_fd, join)
 
     def _leave(self, container_id: ContainerID, joins: Sequence[Join], *, sandbox_gone: bool) -> None:
-        ports = [each.port for join in joins for each in publications_of(join)]
-        self._kernel.firewall.withdraw(ports)
+        self._kernel.firewall.withdraw([each for join in joins for each in publications_of(join)])
         self._close_between(joins)
         if not sandbox_gone:
             for join in joins:
@@ -359,11 +364,19 @@ def publications_of(join: Join) -> list[Publication]:
     publish nothing, as in moby, and containers that are on the wire themselves need nothing published."""
     if join.network.internal or _is_sublink(join):
         return []
-    return [
-        Publication(port=port, address=address)
-        for port in join.ports
-        if (address := _address_of_family(join, _version(port.host_ip)))
-    ]
+    found: dict[str, Publication] = {}
+    for port in join.ports:
+        address = _address_of_family(join, _version(port.host_ip))
+        if address:
+            publication = Publication(port=port, address=address, routed=is_routed(join, port))
+            found.setdefault(publication.place, publication)
+    return list(found.values())
+
+
+def is_routed(join: Join, port: PublishedPort) -> bool:
+    """Whether a port is reached at the container's own address, because the network's is routed by others."""
+    version = _version(_target(join, port) or port.host_ip)
+    return join.network.driver == "bridge" and networks.gateway_mode(join.network, version) == "routed"
 
 
 def needs_relay(join: Join, port: PublishedPort) -> bool:
@@ -424,6 +437,20 @@ def _allow_ipv6(netns_fd: int, interface: str) -> None:
     try:
         with namespaces.entered(netns_fd, home):
             namespaces.write_sysctls({f"net.ipv6.conf.{interface.replace('.', '/')}.disable_ipv6": "0"})
+    finally:
+        os.close(home)
+
+
+def _write_sysctls(netns_fd: int, join: Join) -> None:
+    """Those that a user asked of this endpoint's interface."""
+    if not join.sysctls:
+        return
+    home = namespaces.open_current()
+    try:
+        with namespaces.entered(netns_fd, home):
+            namespaces.write_sysctls(endpoint_options.of_interface(join.sysctls, join.interface))
+    except OSError as error:
+        raise _sysctl_failed(error) from error
     finally:
         os.close(home)
 
