@@ -185,7 +185,14 @@ def _why(question: Question) -> int:
             {"correlation": step.correlation, "asked_by": step.asked_by, "events": [record(one) for one in step.events]}
             for step in told.steps
         ]
-        question.print_json({"stream": told.stream, "steps": steps, "verdict": told.verdict})
+        question.print_json(
+            {
+                "stream": told.stream,
+                "steps": steps,
+                "verdict": told.verdict,
+                "circumstances": list(told.circumstances),
+            }
+        )
     else:
         render.story(question.out, told, world)
     return OK

@@ -131,6 +131,8 @@ def story(out: Console, told: Story, world: World) -> None:
             branch.add(f"[dim]@{recorded.position}[/] {other}{escape(words.sentence(recorded))}{by}{due}")
     out.print(tree, soft_wrap=False)
     out.print(f"\n{escape(told.verdict)}")
+    for sentence in told.circumstances:
+        out.print(f"  {escape(sentence)}")
 
 
 def heads_compared(out: Console, heads: Sequence[Head]) -> None:

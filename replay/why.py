@@ -14,6 +14,7 @@ from engine.aggregates.container import events as c
 from engine.aggregates.container.state import ContainerState
 from engine.aggregates.decider import Recorded
 from replay import words
+from replay.circumstances import circumstances
 from replay.reader import LogReader
 from replay.timeline import Filter, timeline
 from replay.world import World
@@ -28,12 +29,13 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Story(msgspec.Struct, frozen=True, kw_only=True):
-    """The steps in order of their first event, and the verdict in a sentence or two."""
+    """The steps in order of their first event, the verdict in a sentence or two, and what went wrong before it."""
 
     stream: str
     label: str
     steps: tuple[Step, ...]
     verdict: str
+    circumstances: tuple[str, ...] = ()
 
 
 def why(reader: LogReader, world: World, stream: str) -> Story:
@@ -45,7 +47,13 @@ def why(reader: LogReader, world: World, stream: str) -> Story:
         label=world.label(stream),
         steps=steps(events),
         verdict=verdict(own, world.states[stream]),
+        circumstances=circumstances(own, lambda network_id: _network_name(world, network_id)),
     )
+
+
+def _network_name(world: World, network_id: str) -> str:
+    names = world.names.get(f"network:{network_id}", {})
+    return next(reversed(names), network_id[:12])
 
 
 def steps(events: Sequence[Recorded]) -> tuple[Step, ...]:

@@ -126,7 +126,7 @@ class Painter:
             time_ms=recorded.time_ns / 1e6,
             lane=lane,
             name=name_of(recorded.event),
-            sentence=words.sentence(recorded),
+            sentence=("exec: " if recorded.kind == "exec" else "") + words.sentence(recorded),
             actor=self._actors.setdefault(recorded.cause.actor, len(self._actors)),
             correlation=recorded.cause.correlation,
             cause=int(cause[1]) if cause else 0,

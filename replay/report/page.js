@@ -87,12 +87,14 @@
 
   function axis(pen) {
     pen.fillStyle = css("--soft"); pen.strokeStyle = css("--line");
-    let free = LABEL, day = "";
+    let free = LABEL, before = "";
     shown.forEach((mark, number) => {
       const x = px(xs[number]);
       if (x < free || x > width - 60) return;
-      const text = time(mark.time_ms), words = text.slice(0, 10) === day ? text.slice(11, 19) : text.slice(5, 19);
-      day = text.slice(0, 10);
+      // Only what differs from the tick before: the day, the second, or the part of a second.
+      const text = time(mark.time_ms), same = (end) => text.slice(0, end) === before.slice(0, end);
+      const words = same(19) ? text.slice(16, 23) : same(10) ? text.slice(11, 19) : text.slice(5, 19);
+      before = text;
       pen.fillText(words, x, AXIS / 2);
       pen.beginPath(); pen.moveTo(x, AXIS); pen.lineTo(x, height); pen.stroke();
       free = x + Math.max(130, pen.measureText(words).width + 30);
