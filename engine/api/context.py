@@ -123,6 +123,19 @@ class ImageService(Protocol):
         cause: Cause,
     ) -> ImageID: ...
 
+    async def import_url(
+        self,
+        url: str,
+        emit: EmitMessage,
+        reference: Reference | None,
+        platform: Platform,
+        message: str,
+        changes: Sequence[str],
+        cause: Cause,
+    ) -> ImageID:
+        """The same of what a URL has. The first message comes when its server has answered."""
+        ...
+
     async def commit(self, state: ContainerState, wish: CommitWish, cause: Cause) -> ImageID:
         """An image of what a container wrote, over the image it was made from."""
         ...
@@ -130,6 +143,10 @@ class ImageService(Protocol):
     async def tag(self, image_id: ImageID, reference: Reference, cause: Cause, index: Digest = ...) -> None:
         """Give an image a name, from whoever has it. index: what the name stands for, when that is one of the image's
         indexes."""
+        ...
+
+    async def hand_over(self, image_id: ImageID, index: Digest, cause: Cause) -> None:
+        """Give the names of an image that stand for an index to another image of it that is here, if there is one."""
         ...
 
     async def collect(self) -> int:

@@ -5,7 +5,7 @@ Owns the conflicts and their words; the images reactor discards. Source: moby da
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import aclosing
 from typing import Any, cast
 
@@ -16,6 +16,7 @@ from engine.aggregates.container.state import ContainerState
 from engine.aggregates.decider import Cause, Reason, Rejected
 from engine.aggregates.image import ImageRemoved, ImageState, ImageStatus, RemoveImage
 from engine.aggregates.values.ids import short
+from engine.aggregates.values.platform import Platform
 from engine.aggregates.values.reference import parse
 from engine.api.context import ApiContext
 
@@ -51,6 +52,30 @@ class ImageRemovals:
         state = self._context.views.images.find(text)
         removal = self._by_id(state, force) if is_id(state, text) else self._by_name(state, text, force)
         return await self._perform(state, removal, prune=prune, cause=cause)
+
+    async def remove_platforms(
+        self, text: str, platforms: Sequence[Platform], *, force: bool, cause: Cause
+    ) -> list[Record]:
+        """Single images of an index; its names stay with the others of it that are here. Raises as `remove`.
+        Source: moby daemon/containerd/image_delete.go."""
+        if not force:
+            words = "Content will be removed from all images referencing this variant. Use —-force to force delete."
+            raise Rejected(Reason.INVALID, words)
+        images = self._context.views.images
+        records: list[Record] = []
+        for wanted in platforms:
+            state = images.for_platform(text, wanted)
+            if state.platform is None or state.platform.normalized != wanted:
+                raise Rejected(Reason.NOT_FOUND, f"no image of {text} is for {wanted}, only for {state.platform}")
+            conflict = self._conflict(state, references=(), force=True)
+            if conflict is not None:
+                raise conflict.refusal()
+            for index in state.indexes:
+                await self._context.images.hand_over(state.image_id, index, cause)
+            state = self._context.application.state("image", state.image_id)
+            whole = Removal(names=names_of(state), delete=True)
+            records += await self._perform(state, whole, prune=False, cause=cause)
+        return records
 
     async def remove_unused(self, state: ImageState, cause: Cause) -> list[Record]:
         """An image with all its names, for a prune; nothing when something came to use it meanwhile."""

@@ -282,7 +282,9 @@ async def test_what_is_not_there_says_so(tmp_path: Path) -> None:
     """IMG-10."""
     async with running_engine(tmp_path) as engine:
         await pulled(engine, "alpine", image_of(BASE))
-        assert (await engine.ask("POST", "/images/create?fromSrc=http://x/y.tar"))[0] == 501
+        for method, path in (("GET", "nothing/json"), ("GET", "alpine:9/history"), ("DELETE", "nothing")):
+            status, answer = await engine.ask(method, f"/images/{path}")
+            assert (status, answer["message"][:15]) == (404, "No such image: ")
 
 
 async def test_logins_are_checked_by_the_registry(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ import trio
 from engine.drivers.registry.client import RegistryClient
 from engine.drivers.registry.policy import RegistryPolicy
 from engine.reactors.defaults import ensure_default_networks
-from tests.support.images import busybox_image, image_of, layer_of
+from tests.drivers.registry.test_client import answer, serving
+from tests.support.images import busybox_image, digest, image_of, layer_of
 from tests.support.registry import TestRegistry, running_registry, tool
 from tests.support.served_engine import TestEngine, running_engine
 
@@ -156,6 +157,13 @@ async def test_save_load_and_import(tmp_path: Path) -> None:
         imported = await docker("import", *change, str(tmp_path / "root.tar"), "mine:v1")
         assert imported.startswith("sha256:")
         assert await docker("image", "inspect", "-f", "{{.Config.Cmd}} {{.Comment}}", "mine:v1") == "[/hello] by hand"
+        with serving(lambda request: answer(request, 200, (tmp_path / "root.tar").read_bytes())) as server:
+            told = await docker("import", f"http://{server.address}/root.tar", "fetched:v1")
+            assert told.startswith(f"Downloading from http://{server.address}/root.tar")
+            shown = await docker("image", "inspect", "-f", "{{.RootFS.Layers}} {{.Comment}}", "fetched:v1")
+            assert shown == f"[{digest(layer_of({'hello': b'world'}))}] Imported from http://{server.address}/root.tar"
+        with serving(lambda request: answer(request, 404, b"gone")) as server:
+            assert "with status 404" in await docker("import", f"http://{server.address}/x", fails=True)
         assert "No such image" in await docker("save", "-o", archive, "nothing", fails=True)
         (tmp_path / "bad.tar").write_bytes(b"nonsense" * 1000)
         await docker("load", "-i", str(tmp_path / "bad.tar"), fails=True)

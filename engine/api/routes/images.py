@@ -126,12 +126,11 @@ def register(app: EngineApp, context: ApiContext) -> None:
         query = Query.of(request)
         if not name.strip():
             raise Rejected(Reason.INVALID, "image name cannot be blank")
-        if current_request().api_version >= (1, 50) and query.all("platforms"):
-            raise not_implemented("removing single platforms of an image")
-        records = await removals.remove(
-            name, force=query.flag("force"), prune=not query.flag("noprune"), cause=cause_of(request)
-        )
-        return json_response(records)
+        force, cause = query.flag("force"), cause_of(request)
+        if current_request().api_version >= (1, 50) and (asked := query.all("platforms")):
+            platforms = [decode_platform(text) for text in asked]
+            return json_response(await removals.remove_platforms(name, platforms, force=force, cause=cause))
+        return json_response(await removals.remove(name, force=force, prune=not query.flag("noprune"), cause=cause))
 
 
 # -- pull and import ---------------------------------------------------------------------------------------------------
@@ -158,16 +157,16 @@ async def _pull(context: ApiContext, query: Query, platform: Platform | None) ->
 async def _import(context: ApiContext, query: Query, platform: Platform | None) -> Response:
     source = query.text("fromSrc")
     reference = tag_reference(query.text("repo"), query.text("tag"))
-    if source != "-":
-        raise not_implemented("importing an image from a URL")
     body, cause = _body(), cause_of(request)
     message = query.text("message") or f"Imported from {source}"
-    changes = query.all("changes")
+    made = (reference, platform or context.images.host_platform, message, query.all("changes"), cause)
+    url = source if "://" in source else f"http://{source}"
 
     async def produce(emit: Emit) -> None:
-        image_id = await context.images.import_image(
-            body, reference, platform or context.images.host_platform, message, changes, cause
-        )
+        if source == "-":
+            image_id = await context.images.import_image(body, *made)
+        else:
+            image_id = await context.images.import_url(url, emit, *made)
         await emit({"status": image_id})
 
     return await progress_stream(produce)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 import msgspec
@@ -44,6 +45,13 @@ class SearchResult(msgspec.Struct, frozen=True, kw_only=True):
     star_count: int = 0
     is_official: bool = False
     is_automated: bool = False
+
+
+class WebContent(msgspec.Struct, frozen=True, kw_only=True):
+    """What a URL has. size: bytes, 0 where the server does not say."""
+
+    size: int
+    chunks: AsyncIterator[bytes]
 
 
 class Registry(Protocol):
@@ -98,6 +106,11 @@ class Registry(Protocol):
     ) -> tuple[SearchResult, ...]:
         """Repositories of a registry that fit a term, as the registry ranks them. Raises PortError, INVALID for a
         registry that cannot be reached."""
+        ...
+
+    def download(self, url: str) -> AbstractAsyncContextManager[WebContent]:
+        """What is at a URL, which need be no registry's; read within the block. Raises PortError, before it or while it
+        is read."""
         ...
 
     async def login(self, server: str, credentials: Credentials) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 
 import httpx
 import msgspec
@@ -19,9 +19,10 @@ from engine.aggregates.values.descriptor import INDEXES, MANIFESTS, SCHEMA1, Des
 from engine.aggregates.values.ids import Digest
 from engine.aggregates.values.manifest import MANIFEST_BYTES_MAX
 from engine.aggregates.values.reference import DEFAULT_DOMAIN, Reference
-from engine.drivers.ports.registry import Credentials, RemoteManifest, SearchResult
+from engine.drivers.ports.registry import Credentials, RemoteManifest, SearchResult, WebContent
 from engine.drivers.registry.auth import challenges
 from engine.drivers.registry.door import Ask, Door
+from engine.drivers.registry.downloads import download
 from engine.drivers.registry.errors import UNREADABLE, is_tls_failure, unreachable
 from engine.drivers.registry.http import SILENCE_S, bounded, url_of
 from engine.drivers.registry.policy import HUB_LOGIN_SERVERS, Endpoint, RegistryPolicy, endpoints
@@ -131,6 +132,9 @@ class RegistryClient:
         self, domain: str, term: str, limit: int, credentials: Credentials | None
     ) -> tuple[SearchResult, ...]:
         return await search(self._door, domain, term, limit, credentials)
+
+    def download(self, url: str) -> AbstractAsyncContextManager[WebContent]:
+        return download(self._door.transport, url)
 
     async def login(self, server: str, credentials: Credentials) -> str:
         host = server.rpartition("://")[2].partition("/")[0]

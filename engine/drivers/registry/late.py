@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING
 
 import trio
@@ -16,7 +16,7 @@ import trio
 from engine.aggregates.values.descriptor import Descriptor
 from engine.aggregates.values.ids import Digest
 from engine.aggregates.values.reference import Reference
-from engine.drivers.ports.registry import Credentials, RemoteManifest, SearchResult
+from engine.drivers.ports.registry import Credentials, RemoteManifest, SearchResult, WebContent
 from engine.drivers.registry.policy import RegistryPolicy
 
 if TYPE_CHECKING:
@@ -89,6 +89,11 @@ class LateRegistry:
         self, domain: str, term: str, limit: int, credentials: Credentials | None
     ) -> tuple[SearchResult, ...]:
         return await (await self._loaded()).search(domain, term, limit, credentials)
+
+    @asynccontextmanager
+    async def download(self, url: str) -> AsyncIterator[WebContent]:
+        async with (await self._loaded()).download(url) as content:
+            yield content
 
     async def login(self, server: str, credentials: Credentials) -> str:
         return await (await self._loaded()).login(server, credentials)

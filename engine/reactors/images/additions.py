@@ -76,6 +76,31 @@ class Additions:
             now = self._hands.clock.now_ns()
             await self._append(transactions.tag(image_id, str(reference), owner, now, index), cause)
 
+    async def hand_over(self, image_id: ImageID, index: Digest, cause: Cause) -> None:
+        """Give the names of an image that stand for an index to another image of it that is here; where there is none
+        they stay."""
+        async with self._moving:
+            images, now = self._hands.views.images, self._hands.clock.now_ns()
+            state = images.get(image_id)
+            others = [
+                other
+                for other in images.of_index(index)
+                if other.image_id != image_id and other.status is ImageStatus.READY
+            ]
+            if state is None or not others:
+                return
+            heir = min(others, key=lambda other: self._rank(other.platform)).image_id
+            commands: list[Command] = []
+            for name in sorted(state.references):
+                if state.tagged_indexes.get(name) == index:
+                    commands += transactions.tag(heir, name, image_id, now, index)
+            for name in sorted(state.repository_digests):
+                if name.endswith(f"@{index}"):
+                    commands.append(UntagImage(image_id=image_id, reference=name))
+                    commands.append(RecordRepositoryDigest(image_id=heir, reference=name))
+            if commands:
+                await self._append(commands, cause)
+
     async def _append(self, commands: Sequence[Command], cause: Cause) -> None:
         with trio.CancelScope(shield=True):  # one commit: the next move must see this one
             await self._hands.application.execute(*commands, cause=cause)

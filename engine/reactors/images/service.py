@@ -42,6 +42,7 @@ from engine.reactors.images.removal import Collector, ImageReactor
 from engine.reactors.images.save import Saves
 from engine.reactors.images.transfers import LEASE_KEPT_NS, NAME
 from engine.reactors.images.uploads import Uploads
+from engine.reactors.images.url_imports import fetched
 from engine.transactions import NO_DIGEST
 
 
@@ -62,6 +63,7 @@ class Images:
         retry_step_s: float = 5.0,
     ) -> None:
         self._hands = hands
+        self._registry = registry
         self.host_platform = host_platform
         self.configs = ImageConfigs(blobs)
         self.holds = Holds()
@@ -150,6 +152,9 @@ class Images:
     async def tag(self, image_id: ImageID, reference: Reference, cause: Cause, index: Digest = NO_DIGEST) -> None:
         await self.additions.tag(image_id, reference, cause, index)
 
+    async def hand_over(self, image_id: ImageID, index: Digest, cause: Cause) -> None:
+        await self.additions.hand_over(image_id, index, cause)
+
     async def pull(
         self,
         reference: Reference,
@@ -197,6 +202,19 @@ class Images:
     ) -> ImageID:
         async with self._cleared_after_failure():
             return await self._loads.import_image(archive, reference, platform, message, changes, cause)
+
+    async def import_url(
+        self,
+        url: str,
+        emit: Emit,
+        reference: Reference | None,
+        platform: Platform,
+        message: str,
+        changes: Sequence[str],
+        cause: Cause,
+    ) -> ImageID:
+        async with fetched(self._registry, url, emit) as body:
+            return await self.import_image(body, reference, platform, message, changes, cause)
 
     async def commit(self, state: ContainerState, wish: CommitWish, cause: Cause) -> ImageID:
         return await self._commits.commit(state, wish, cause)

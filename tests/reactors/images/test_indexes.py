@@ -113,6 +113,31 @@ async def test_a_removal_and_a_prune_take_the_parts_with_the_name(tmp_path: Path
         assert await listed(engine, "all=1") == []
 
 
+async def test_single_platforms_are_removed_and_the_name_stays_with_the_others(tmp_path: Path) -> None:
+    """IMG-12: by force only; with the last one the name goes."""
+    registry = MemoryRegistry()
+    index = multi(registry)
+    amd = urllib.parse.quote('{"os":"linux","architecture":"amd64"}')
+    async with running_engine(tmp_path, registry_port=registry) as engine:
+        await both(engine)
+        status, refused = await engine.ask("DELETE", f"/images/multi?platforms={amd}")
+        assert (status, refused["message"][:24]) == (400, "Content will be removed ")
+        other = urllib.parse.quote('{"os":"linux","architecture":"arm","variant":"v7"}')
+        assert (await engine.ask("DELETE", f"/images/multi?force=1&platforms={other}"))[0] == 404
+        _, records = await engine.ask("DELETE", f"/images/multi?force=1&platforms={amd}")
+        assert {"Deleted": AMD64.image_id} in records
+        assert not [record for record in records if "Untagged" in record]
+        (entry,) = await listed(engine)
+        assert (entry["Id"], entry["RepoTags"]) == (ARM64.image_id, ["multi:latest"])
+        assert (entry["RepoDigests"], entry["Descriptor"]["digest"]) == ([f"multi@{index}"], index)
+        await engine.lines("POST", pull("multi"))
+        assert [one["Id"] for one in await listed(engine)] == [AMD64.image_id]
+        _, records = await engine.ask("DELETE", f"/images/multi?force=1&platforms={ARM}&platforms={amd}")
+        assert {"Untagged": "multi:latest"} in records
+        assert await listed(engine, "all=1") == []
+        assert (await engine.storage.layers.inventory()).blobs == ()
+
+
 async def test_an_index_that_is_all_here_is_pushed_whole(tmp_path: Path) -> None:
     """IMG-07: byte for byte, over a restart of the engine."""
     registry = MemoryRegistry()
