@@ -135,69 +135,42 @@ def terminal(state: ContainerState) -> bool:
 
 def evolve(state: ContainerState, event: e.ContainerEvent) -> ContainerState:
     """The state after the event; the lifecycle table says the status."""
-    status = next_status(state.status, event)
+    before, state = state.status, replace(state, status=next_status(state.status, event))
     match event:
         case e.ContainerCreated():
-            return replace(
-                state,
-                status=status,
-                name=event.name,
-                created_at=event.at,
-                image_id=event.image_id,
-                layers=event.layers,
-                config=event.config,
-                env=event.env,
-                host=event.host,
-                networks=event.networks,
-                mounts=event.mounts,
-                platform=event.platform,
-                runtime=event.runtime,
-                links=event.links,
-            )
+            return _created(state, event)
         case e.ContainerStartRequested():
-            return _start_requested(replace(state, status=status), event, by_policy=state.status is Status.RESTARTING)
+            return _start_requested(state, event, by_policy=before is Status.RESTARTING)
         case e.ContainerStarted():
-            return replace(_started(state, event), status=status)
+            return _started(state, event)
         case e.ContainerStartFailed():
             return replace(
-                state,
-                status=status,
-                settled_runs=event.run,
-                failed_run=event.run,
-                error=event.error,
-                exit_code=event.exit_code,
+                state, settled_runs=event.run, failed_run=event.run, error=event.error, exit_code=event.exit_code
             )
         case e.ContainerStopRequested():
-            return replace(_stop_requested(state, event), status=status)
+            return _stop_requested(state, event)
         case e.ContainerKillRequested():
             return replace(
                 state,
-                status=status,
                 kill_signal=event.signal if event.ends else state.kill_signal,
                 manually_stopped=state.manually_stopped or event.by_user or (event.ends and not state.shut_down),
             )
         case e.ContainerFreezeFailed():
-            return replace(
-                state,
-                status=status,
-                freeze_failures=state.freeze_failures + 1,
-                freeze_error=event.error,
-                frozen_by_commit=False,
-            )
+            failures = state.freeze_failures + 1
+            return replace(state, freeze_failures=failures, freeze_error=event.error, frozen_by_commit=False)
         case e.ContainerUnpauseRequested():
-            return replace(state, status=status, frozen_by_commit=False)
-        case e.ContainerPauseRequested() | e.ContainerPaused() | e.ContainerUnpaused():
-            return replace(state, status=status)
+            return replace(state, frozen_by_commit=False)
+        case e.ContainerPauseRequested() | e.ContainerPaused() | e.ContainerUnpaused() | e.ContainerRemoved():
+            return state
         case e.ContainerOutOfMemory():
             return replace(state, ooms=event.count, oom_killed=True)
         case e.ContainerExited():
-            return replace(_exited(state, event), status=status)
+            return _exited(state, event)
         case e.ContainerStopped():
-            return replace(state, status=status, stop=None, restart_due_at=0)
+            return replace(state, stop=None, restart_due_at=0)
         case e.ContainerRestartScheduled():
             return replace(
                 state,
-                status=status,
                 restart_due_at=event.due_at,
                 restart_delay_ms=event.delay_ms,
                 restart_count=event.restart_count,
@@ -228,22 +201,33 @@ def evolve(state: ContainerState, event: e.ContainerEvent) -> ContainerState:
         case e.ContainerConnected():
             return _connected(state, event)
         case e.ContainerConnectFailed():
-            errors = tuple(pair for pair in state.connect_errors if pair[0] != event.network_id)
-            return replace(
-                state,
-                connecting=tuple(a for a in state.connecting if a.network_id != event.network_id),
-                connect_errors=(*errors, (event.network_id, event.error)),
-            )
+            return _connect_failed(state, event)
         case e.ContainerDisconnectRequested():
             return replace(state, disconnecting=tuple(dict.fromkeys((*state.disconnecting, event.network_id))))
         case e.ContainerDisconnected():
             return _disconnected(state, event)
         case e.ContainerRemoveRequested():
-            return replace(state, status=status, remove_volumes=event.volumes, restart_due_at=0)
-        case e.ContainerRemoved():
-            return replace(state, status=status)
+            return replace(state, remove_volumes=event.volumes, restart_due_at=0)
         case _:
             assert_never(event)
+
+
+def _created(state: ContainerState, event: e.ContainerCreated) -> ContainerState:
+    return replace(
+        state,
+        name=event.name,
+        created_at=event.at,
+        image_id=event.image_id,
+        layers=event.layers,
+        config=event.config,
+        env=event.env,
+        host=event.host,
+        networks=event.networks,
+        mounts=event.mounts,
+        platform=event.platform,
+        runtime=event.runtime,
+        links=event.links,
+    )
 
 
 def _stop_requested(state: ContainerState, event: e.ContainerStopRequested) -> ContainerState:
@@ -314,6 +298,15 @@ def with_resources(host: HostConfig, given: Resources) -> HostConfig:
     blank = Resources()
     names = Resources.__struct_fields__
     return replace(host, **{n: getattr(given, n) for n in names if getattr(given, n) != getattr(blank, n)})
+
+
+def _connect_failed(state: ContainerState, event: e.ContainerConnectFailed) -> ContainerState:
+    errors = tuple(pair for pair in state.connect_errors if pair[0] != event.network_id)
+    return replace(
+        state,
+        connecting=tuple(wish for wish in state.connecting if wish.network_id != event.network_id),
+        connect_errors=(*errors, (event.network_id, event.error)),
+    )
 
 
 def _disconnected(state: ContainerState, event: e.ContainerDisconnected) -> ContainerState:

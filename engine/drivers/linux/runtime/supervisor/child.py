@@ -95,6 +95,23 @@ def container(
     settings: Settings,
     report: socket.socket,
 ) -> None:
+    label = _settle(plan, netns_fd, joins, settings)
+    if plan["loopback"]:
+        _raise_loopback()
+    if plan["oom_score_adj"] is not None:
+        _write("/proc/self/oom_score_adj", str(plan["oom_score_adj"]).encode())
+    _build_tree(plan, settings.mountpoint)
+    _name(plan)
+    _write_sysctls(plan)
+    slave = _terminal(plan, report, console=True)
+    _restrict(plan)
+    p.confine(plan["process"], label)
+    _run(plan["process"], stdio, slave, settings, report)
+
+
+def _settle(plan: dict[str, Any], netns_fd: int, joins: list[tuple[int, int]], settings: Settings) -> int:
+    """The first steps of a container's own process: into namespaces of others, its group and a session. What
+    `open_label` says."""
     _die_with_supervisor(settings)
     p.restore_signals(settings.ignored_signals)
     for fd, flag in joins:
@@ -107,18 +124,7 @@ def container(
         k.unshare(k.CLONE_NEWCGROUP)
     os.setsid()
     k.join_session_keyring(plan["keyring"])
-    if plan["loopback"]:
-        _raise_loopback()
-    if plan["oom_score_adj"] is not None:
-        _write("/proc/self/oom_score_adj", str(plan["oom_score_adj"]).encode())
-    _build_tree(plan, settings.mountpoint)
-    _name(plan)
-    for path, value in plan["sysctls"]:
-        _write(path, value.encode(), magic=k.PROC_MAGIC)
-    slave = _terminal(plan, report, console=True)
-    _restrict(plan)
-    p.confine(plan["process"], label)
-    _run(plan["process"], stdio, slave, settings, report)
+    return label
 
 
 def _restrict(plan: dict[str, Any]) -> None:
@@ -139,18 +145,7 @@ def remapped(
 ) -> None:
     """The container's own process in its user namespace: until it becomes its root it is still the host's, without any
     right but to files that the host's root owns (the cgroups')."""
-    _die_with_supervisor(settings)
-    p.restore_signals(settings.ignored_signals)
-    for fd, flag in joins:
-        k.setns(fd, flag)
-    if netns_fd >= 0:
-        k.setns(netns_fd, k.CLONE_NEWNET)
-    label = p.open_label(plan["process"])
-    _join_cgroup(plan["cgroup"])
-    if plan["cgroup_namespace"]:
-        k.unshare(k.CLONE_NEWCGROUP)
-    os.setsid()
-    k.join_session_keyring(plan["keyring"])
+    label = _settle(plan, netns_fd, joins, settings)
     wire.send(builder, ("joined",))
     message = wire.receive(builder)
     if message is None:
@@ -215,6 +210,11 @@ def build(
     os._exit(0)
 
 
+def _write_sysctls(plan: dict[str, Any]) -> None:
+    for path, value in plan["sysctls"]:
+        _write(path, value.encode(), magic=k.PROC_MAGIC)
+
+
 def _write_sysctls_as_root(plan: dict[str, Any], settings: Settings) -> None:
     """Those of an IPC namespace ask who writes, those of a network what he may: the root that the first belong to, with
     the rights over the second."""
@@ -222,8 +222,7 @@ def _write_sysctls_as_root(plan: dict[str, Any], settings: Settings) -> None:
     os.setegid(gid)
     os.seteuid(uid)
     k.raise_capabilities()
-    for path, value in plan["sysctls"]:
-        _write(path, value.encode(), magic=k.PROC_MAGIC)
+    _write_sysctls(plan)
     os.seteuid(0)
     os.setegid(0)
     k.act_as(uid, gid)
