@@ -116,18 +116,11 @@ async def test_a_namespace_that_somebody_holds_keeps_its_interface_though_its_ow
 
 
 async def test_several_endpoints_are_joined_at_once_and_left_one_by_one(world: World) -> None:
-    first, second = await world.network(18), await world.network(19)
-    container_id = ContainerID(secrets.token_hex(32))
-    netns_fd = await world.networking.sandboxes.open(container_id, {})
-    joins = [
-        world.plan_join(first, container_id, 2, interface="eth0"),
-        world.plan_join(second, container_id, 2, interface="eth1"),
-    ]
-    await world.networking.sandboxes.join(container_id, netns_fd, joins)
-    assert set((await inventory(world)).veths) == {join.endpoint.endpoint_id[:7] for join in joins}
-    await world.networking.sandboxes.leave(container_id, joins[:1], sandbox_gone=False)
-    assert (await inventory(world)).veths == (joins[1].endpoint.endpoint_id[:7],)
-    os.close(netns_fd)
+    one = await world.container_on(await world.network(18), await world.network(19))
+    first, second = (join.endpoint.endpoint_id[:7] for join in one.joins)
+    assert set((await inventory(world)).veths) == {first, second}
+    await world.networking.sandboxes.leave(one.container_id, one.joins[:1], sandbox_gone=False)
+    assert (await inventory(world)).veths == (second,)
 
 
 async def test_joining_is_all_or_nothing(world: World) -> None:

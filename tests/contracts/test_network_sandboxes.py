@@ -410,17 +410,9 @@ async def test_leave_of_a_living_sandbox_takes_the_interface_away_and_may_be_rep
 
 
 async def test_several_endpoints_are_joined_at_once_and_one_carries_the_default_route(world: World) -> None:
-    first, second = await world.network(18), await world.network(19)
-    container_id = ContainerID(secrets.token_hex(32))
-    netns_fd = await world.networking.sandboxes.open(container_id, {})
-    joins = [
-        world.plan_join(first, container_id, 2, interface="eth0"),
-        world.plan_join(second, container_id, 2, interface="eth1"),
-    ]
-    await world.networking.sandboxes.join(container_id, netns_fd, joins)
-    routes = await world.inside(netns_fd, lambda: os.popen("ip route show default").read())
+    one = await world.container_on(await world.network(18), await world.network(19))
+    routes = await world.inside(one.netns_fd, lambda: os.popen("ip route show default").read())
     assert routes.split()[:5] == ["default", "via", "172.18.0.1", "dev", "eth0"]
-    os.close(netns_fd)
 
 
 async def test_sysctls_are_written_in_the_sandbox_and_a_wrong_one_is_named(world: World) -> None:

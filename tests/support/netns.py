@@ -120,6 +120,16 @@ class World:
             endpoint_name="web",
         )
 
+    async def container_on(self, *specs: NetworkSpec) -> Container:
+        """One with an interface on each network, joined at once; it is .2 everywhere."""
+        container_id = ContainerID(secrets.token_hex(32))
+        netns_fd = await self.networking.sandboxes.open(container_id, {})
+        joins = [self.plan_join(spec, container_id, 2, interface=f"eth{n}") for n, spec in enumerate(specs)]
+        container = Container(container_id, netns_fd, joins)
+        self.containers.append(container)
+        await self.networking.sandboxes.join(container_id, netns_fd, joins)
+        return container
+
     async def container(self, spec: NetworkSpec, last: int, *ports: PublishedPort) -> Container:
         container_id = ContainerID(secrets.token_hex(32))
         netns_fd = await self.networking.sandboxes.open(container_id, {})

@@ -6,7 +6,7 @@ never the wish.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -45,6 +45,9 @@ STOP_TIMEOUT_S = 10
 UNEXECUTABLE = 128
 """The exit code of a container whose start failed before there was a process. Source: moby daemon/start.go."""
 SIGKILL = 9
+
+
+Move = Callable[[ContainerState, Query, Cause], Awaitable[None]]
 
 
 class UpdateBody(Resources, frozen=True, kw_only=True):
@@ -90,39 +93,14 @@ def register(app: EngineApp, context: ApiContext) -> None:
         await verbs.start(context.views.containers.find(name), cause_of(request))
         return empty(204)
 
-    @app.route("/containers/<name>/stop", methods=["POST"])
-    async def stop(name: str) -> Response:
-        request = current_request()
-        await verbs.stop(context.views.containers.find(name), Query.of(request), cause_of(request))
-        return empty(204)
-
-    @app.route("/containers/<name>/restart", methods=["POST"])
-    async def restart(name: str) -> Response:
-        request = current_request()
-        await verbs.restart(context.views.containers.find(name), Query.of(request), cause_of(request))
-        return empty(204)
+    for verb, move in verbs.moves().items():
+        app.route(f"/containers/<name>/{verb}", methods=["POST"])(partial(_moved, context, move))
 
     @app.route("/containers/<name>/kill", methods=["POST"])
     async def kill(name: str) -> Response:
         request = current_request()
         signal = parse_signal(Query.of(request).text("signal") or "KILL")
         await verbs.kill(context.views.containers.find(name), signal, cause_of(request))
-        return empty(204)
-
-    @app.route("/containers/<name>/pause", methods=["POST"])
-    async def pause(name: str) -> Response:
-        await verbs.freeze(context.views.containers.find(name), c.PauseContainer, cause_of(current_request()))
-        return empty(204)
-
-    @app.route("/containers/<name>/unpause", methods=["POST"])
-    async def unpause(name: str) -> Response:
-        await verbs.freeze(context.views.containers.find(name), c.UnpauseContainer, cause_of(current_request()))
-        return empty(204)
-
-    @app.route("/containers/<name>/rename", methods=["POST"])
-    async def rename(name: str) -> Response:
-        request = current_request()
-        await verbs.rename(context.views.containers.find(name), Query.of(request).text("name"), cause_of(request))
         return empty(204)
 
     @app.route("/containers/<name>/update", methods=["POST"])
@@ -151,12 +129,28 @@ def register(app: EngineApp, context: ApiContext) -> None:
             return json_response(await verbs.prune(Query.of(request), cause_of(request)))
 
 
+async def _moved(context: ApiContext, move: Move, name: str) -> Response:
+    request = current_request()
+    await move(context.views.containers.find(name), Query.of(request), cause_of(request))
+    return empty(204)
+
+
 class Verbs:
     """What the routes do, free of HTTP."""
 
     def __init__(self, context: ApiContext) -> None:
         self._context = context
         self._rows = ContainerRows(context.views)
+
+    def moves(self) -> dict[str, Move]:
+        """Those that move one container along and answer with nothing."""
+        return {
+            "stop": self.stop,
+            "restart": self.restart,
+            "pause": partial(self.freeze, c.PauseContainer),
+            "unpause": partial(self.freeze, c.UnpauseContainer),
+            "rename": self.rename,
+        }
 
     async def listing(self, query: Query, api_version: tuple[int, int]) -> bytes:
         """`docker ps` as JSON: newest first; `limit` counts containers of any state."""
@@ -374,7 +368,7 @@ class Verbs:
             await self._ended(state)
 
     async def freeze(
-        self, state: ContainerState, verb: type[c.PauseContainer | c.UnpauseContainer], cause: Cause
+        self, verb: type[c.PauseContainer | c.UnpauseContainer], state: ContainerState, query: Query, cause: Cause
     ) -> None:
         state = await at_rest(self._context, state.container_id, freezing=True)
         failures = state.freeze_failures
@@ -388,7 +382,8 @@ class Verbs:
             words = "cannot pause" if verb is c.PauseContainer else "Cannot unpause"
             raise Rejected(Reason.SYSTEM, f"{words} container {state.container_id}: {after.freeze_error}")
 
-    async def rename(self, state: ContainerState, name: str, cause: Cause) -> None:
+    async def rename(self, state: ContainerState, query: Query, cause: Cause) -> None:
+        name = query.text("name")
         if not name:
             raise Rejected(Reason.INVALID, "Neither old nor new names may be empty")
         name = checked_name(name)
