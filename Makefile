@@ -14,10 +14,11 @@ demo: setup
 test: setup tools check
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-# The crash harness at length: fifty kills at random moments, a hundred of them with images on their way, and pulls over
-# two hundred bad networks. The suite runs it with six, six and twelve.
+# The crash harness at length: fifty kills at random moments, a hundred of them with images on their way, 200
+# networks with 500 endpoints, and pulls over two hundred bad networks. The suite runs it with six, six, 16, and twelve.
 crash: setup tools
 	ISHMAEL_CRASHES=50 ISHMAEL_IMAGE_CRASHES=100 $(BIN)/python -m pytest tests/crash -s
+	ISHMAEL_NETWORKS=200 $(BIN)/python -m pytest tests/crash/test_kill9_networks.py -s
 	ISHMAEL_FAULT_SEEDS=200 $(BIN)/python -m pytest tests/reactors/images/test_faulty_networks.py
 
 # What only shows on a host of cgroup v2 that systemd runs. ENGINE_VM is a program whose `run -- COMMAND` runs a command

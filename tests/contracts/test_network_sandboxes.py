@@ -473,7 +473,6 @@ async def test_a_bridge_that_the_user_made_is_used_and_never_deleted(world: Worl
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"com.docker.network.bridge.gateway_mode_ipv4": "routed"}, "not implemented"),
         ({"com.docker.network.bridge.gateway_mode_ipv4": "isolated"}, "can only be used for an internal network"),
         ({"com.docker.network.bridge.gateway_mode_ipv6": "odd"}, "unknown gateway mode odd"),
         ({"com.docker.network.host_ipv4": "10.99.0.1"}, "not implemented"),
@@ -776,3 +775,31 @@ async def test_one_family_may_be_routed_and_the_other_not(world: World) -> None:
     await world.serve_tcp(one.netns_fd, 80)
     assert (await world.ask_tcp(world.outside_fd, HOST_ADDRESS, 8080)).startswith("80 ")
     assert not await world.reaches(world.outside_fd, "fd99::1", 8080)
+
+
+async def test_a_pair_that_a_killed_engine_had_not_finished_is_found_and_goes(world: World) -> None:
+    spec = await world.network(18)
+    one = await world.container(spec, 2)
+
+    def half_connected() -> None:
+        with netlink.open_socket(netlink.ROUTE) as route:
+            netlink.transact(route, [links.new_veth("ishmael%d", "unused", one.netns_fd)])
+
+    await world.inside(HOST, half_connected)
+    assert [key.split(" ")[0] for key in await mended(world.networking, spec, one)] == ["unused"]
+    extra = world.plan_join(await world.network(19), one.container_id, 7, interface="eth1")
+    await world.networking.sandboxes.join(one.container_id, one.netns_fd, [extra])
+
+
+async def test_a_join_that_a_killed_engine_did_not_live_to_tell_is_done_anew(world: World) -> None:
+    first, second = await world.network(18), await world.network(19)
+    one = await world.container(first, 2)
+    extra = world.plan_join(second, one.container_id, 7, interface="eth1")
+    again = msgspec.structs.replace(extra, interface="eth2")
+    for join in (extra, again):
+        await world.networking.sandboxes.join(one.container_id, one.netns_fd, [join])
+    shown = await world.inside(one.netns_fd, link_names)
+    assert sorted(shown) == ["eth0", "eth2", "lo"]
+    await world.serve_tcp(one.netns_fd, 80)
+    assert (await world.ask_tcp(HOST, extra.endpoint.ipv4_address, 80)).startswith("80 ")
+    assert await mended(world.networking, first, second, Container(one.container_id, -1, [*one.joins, again])) == []

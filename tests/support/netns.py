@@ -239,7 +239,7 @@ async def open_world(options: NetworkingOptions = _OPTIONS) -> AsyncIterator[Wor
     thread.start()
     outside = await thread.call(lambda: namespaces.make_sandbox({}))
     try:
-        await thread.call(lambda: _connect_outside(outside.netns_fd, outside.route))
+        await thread.call(lambda: _connect_outside(outside.netns_fd, outside.route, outside.veth.outside))
         networking = LinuxNetworking(options)
         async with running(networking), trio.open_nursery() as nursery:
             world = World(networking, thread, outside.netns_fd, nursery)
@@ -254,8 +254,9 @@ async def open_world(options: NetworkingOptions = _OPTIONS) -> AsyncIterator[Wor
         thread.stop()
 
 
-def _connect_outside(netns_fd: int, outside: socket.socket) -> None:
+def _connect_outside(netns_fd: int, outside: socket.socket, unused: int) -> None:
     with netlink.open_socket(netlink.ROUTE) as route:
+        netlink.transact(route, [links.delete_link_at(unused)])  # the pair that every sandbox comes with
         netlink.transact(route, [links.new_veth("uplink", "uplink", netns_fd)])
         for opened, addresses in (
             (route, (HOST_ADDRESS, HOST_ADDRESS6)),

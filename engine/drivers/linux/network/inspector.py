@@ -41,11 +41,22 @@ class LinuxNetworkInspector:
         self._sandboxes = sandboxes
 
     async def look(self, ledger: Ledger) -> Sequence[Difference]:
-        return await self._kernel.links.call(lambda: self._look(ledger))
+        found, differences = await self._kernel.links.call(lambda: self._look(ledger))
+        return [*differences, *await self._spares(found)]
 
-    def _look(self, ledger: Ledger) -> list[Difference]:
+    async def _spares(self, found: dict[str, Link]) -> list[Difference]:
+        """Pairs that neither an endpoint nor the pool has: an engine died while it connected a container that lives on.
+        Those that the pool was just making are its own by the time it is asked."""
+        spares = {link.index: name for name, link in found.items() if link.kind == "veth" and _SPARE.fullmatch(name)}
+        if not spares.keys() - self._sandboxes.unused_veths():
+            return []
+        await self._kernel.pool_settled()
+        in_use = self._sandboxes.unused_veths()
+        return [_difference(SPARE, Deviation.STRAY, name) for index, name in spares.items() if index not in in_use]
+
+    def _look(self, ledger: Ledger) -> tuple[dict[str, Link], list[Difference]]:
         found = {link.name: link for link in links.all_links(self._kernel.route)}
-        return [
+        return found, [
             *self._bridges(ledger, found),
             *self._veths(ledger, found),
             *self._kernel.firewall.look(_rules(ledger.networks), _rules(ledger.changing)),
@@ -93,15 +104,10 @@ class LinuxNetworkInspector:
                 differences.append(_difference(VETH_PAIR, Deviation.WRONG, name, owner, words))
         ours = {link.index for link in found.values() if link.alias.startswith(ALIAS)}
         known = {veth_name(endpoint_id) for endpoint_id in ledger.leased}
-        in_use = self._sandboxes.unused_veths()
         for link in found.values():
-            if link.kind != "veth":
-                continue
-            if link.master in ours and VETH.fullmatch(link.name) and link.name not in known:
+            strange = link.kind == "veth" and link.master in ours and link.name not in known
+            if strange and VETH.fullmatch(link.name):
                 differences.append(_difference(VETH_PAIR, Deviation.STRAY, link.name))
-            elif _SPARE.fullmatch(link.name) and link.index not in in_use and not ledger.recovering:
-                # While it recovers the engine fills its pool.
-                differences.append(_difference(SPARE, Deviation.STRAY, link.name))
         linkers = [veth for veth in self._kernel.firewall.linkers() if veth not in known]
         return differences + [_difference(OPENING, Deviation.STRAY, veth) for veth in linkers]
 

@@ -261,7 +261,15 @@ class LinuxSandboxes:
         veth = ready if ready is not None else namespaces.make_veth(route, inside, netns_fd)
         made.append(veth.outside)
         mtu = networks.mtu_of(join.network)
-        netlink.transact(route, attachment(join, veth.outside, bridge.index))
+        wanted = attachment(join, veth.outside, bridge.index)
+        try:
+            netlink.transact(route, wanted)
+        except netlink.Refused as refused:
+            if refused.errno != errno.EEXIST:
+                raise
+            # An engine that was killed had come this far with a container that lives on: it is done anew.
+            self._delete(links.delete_link(veth_name(join.endpoint.endpoint_id)))
+            netlink.transact(route, wanted)
         if join.endpoint.ipv6_address:
             _allow_ipv6(netns_fd, namespaces.UNUSED_INTERFACE)
         netlink.transact(inside, _configuration(join, veth.inside, mtu))
@@ -270,6 +278,9 @@ class LinuxSandboxes:
     def _connect_sublink(
         self, netns_fd: int, inside: socket.socket, join: Join, driver: SublinkDriver, made: list[int]
     ) -> None:
+        left = _link_with(inside, join.endpoint)
+        if left is not None:  # By an engine that was killed while it connected.
+            netlink.transact(inside, [links.delete_link_at(left.index)])
         index = sublinks.connect(self._kernel.route, driver, join, netns_fd, inside)
         made.append(index)
         if join.endpoint.ipv6_address:

@@ -77,6 +77,11 @@ class Kernel:
     def firewall(self) -> Firewall:
         return _running(self._firewall)
 
+    async def pool_settled(self) -> None:
+        """Whatever the pool had begun to make when this was called is in it."""
+        await self._pool_thread.call(lambda: None)
+        await trio.lowlevel.checkpoint()  # Of two tasks that wake together either may be the first.
+
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Open everything, write the base rules, keep the pool full until cancelled. Started from the thread whose
         namespace is the engine's."""
