@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from engine.aggregates.decider import Decider, Recorded
+from engine.archive.retention import MORTAL
 from engine.fingerprint import fingerprint_of
 from engine.folds import Fold, Folds, key_of, kind_of
 from engine.projections.base import Checkpoint, Head, Projection, Read, SealAt, ViewStore, restore
@@ -122,13 +123,16 @@ class Checkpoints:
 class LiveStreams:
     """A projection: which streams have begun and not ended. What recovery looks at, whatever the length of history.
 
-    While catching up it only notes which streams moved; `settle` then asks for their states."""
+    While catching up it folds the streams that begin on the way, and only notes which others moved; `settle` then asks
+    for their states. Asking for all of them would look up every stream of the whole history, one by one."""
 
     name = "live-streams"
 
     def __init__(self, deciders: Mapping[str, Decider[Any]]) -> None:
         self._keys: dict[str, set[str]] = {kind: set() for kind in deciders}
+        self._deciders = deciders
         self._moved: set[str] = set()
+        self._folding: dict[str, Any] = {}
 
     def of(self, kind: str) -> tuple[str, ...]:
         return tuple(sorted(self._keys[kind]))
@@ -141,9 +145,21 @@ class LiveStreams:
         for stream in self._moved:
             self.note(stream, ended=ended(stream))
         self._moved.clear()
+        self._folding.clear()
 
     def apply(self, recorded: Recorded) -> None:
-        self._moved.add(recorded.stream)
+        stream, decider = recorded.stream, self._deciders[recorded.kind]
+        before = decider.initial(recorded.key) if recorded.version == 1 else self._folding.get(stream)
+        if before is None:
+            self._moved.add(stream)
+            return
+        after = decider.evolve(before, recorded.event)
+        ended = decider.terminal(after)
+        self.note(stream, ended=ended)
+        if ended and recorded.kind in MORTAL:
+            self._folding.pop(stream, None)
+        else:
+            self._folding[stream] = after
 
     def dump(self) -> object:
         return {kind: sorted(keys) for kind, keys in self._keys.items()}
@@ -156,3 +172,4 @@ class LiveStreams:
         for keys in self._keys.values():
             keys.clear()
         self._moved.clear()
+        self._folding.clear()

@@ -30,7 +30,7 @@ from replay.reader import LogReader
 from replay.stats import stats
 from replay.timeline import Filter, timeline
 from replay.why import Story, why
-from replay.world import PEOPLE_KINDS, NotFoundError, World
+from replay.world import PEOPLE_KINDS, NotFoundError, World, living_at
 
 DEFAULT_LOG = Path("/var/lib/ishmael/events.db")
 FOLLOW_S = 0.25
@@ -139,11 +139,17 @@ def _show(question: Question) -> int:
 def _at(question: Question) -> int:
     arguments = question.arguments
     then = question.moment(arguments.moment)
-    world = question.world(then.position)
+    world = living_at(question.reader, ALL_DECIDERS, then.position)
     if arguments.view == "inspect":
         if not arguments.object:
             return _complain("inspect needs an object", UNREADABLE)
-        state = plain(world.states[world.find(arguments.object)])
+        try:
+            stream = world.find(arguments.object)
+        except NotFoundError:
+            # By a name that it had before, or it had ended by then: that takes the whole story.
+            world = question.world(then.position)
+            stream = world.find(arguments.object)
+        state = plain(world.states[stream])
         question.print_json(state) if arguments.json else render.document(question.out, state)
         return OK
     kind = {"ps": "container"}.get(arguments.view, arguments.view.rstrip("s"))

@@ -6,7 +6,7 @@ Refuses to know: how states are shown.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from engine.aggregates.container.state import ContainerState
@@ -15,6 +15,7 @@ from engine.aggregates.image import ImageState
 from engine.aggregates.network import NetworkState
 from engine.aggregates.values.reference import parse
 from engine.aggregates.volume import VolumeState
+from engine.archive import states
 from engine.codec import LogError
 from replay.reader import LogReader, UnknownEvent
 
@@ -103,6 +104,17 @@ def world_at(reader: LogReader, deciders: Iterable[Decider[Any]], position: int,
     """Everything up to and with a position. tolerant: for names only, an event that can not be folded is left out."""
     world = World({decider.name: decider for decider in deciders}, tolerant=tolerant)
     return world.advance(reader.events(upto=position))
+
+
+def living_at(reader: LogReader, deciders: Sequence[Decider[Any]], position: int) -> World:
+    """As `world_at`, but only what lived then (and ended since the last state snapshot before): what came before need
+    not be folded. Names are those of that moment."""
+    living = states.living_at(reader.archive, deciders, position)
+    world = World({decider.name: decider for decider in deciders})
+    world.states = living.states
+    world.names = {stream: dict.fromkeys(names_of(state)) for stream, state in living.states.items()}
+    world.position = living.position
+    return world.advance(reader.events(after=living.position, upto=position))
 
 
 def names_of(state: Any) -> tuple[str, ...]:
