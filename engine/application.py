@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sqlite3
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -24,7 +25,7 @@ from typing import Any, cast
 import msgspec
 import trio
 from eventsourcing.application import Application as EventSourcedApplication
-from eventsourcing.persistence import InfrastructureFactory, StoredEvent
+from eventsourcing.persistence import InfrastructureFactory, PersistenceError, StoredEvent
 from eventsourcing.utils import Environment, EnvType
 
 from engine.aggregates.decider import Cause, Command, Decider, Event, Recorded, Rejected
@@ -32,8 +33,8 @@ from engine.archive.segment import Row
 from engine.archive.store import Archive, Sealed
 from engine.checkpoints import Checkpoints
 from engine.clock import Clock
-from engine.codec import EventCodec
-from engine.errors import PortError
+from engine.codec import EventCodec, LogError
+from engine.errors import LogDamaged, PortError
 from engine.folds import Fold, Folds
 from engine.mapper import Entry, EventMapper
 from engine.private_file import create_private
@@ -185,6 +186,17 @@ class Application:
 
     def _open(self) -> None:
         create_private(self._path)
+        try:
+            self._open_log()
+        except Exception as error:
+            if not _is_damage(error):
+                raise
+            words = str(error)
+            if "the log is damaged" not in words:
+                words = f"the log is damaged: {words or type(error).__name__} (see `replay verify`)"
+            raise LogDamaged("open the log", words) from error
+
+    def _open_log(self) -> None:
         self._store = _Store(self._path, self._mapper)
         self._recorder = self._store.log_recorder
         self._recorder.open()
@@ -442,7 +454,8 @@ class Application:
         for call in calls:
             call.done.set()
         self._dirty.set()
-        self._commits += 1
+        # A big group has as many pages as several small ones: 64 writers would make the write-ahead log 600 MB long.
+        self._commits += 1 + len(shown) // 16
         if (
             position - self._checkpoints.position >= self._options.checkpoint_events
             or self._commits - self._copied >= WAL_COMMITS
@@ -503,6 +516,27 @@ class Application:
             self._recorder.checkpoint()
         except PortError as error:
             _LOGGER.warning("the write-ahead log is not copied: %s", error)
+
+
+_DAMAGE_CODES = frozenset({sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+"""SQLite's for a file that is none, pages that do not fit, tables that are not what they were."""
+
+
+def _is_damage(error: BaseException | None) -> bool:
+    """Whether a refusal to open is the log's own fault, and not the disk's or a bug's."""
+    match error:
+        case None:
+            return False
+        case sqlite3.Error():
+            return getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE_CODES
+        case PortError():
+            return "the log is damaged" in error.message or _is_damage(error.__cause__)
+        case PersistenceError():
+            return any(_is_damage(each) for each in (error.__cause__, *error.args) if isinstance(each, BaseException))
+        case LogError() | AssertionError() | LookupError() | ValueError() | TypeError() | msgspec.MsgspecError():
+            return True  # events that can not be read, or can not have happened after one another
+        case _:
+            return False
 
 
 class _Store(EventSourcedApplication[str]):

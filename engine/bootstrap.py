@@ -114,7 +114,7 @@ async def run(config: DaemonConfig, reread: Callable[[], DaemonConfig]) -> None:
                         nursery.cancel_scope.cancel()
                 finally:
                     close_listeners(sockets)
-                if not engine.config.live_restore:
+                if not engine.config.live_restore and not engine.damage:
                     async with trio.open_nursery() as nursery:
                         nursery.start_soon(_quit_when_pressed, signals)
                         await stop_containers(engine.hands, engine.config.shutdown_timeout_s)

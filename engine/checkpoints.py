@@ -17,6 +17,7 @@ import msgspec
 
 from engine.aggregates.decider import Decider, Recorded
 from engine.archive.retention import MORTAL
+from engine.codec import LogError
 from engine.fingerprint import fingerprint_of
 from engine.folds import Fold, Folds, key_of, kind_of
 from engine.projections.base import Checkpoint, Head, Projection, Read, SealAt, ViewStore, restore
@@ -52,6 +53,11 @@ class Checkpoints:
         """Bring all projections to the head of the log."""
         self._views.open()
         seen = self._views.head()
+        if seen is not None and head == 0 < seen.position:
+            # An empty file is a valid one: without this a new history would begin over what the old one owned.
+            raise LogError(
+                f"it is empty, and views.db has seen position {seen.position} of it (delete views.db to begin anew)"
+            )
         if seen is not None and seal_at(seen.position) != seen.seal:
             _LOGGER.error(
                 "views.db has seen position %d of another log than the one that ends at %d: the log was replaced or "

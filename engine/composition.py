@@ -7,9 +7,12 @@ an application to serve. Refuses to know: which drivers these are, sockets, sign
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import logging
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import cast
 
 import msgspec
 import trio
@@ -17,10 +20,12 @@ from msgspec.structs import replace
 
 from engine.aggregates.catalog import ALL_DECIDERS
 from engine.aggregates.container.rules import RuleFacts
+from engine.aggregates.container.state import ContainerState
 from engine.aggregates.daemon import ReportReloaded
 from engine.aggregates.decider import Cause
 from engine.aggregates.values.drift import Outcome
 from engine.aggregates.values.etc_files import parse_resolv_conf
+from engine.aggregates.values.health import HealthResult
 from engine.aggregates.values.ids import NetworkID
 from engine.aggregates.values.platform import Platform
 from engine.api.app import EngineApp, create_app
@@ -65,6 +70,7 @@ from engine.drivers.ports.storage import (
 from engine.drivers.ports.volume import HostPaths
 from engine.drivers.ports.volume import Volumes as VolumesPort
 from engine.entropy import Entropy
+from engine.errors import LogDamaged
 from engine.oci.spec import HostTraits
 from engine.projections.containers import Containers
 from engine.projections.events_feed import EventsFeed
@@ -135,6 +141,7 @@ class Drivers(msgspec.Struct, frozen=True, kw_only=True):
     """Take up a configuration that was reloaded."""
 
 
+logger = logging.getLogger("ishmael")
 HISTORY_AFTER_S = 5.0
 """After a start: old history has time."""
 
@@ -161,6 +168,8 @@ class Engine:
     hands: Hands
     config: DaemonConfig
     """The one in force: `reload` replaces it."""
+    damage = ""
+    """Why this engine only reads; "" for one that is whole."""
     let_go: Callable[[], None]
     """Attached clients stay with their containers when the API ends."""
 
@@ -177,10 +186,43 @@ class Engine:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Engine]:
         """From the log outwards; left in the opposite order. Containers go on."""
-        async with self._opened() as nursery:
+        async with AsyncExitStack() as stack:
+            try:
+                nursery = await stack.enter_async_context(self._opened())
+            except LogDamaged as damaged:
+                await self._only_read(stack, damaged.message)
+                yield self
+                return
             await self._come_alive(nursery)
             nursery.start_soon(self._keep_history, name="history keeper")
             yield self
+
+    async def _only_read(self, stack: AsyncExitStack, why: str) -> None:
+        """WIN-09: what is whole of a damaged log is served, and nothing is changed: neither the log nor the world, of
+        which the engine no longer knows enough."""
+        from engine.salvage import ReadOnlyLog, salvage  # here: a log that is whole needs none of it
+
+        root = Path(self.config.data_root)
+        views = Views(
+            containers=Containers(),
+            images=Images(),
+            networks=Networks(),
+            volumes=Volumes(),
+            execs=Execs(),
+            events=EventsFeed(),
+        )
+        salvaged = await trio.to_thread.run_sync(salvage, root, views.all(), why)
+        logger.error("read only: %s", salvaged.statement)
+        log = cast(Application, ReadOnlyLog(salvaged))
+        vault = await stack.enter_async_context(Vault(root / "keys.db", self._entropy).running())
+        nursery = await stack.enter_async_context(_cancelled_at_exit())
+        self.hands = Hands(application=log, views=views, vault=vault, clock=self._clock, entropy=self._entropy)
+        images, linked = self._image_service(), self._linked()
+        drift = self._drift(images, linked)
+        self._context = self._make_context(nursery, images, lambda state: state.health.log, (), drift)
+        self.damage = salvaged.statement
+        self.app = _app(self._context)
+        self.app.refusal = salvaged.statement
 
     async def examine(self) -> tuple[Outcome, ...]:
         """How the log of an engine that does not run differs from the world. Changes nothing."""
@@ -342,7 +384,7 @@ class Engine:
         await nursery.start(lifecycle.run, after)
         await nursery.start(health.run, after)
         await nursery.start(KeyReactor(hands).run, after)
-        self._context = self._make_context(nursery, image_service, health, subnets, drift)
+        self._context = self._make_context(nursery, image_service, health.recent, subnets, drift)
         self._starts, self._images = starts, image_service
         self.app = _app(self._context)
 
@@ -376,7 +418,7 @@ class Engine:
         self,
         nursery: trio.Nursery,
         image_service: ImageService,
-        health: HealthReactor,
+        recent_health: Callable[[ContainerState], Sequence[HealthResult]],
         subnets: tuple[str, ...],
         drift: Drift,
     ) -> ApiContext:
@@ -400,7 +442,7 @@ class Engine:
             sampling=sampling,
             sizes=Sizes(drivers.rootfs, drivers.volumes, drivers.layers, hands.views, nursery),
             lasting=nursery,
-            recent_health=health.recent,
+            recent_health=recent_health,
             host_routes=lambda: subnets,
             drift=drift,
         )
@@ -450,10 +492,15 @@ async def _cancelled_at_exit() -> AsyncIterator[trio.Nursery]:
             nursery.cancel_scope.cancel()
 
 
+_ENGINE_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
 def _engine_id(data_root: str, entropy: Entropy) -> str:
     """`Info.ID`: made once, kept in a file (SYS-06)."""
     path = Path(data_root) / "engine-id"
-    if not path.exists():
+    known = path.read_text(errors="replace").strip() if path.exists() else ""
+    if not _ENGINE_ID.fullmatch(known):
         raw = entropy.token(16).hex()
-        path.write_text(f"{raw[:8]}-{raw[8:12]}-{raw[12:16]}-{raw[16:20]}-{raw[20:]}")
-    return path.read_text().strip()
+        known = f"{raw[:8]}-{raw[8:12]}-{raw[12:16]}-{raw[16:20]}-{raw[20:]}"
+        path.write_text(known)
+    return known

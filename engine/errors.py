@@ -56,3 +56,7 @@ class PortError(Exception):
             retriable=self.retriable,
             exit_code=self.exit_code,
         )
+
+
+class LogDamaged(PortError):  # noqa: N818 - it says what the log is
+    """The log can not be opened because what it holds is not what was written: nothing may be appended to it."""

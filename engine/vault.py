@@ -9,6 +9,7 @@ Refuses to know: what is secret, and when an owner is forgotten (a reactor's dec
 from __future__ import annotations
 
 import contextlib
+import logging
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Iterable
@@ -29,6 +30,8 @@ KEY_BYTES = 32
 NONCE_BYTES = 12
 CACHED_KEYS_MAX = 4096
 INLINE_S_MAX = 0.003
+
+_LOGGER = logging.getLogger("ishmael.keys")
 
 
 class Vault:
@@ -156,9 +159,40 @@ class Vault:
     def _open(self) -> None:
         with translated("open the vault"):
             create_private(self._path)
-            connection = sqlite3.connect(self._path, check_same_thread=False)
+            try:
+                self._connect()
+            except sqlite3.DatabaseError as error:
+                if isinstance(error, sqlite3.OperationalError):
+                    raise
+                self._set_aside(error)
+                self._connect()
+
+    def _set_aside(self, error: sqlite3.DatabaseError) -> None:
+        """Damaged keys are kept for whoever can mend them; the engine goes on without: values sealed with them can not
+        be read, and new ones get new keys."""
+        aside = next(path for number in range(1, 1000) if not (path := Path(f"{self._path}.damaged-{number}")).exists())
+        self._path.rename(aside)
+        for suffix in ("-wal", "-shm"):
+            Path(f"{self._path}{suffix}").unlink(missing_ok=True)
+        _LOGGER.error("keys.db is damaged (%s) and set aside as %s: what it sealed can not be read", error, aside)
+        create_private(self._path)
+
+    def _connect(self) -> None:
+        connection = sqlite3.connect(self._path, check_same_thread=False)
+        try:
             for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON"):
                 connection.execute(f"PRAGMA {pragma}")
             connection.execute("CREATE TABLE IF NOT EXISTS keys (owner TEXT PRIMARY KEY, key BLOB NOT NULL)")
-            self._connection = connection
-            self._reader = sqlite3.connect(self._path, check_same_thread=False)
+            _check(connection)
+        except BaseException:
+            connection.close()
+            raise
+        self._connection = connection
+        self._reader = sqlite3.connect(self._path, check_same_thread=False)
+
+
+def _check(connection: sqlite3.Connection) -> None:
+    """Raises sqlite3.DatabaseError."""
+    found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if found != "ok":
+        raise sqlite3.DatabaseError(found)

@@ -51,6 +51,8 @@ class EngineApp:
         """(method, path) -> answers to plain requests that need nothing but a version we know (`_ping`)."""
         self.past: Callable[[Request], Awaitable[Response]] | None = None
         """What answers requests with `at` among their parameters (past.py)."""
+        self.refusal = ""
+        """Why nothing may be changed; "" when everything may."""
 
     def route(self, pattern: str, *, methods: Iterable[str]) -> Callable[[ViewT], ViewT]:
         """Decorator: what answers a pattern (routing.py) and these methods. A GET also answers HEAD."""
@@ -109,6 +111,8 @@ class EngineApp:
     async def _dispatch(self, request: Request) -> Response:
         if request.method == "OPTIONS":
             return empty(200)  # any path (API-16)
+        if self.refusal and request.method not in ("GET", "HEAD"):
+            raise Rejected(Reason.UNAVAILABLE, self.refusal)
         if self.past is not None and b"at=" in request.scope["query_string"] and "at" in request.query:
             return await self.past(request)
         view, arguments = self.routes.match(request.method, request.path)
