@@ -284,3 +284,15 @@ async def test_a_sandbox_is_served_again_after_an_engine_restart(site: Site) -> 
     await resolver.stop_serving(site.container.container_id)
     await resolver.serve(again, site.container.netns_fd, (site.first.network_id,), [])
     assert addresses(await site.ask("web")) == ["172.18.0.5"]
+
+
+async def test_an_answer_is_remembered_only_as_long_as_it_is_true(site: Site) -> None:
+    """NET-24: the same question again and again, while names come, move and go."""
+    resolver = site.world.networking.resolver
+    for address in ("172.18.0.40", "172.18.0.41"):
+        record = NameRecord(name="moves", ipv4_address=address, container_name="moves")
+        resolver.publish(site.first.network_id, [record])
+        for _ in range(3):
+            assert addresses(await site.ask("moves")) == [address]
+    resolver.publish(site.first.network_id, [])
+    assert (await site.ask("moves")).header.rcode != dnslib.RCODE.NOERROR
