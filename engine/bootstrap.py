@@ -47,7 +47,8 @@ from engine.drivers.linux.runtime.host import HostFacts as CgroupFacts
 from engine.drivers.linux.runtime.host import discover
 from engine.drivers.linux.runtime.meter import LinuxMeter
 from engine.drivers.linux.runtime.users import LinuxIdentities
-from engine.drivers.linux.storage.choice import storage_driver
+from engine.drivers.linux.storage import quota
+from engine.drivers.linux.storage.choice import OVERLAY, storage_driver
 from engine.drivers.linux.storage.folders import LinuxContainerFolders
 from engine.drivers.linux.storage.store import LinuxStorage
 from engine.drivers.linux.volume.host_paths import LinuxHostPaths
@@ -282,6 +283,7 @@ def _surroundings(config: DaemonConfig, host: LinuxHost, id_map: IdMap | None) -
             cgroup_v2=facts.cgroup_version == "2",
             cgroup_driver=config.cgroup_driver,
             remapped=id_map is not None,
+            quotas=config.storage_driver == OVERLAY and quota.supported(config.data_root),
         ),
         platform=Platform(os="linux", architecture=facts.machine).normalized,
         ephemeral=_ephemeral_range(),

@@ -37,6 +37,8 @@ class RuleFacts(ResourceFacts, frozen=True, kw_only=True):
     runtimes: frozenset[str] = frozenset({"native"})
     cgroup_v2: bool = False
     remapped: bool = False
+    quotas: bool = False
+    """Whether a read-write layer can be limited."""
     cgroup_driver: str = "cgroupfs"
     ip_forwarding: bool = True
 
@@ -115,6 +117,19 @@ def _check_health(health: HealthConfig) -> None:
         _invalid("Retries in Healthcheck cannot be negative")
     if health.test and health.test[0] not in ("NONE", "CMD", "CMD-SHELL", ""):
         _invalid(f"Unknown healthcheck type '{health.test[0]}' (expected 'CMD')")
+
+
+def _check_storage(host: HostConfig, facts: RuleFacts) -> None:
+    """Source: moby daemon/graphdriver/overlay2/overlay.go."""
+    for key in host.storage_opt or {}:
+        if key.lower() != "size":
+            _invalid(f"Unknown option {key}")
+        if not facts.quotas:
+            _invalid("--storage-opt is supported only for overlay over xfs with 'pquota' mount option")
+    try:
+        _ = host.limit_bytes
+    except ValueError as error:
+        _invalid(str(error))
 
 
 def check_restart_policy(policy: RestartPolicy) -> None:
@@ -240,8 +255,7 @@ def _check_absent(host: HostConfig, facts: RuleFacts) -> None:
         # Neither a driver for GPUs nor CDI is registered here (CTR-43).
         wanted = " ".join(f"[{' '.join(group)}]" for group in request.capabilities or ())
         _invalid(f'could not select device driver "{request.driver}" with capabilities: [{wanted}]')
-    if host.storage_opt:
-        _invalid("--storage-opt is supported only for overlay over xfs with 'pquota' mount option")
+    _check_storage(host, facts)
     for mount in host.mounts or ():
         if mount.bind_options is not None and mount.bind_options.read_only_force_recursive:
             _absent("forcing recursive read-only mounts is not implemented")

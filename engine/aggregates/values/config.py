@@ -17,6 +17,8 @@ from typing import Any
 import msgspec
 from msgspec import field
 
+from engine.aggregates.values.go_values import binary_bytes
+
 
 class Value(msgspec.Struct, frozen=True, kw_only=True, rename="pascal", omit_defaults=True):
     """Base of all configuration values: frozen, Docker's names in JSON, defaults left out when stored."""
@@ -231,6 +233,12 @@ class HostConfig(Resources, frozen=True, kw_only=True):
     isolation: str = ""
     masked_paths: tuple[str, ...] | None = None
     readonly_paths: tuple[str, ...] | None = None
+
+    @property
+    def limit_bytes(self) -> int:
+        """What the read-write layer may hold (`StorageOpt` size), 0 for no limit. Raises ValueError."""
+        sizes = [value for key, value in (self.storage_opt or {}).items() if key.lower() == "size"]
+        return binary_bytes(sizes[0]) if sizes else 0
 
     @property
     def on_user_network(self) -> bool:

@@ -90,7 +90,9 @@ async def place(context: ApiContext, name: str) -> tuple[FilesRoot, str]:
 
 async def files_root(context: ApiContext, state: ContainerState, *, with_mounts: bool) -> FilesRoot:
     """A container's files as it sees them: its read-write layer and the volumes and binds over it."""
-    rootfs = await context.ports.rootfs.prepare(state.container_id, state.layers, volatile=state.host.auto_remove)
+    rootfs = await context.ports.rootfs.prepare(
+        state.container_id, state.layers, volatile=state.host.auto_remove, limit_bytes=state.host.limit_bytes
+    )
     if with_mounts and not state.pid:
         await _volumes_ready(context, state, rootfs)
     mounts = tuple(

@@ -114,8 +114,11 @@ class LayerStore(Protocol):
 class RootFilesystems(Protocol):
     """The read-write layer of each container."""
 
-    async def prepare(self, container_id: ContainerID, chain: Sequence[ChainID], *, volatile: bool) -> RootFilesystem:
-        """Make (or find) the container's read-write layer over the layers, lowest first."""
+    async def prepare(
+        self, container_id: ContainerID, chain: Sequence[ChainID], *, volatile: bool, limit_bytes: int = 0
+    ) -> RootFilesystem:
+        """Make (or find) the container's read-write layer over the layers, lowest first. limit_bytes: what it may hold,
+        0 for all there is; one that is there keeps what it has."""
         ...
 
     async def discard_rootfs(self, container_id: ContainerID) -> None:

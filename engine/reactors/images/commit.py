@@ -130,7 +130,9 @@ class Commits:
         await hold.add(parent.blobs, parent.chain)
         assert parent.config is not None, "an image that is there has a configuration"
         inherited = msgspec.json.decode(await self._blobs.read(parent.config.digest))
-        await self._rootfs.prepare(state.container_id, state.layers, volatile=state.host.auto_remove)
+        await self._rootfs.prepare(
+            state.container_id, state.layers, volatile=state.host.auto_remove, limit_bytes=state.host.limit_bytes
+        )
         written = await self._rootfs.diff_layer(state.container_id)
         if self._hands.container(state.container_id).status in (Status.REMOVING, Status.REMOVED):
             raise Rejected(Reason.CONFLICT, f"container {state.container_id} was removed while it was committed")

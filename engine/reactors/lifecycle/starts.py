@@ -225,7 +225,9 @@ class Starts:
     async def _launch(self, state: ContainerState, endpoints: tuple[Endpoint, ...], planned: tuple[Join, ...]) -> int:
         """The process, with all that it needs around it; its pid."""
         self._linked.check(state, endpoints)
-        rootfs = await self._rootfs.prepare(state.container_id, state.layers, volatile=state.host.auto_remove)
+        rootfs = await self._rootfs.prepare(
+            state.container_id, state.layers, volatile=state.host.auto_remove, limit_bytes=state.host.limit_bytes
+        )
         mounts = await self._sources(state, rootfs)
         sandboxing = await self._open(state, joined=bool(planned))
         try:

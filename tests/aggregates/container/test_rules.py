@@ -232,3 +232,14 @@ def test_processors_that_are_not_in_a_row_are_listed() -> None:
     facts = replace(FACTS, cpus=frozenset({0, 2}))
     with pytest.raises(Rejected, match="available: 0,2"):
         check(ContainerConfig(), HostConfig(cpuset_cpus="1"), facts)
+
+
+def test_a_read_write_layer_can_be_limited_where_the_file_system_can() -> None:
+    """IMG-23."""
+    facts = replace(FACTS, quotas=True)
+    host = HostConfig(storage_opt={"SIZE": "20M"})
+    check(ContainerConfig(), host, facts)
+    assert (host.limit_bytes, HostConfig().limit_bytes) == (20 << 20, 0)
+    for options, words in (({"colour": "1"}, "Unknown option colour"), ({"size": "much"}, "invalid size: 'much'")):
+        with pytest.raises(Rejected, match=words):
+            check(ContainerConfig(), HostConfig(storage_opt=options), facts)

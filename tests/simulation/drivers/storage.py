@@ -63,7 +63,9 @@ class SimulatedLayers(Part):
 
 
 class SimulatedRootFilesystems(Part):
-    async def prepare(self, container_id: ContainerID, chain: Sequence[ChainID], *, volatile: bool) -> RootFilesystem:
+    async def prepare(
+        self, container_id: ContainerID, chain: Sequence[ChainID], *, volatile: bool, limit_bytes: int = 0
+    ) -> RootFilesystem:
         await self.perform("prepare rootfs", lambda: self.machine.rootfs.add(container_id))
         return RootFilesystem(lowers=(), upper=f"/rootfs/{container_id}/upper", work=f"/rootfs/{container_id}/work")
 

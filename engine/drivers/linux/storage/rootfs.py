@@ -17,6 +17,7 @@ import trio
 
 from engine.aggregates.values.descriptor import Descriptor
 from engine.aggregates.values.ids import ChainID, ContainerID, DiffID, Digest
+from engine.drivers.linux.storage import quota
 from engine.drivers.linux.storage.blobs import LAYER_TAR, adopt
 from engine.drivers.linux.storage.errors import as_port_error
 from engine.drivers.linux.storage.layers import LinuxLayerStore
@@ -43,7 +44,9 @@ class LinuxRootFilesystems:
         self._workers = workers
         self._limiter = limiter
 
-    async def prepare(self, container_id: ContainerID, chain: Sequence[ChainID], *, volatile: bool) -> RootFilesystem:
+    async def prepare(
+        self, container_id: ContainerID, chain: Sequence[ChainID], *, volatile: bool, limit_bytes: int = 0
+    ) -> RootFilesystem:
         with as_port_error("prepare rootfs"):
             directory = self._places.container(container_id)
             lowers = (*self._layers.lowers(chain), f"{self._places.layers}/init/diff")
@@ -52,7 +55,7 @@ class LinuxRootFilesystems:
                 if not os.path.isdir(lower):
                     raise PortError("prepare rootfs", f"layer {chain_id} does not exist", fault=Fault.NOT_FOUND)
             if not os.path.isdir(directory):
-                _make_layer(self._places, directory, lowers)
+                _make_layer(self._places, directory, lowers, limit_bytes)
             # The kernel leaves this mark in a volatile overlay's work directory and refuses to mount it again.
             with contextlib.suppress(FileNotFoundError):
                 shutil.rmtree(f"{directory}/work/work/incompat")
@@ -114,11 +117,13 @@ async def archived_diff(
     )
 
 
-def _make_layer(places: Places, directory: str, lowers: tuple[str, ...]) -> None:
+def _make_layer(places: Places, directory: str, lowers: tuple[str, ...], limit_bytes: int) -> None:
     """upper takes the attributes of the root below: they are what the container's `/` shows. `lowers` is kept beside it
     for those who are given an id alone (`changes`)."""
     temporary = places.new_temporary("rootfs")
     os.mkdir(temporary, DIRECTORY_MODE)
+    if limit_bytes:
+        quota.limit(temporary, places.rootfs, limit_bytes)
     os.mkdir(f"{temporary}/work", 0o700)
     os.mkdir(f"{temporary}/upper")
     found = os.stat(lowers[0])

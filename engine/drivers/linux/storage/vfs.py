@@ -35,7 +35,10 @@ class VfsRootFilesystems:
         self._workers = workers
         self._limiter = limiter
 
-    async def prepare(self, container_id: ContainerID, chain: Sequence[ChainID], *, volatile: bool) -> RootFilesystem:
+    async def prepare(
+        self, container_id: ContainerID, chain: Sequence[ChainID], *, volatile: bool, limit_bytes: int = 0
+    ) -> RootFilesystem:
+        assert not limit_bytes, "the rules refuse it: what a copy holds is the image's, too"
         directory = self._places.container(container_id)
         if not os.path.isdir(directory):
             await self._copy(chain, directory)
