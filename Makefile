@@ -6,7 +6,7 @@ SETUP := $(VENV)/.installed
 SYSTEM := .tools/.installed
 PACKAGES := python3-venv busybox-static nftables libnftables1 iproute2 procps tini e2fsprogs
 
-.PHONY: demo test serve check docs clean setup bench crash guest
+.PHONY: demo test serve check docs clean setup bench crash crash-matrix guest
 
 demo: setup
 	$(BIN)/python scripts/demo.py
@@ -14,12 +14,20 @@ demo: setup
 test: setup tools check
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-# The crash harness at length: fifty kills at random moments, a hundred of them with images on their way, 200
-# networks with 500 endpoints, and pulls over two hundred bad networks. The suite runs it with six, six, 16, and twelve.
+# The crash harness at length: fifty kills at random moments, a hundred of them with images on their way, 200 networks
+# with 500 endpoints, six deaths of each operation, and pulls over two hundred bad networks. The suite runs it with six,
+# six, 16, two and twelve.
 crash: setup tools
-	ISHMAEL_CRASHES=50 ISHMAEL_IMAGE_CRASHES=100 $(BIN)/python -m pytest tests/crash -s
-	ISHMAEL_NETWORKS=200 $(BIN)/python -m pytest tests/crash/test_kill9_networks.py -s
+	ISHMAEL_CRASHES=50 ISHMAEL_IMAGE_CRASHES=100 ISHMAEL_NETWORKS=200 ISHMAEL_CRASH_SAMPLE=6 \
+	  $(BIN)/python -m pytest tests/crash -s
 	ISHMAEL_FAULT_SEEDS=200 $(BIN)/python -m pytest tests/reactors/images/test_faulty_networks.py
+
+# Every operation, every point, whoever dies: some thousand deaths, a few hours. docs/reliability.md is written anew.
+crash-matrix: setup tools
+	rm -f .crash-matrix.jsonl
+	ISHMAEL_CRASH_MATRIX=full ISHMAEL_CRASH_TABLE=$(CURDIR)/.crash-matrix.jsonl \
+	  $(BIN)/python -m pytest tests/crash/test_matrix.py
+	$(BIN)/python -m tests.crash.points.table .crash-matrix.jsonl
 
 # What only shows on a host of cgroup v2 that systemd runs. ENGINE_VM is a program whose `run -- COMMAND` runs a command
 # in such a guest, as root and with the current folder at its own path; without one there is nothing to do.

@@ -40,6 +40,8 @@ class Engine:
 
     made: ClassVar[list[Engine]] = []
     """Every engine of this test session: at its end, tests/conftest.py asks each what it left behind."""
+    module = "engine"
+    """What `python -m` runs."""
 
     def __init__(self, *flags: str, etc: Path | None = None, owner: str = "") -> None:
         """etc: what it sees as /etc. owner: `<uid>.<gid>` of its containers' root, when it is not the host's."""
@@ -66,7 +68,7 @@ class Engine:
         with contextlib.suppress(FileNotFoundError):
             self.socket.unlink()
         command = [
-            "nsenter", f"--net=/run/netns/{self.name}", sys.executable, "-m", "engine", "-H", f"unix://{self.socket}",
+            "nsenter", f"--net=/run/netns/{self.name}", sys.executable, "-m", self.module, "-H", f"unix://{self.socket}",
             "--data-root", str(self.root / "data"), "--exec-root", str(self.root / "exec"),
             "--pidfile", str(self.root / "pid"), *self.flags,
         ]  # fmt: skip
@@ -74,7 +76,9 @@ class Engine:
             covered = 'mount --bind "$0" /etc && exec "$@"'
             command = ["unshare", "-m", "--propagation", "slave", "sh", "-c", covered, str(self._etc), *command]
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self.process = subprocess.Popen(
+                command, env=self.surroundings, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
         deadline = time.monotonic() + START_S
         while True:
             if self.process.poll() is not None:
@@ -84,6 +88,11 @@ class Engine:
                     return
             assert time.monotonic() < deadline, self.log.read_text()[-4000:]
             time.sleep(0.02)
+
+    @property
+    def surroundings(self) -> dict[str, str]:
+        """The engine's environment."""
+        return dict(os.environ)
 
     def kill(self) -> None:
         """kill -9."""
