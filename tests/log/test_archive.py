@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import trio
 
+from engine import application as module
+from engine import recorder
 from engine.archive import retention, sealing
 from engine.archive.keeper import Keeper, Policy
 from engine.archive.retention import Level
@@ -255,3 +257,27 @@ async def test_a_copied_file_without_its_archive_says_so(sealed: Path) -> None:
     shutil.copy(sealed / "events.db", copied / "events.db")
     with pytest.raises(LogError, match=r"archive/.*segment"):
         told(copied)
+
+
+async def test_the_write_ahead_log_stays_small_while_sealed_rows_are_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder, "FORGET_ROWS", 4)
+    monkeypatch.setattr(recorder, "WAL_BYTES", 0)
+    monkeypatch.setattr(module, "CHORE_COMMITS", 400)
+    async with counters(tmp_path, totals=Totals()).running() as application:
+        await fill(application)
+        before = (tmp_path / "events.db-wal").stat().st_size
+        sizes = []
+        forget = application.forget
+
+        async def measured() -> bool:
+            more = await forget()
+            sizes.append((tmp_path / "events.db-wal").stat().st_size)
+            return more
+
+        monkeypatch.setattr(application, "forget", measured)
+        for _ in range(3):
+            await keeper(application, tmp_path).look()
+        assert len(sizes) > 100
+        assert max(sizes) < 1.2 * before, "as long as what 600 events had made it, and no longer"
