@@ -15,6 +15,9 @@ from msgspec.structs import replace
 from engine.aggregates.decider import Command, Decider, Event, Reason, Rejected
 from engine.aggregates.values.ids import ContainerID, VolumeName
 
+NAME_BYTES_MAX = 255
+"""Of a directory's name: Docker finds out when it makes the directory, and answers 500."""
+
 
 class VolumeCommand(Command, frozen=True, kw_only=True):
     name: VolumeName
@@ -200,6 +203,8 @@ def _create(state: VolumeState, command: CreateVolume) -> tuple[Event, ...]:
                 "Choose a different volume name.",
             )
         return ()
+    if len(state.name.encode()) > NAME_BYTES_MAX:
+        raise Rejected(Reason.SYSTEM, f"create {state.name}: mkdir {state.name}: file name too long")
     return (
         VolumeCreated(
             at=command.at,
