@@ -6,11 +6,15 @@ acknowledged operation is there after a crash; one that a crash cut off may be t
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
+import os
 import random
+import shutil
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -289,3 +293,52 @@ class Client(threading.Thread):
         thing.exists = None
         self.ask("DELETE", f"/images/{thing.name}", fine=(200,))
         thing.exists = False
+
+
+@contextlib.contextmanager
+def at_work(engine: Engine, clients: Sequence[Client], seed: str) -> Iterator[None]:
+    """Clients that have been started, for the length of the block; a failure tells its seed and keeps what there is."""
+    for client in clients:
+        client.start()
+    try:
+        yield
+    except BaseException:
+        keep(engine)
+        print(f"ISHMAEL_SEED={seed}; failures: {failures_of(clients)}")
+        raise
+    finally:
+        for client in clients:
+            client.quit = True
+            client.go.set()
+
+
+def one_life(clients: Sequence[Client], length_s: float, crash: Callable[[], None]) -> None:
+    """All work until the crash, and rest after it; nobody was told what is not so."""
+    for client in clients:
+        client.begin()
+    time.sleep(length_s)
+    crash()
+    for client in clients:
+        client.rest()
+    failures = failures_of(clients)
+    assert not failures, "\n".join(failures)
+
+
+def failures_of(clients: Sequence[Client]) -> list[str]:
+    return [failure for client in clients for failure in client.failures]
+
+
+def agree(thing: Thing, exists: bool) -> None:
+    assert thing.exists is None or thing.exists == exists, f"{thing} {'is there' if exists else 'is gone'}"
+    thing.exists = exists
+
+
+def keep(engine: Engine) -> None:
+    """The log of the engine and of what it did, for whoever looks into a failure."""
+    print(engine.log.read_text()[-6000:])
+    place = os.environ.get("ISHMAEL_KEEP")
+    if place:
+        with contextlib.suppress(shutil.Error):  # what goes away meanwhile is named by it, the rest is copied
+            shutil.copytree(
+                engine.root, place, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.sock", "rootfs", "layers")
+            )

@@ -10,9 +10,9 @@ import contextlib
 import json
 import os
 import random
-import shutil
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,7 +21,7 @@ from engine.aggregates.container import events as e
 from engine.aggregates.container.lifecycle import Status
 from engine.aggregates.container.state import ContainerState
 from replay.world import World
-from tests.crash.clients import STEADY_IMAGE, Client, Thing, push_images
+from tests.crash.clients import STEADY_IMAGE, Client, agree, at_work, keep, one_life, push_images
 from tests.crash.workload import ENDLESS, Workload, check_log
 from tests.support.audit import containers_of, events_of, settled_without_leaks, world_of
 from tests.support.engine import Engine, running_engine
@@ -95,29 +95,14 @@ def test_nothing_is_lost_and_nothing_is_left_over_when_the_engine_is_killed(tmp_
         push_images(registry, CLIENTS)
         steady = Steady(engine, chance)
         clients = [Client(engine, number, seed, registry) for number in range(CLIENTS)]
-        for client in clients:
-            client.start()
-        try:
+        with at_work(engine, clients, seed):
             for number in range(CRASHES):
                 steady.refill()
-                for client in clients:
-                    client.begin()
-                time.sleep(chance.uniform(0.1, 2.5))
-                crash(engine, chance)
-                for client in clients:
-                    client.rest()
+                one_life(clients, chance.uniform(0.1, 2.5), partial(crash, engine, chance))
                 check(engine, steady, clients)
                 print(f"crash {number + 1}: {sum(len(client.done) for client in clients)} requests, "
                       f"position {world_of(engine).position}", flush=True)  # fmt: skip
             end(engine, clients)
-        except BaseException:
-            keep(engine)
-            print(f"ISHMAEL_SEED={seed}; failures: {[f for client in clients for f in client.failures]}")
-            raise
-        finally:
-            for client in clients:
-                client.quit = True
-                client.go.set()
 
 
 def crash(engine: Engine, chance: random.Random) -> None:
@@ -144,8 +129,6 @@ def start_in_vain(engine: Engine) -> None:
 
 
 def check(engine: Engine, steady: Steady, clients: list[Client]) -> None:
-    failures = [failure for client in clients for failure in client.failures]
-    assert not failures, "\n".join(failures)
     world = settled_without_leaks(engine)
     lost = [
         event.stream for event in events_of(engine) if isinstance(event.event, e.ContainerExited) and event.event.lost
@@ -202,11 +185,6 @@ def check_others(world: World, client: Client) -> None:
         agree(thing, {thing.name, f"docker.io/library/{thing.name}"} & present != set())
 
 
-def agree(thing: Thing, exists: bool) -> None:
-    assert thing.exists is None or thing.exists == exists, f"{thing} {'is there' if exists else 'is gone'}"
-    thing.exists = exists
-
-
 def end(engine: Engine, clients: list[Client]) -> None:
     """The engine works, and everything can be removed."""
     assert engine.out("run", "--rm", "busybox", "echo", "still here") == "still here"
@@ -220,17 +198,6 @@ def end(engine: Engine, clients: list[Client]) -> None:
                     status, answer = engine.request("DELETE", f"/{path}/{thing.name}")
                     assert status in (200, 204), answer
     settled_without_leaks(engine)
-
-
-def keep(engine: Engine) -> None:
-    """The log of the engine and of what it did, for whoever looks into a failure."""
-    print(engine.log.read_text()[-6000:])
-    place = os.environ.get("ISHMAEL_KEEP")
-    if place:
-        with contextlib.suppress(shutil.Error):  # what goes away meanwhile is named by it, the rest is copied
-            shutil.copytree(
-                engine.root, place, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.sock", "rootfs", "layers")
-            )
 
 
 def test_nothing_is_left_over_when_supervisor_and_engine_are_killed_together(tmp_path: Path) -> None:

@@ -11,15 +11,14 @@ import json
 import os
 import random
 import threading
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from replay.world import World
-from tests.crash.clients import Client, Thing
-from tests.crash.test_kill9 import agree, keep
+from tests.crash.clients import Client, Thing, agree, at_work, one_life
 from tests.drivers.registry.test_client import answer, serving
 from tests.support.audit import settled_without_leaks
 from tests.support.engine import Engine, running_engine
@@ -105,16 +104,9 @@ def test_the_store_is_whole_whenever_the_engine_is_killed(tmp_path: Path) -> Non
         for client in clients:
             for number in range(KINDS):
                 registry.push(f"app-{client.number}", str(number), image_number(client.number, number))
-            client.start()
-        try:
+        with at_work(engine, clients, seed):
             for crash in range(CRASHES):
-                for client in clients:
-                    client.begin()
-                time.sleep(chance.uniform(0.05, 1.5))
-                engine.kill()
-                engine.start()
-                for client in clients:
-                    client.rest()
+                one_life(clients, chance.uniform(0.05, 1.5), partial(restart, engine))
                 check(engine, clients)
                 print(f"crash {crash + 1}: {sum(len(client.done) for client in clients)} requests", flush=True)
             for client in clients:
@@ -125,19 +117,14 @@ def test_the_store_is_whole_whenever_the_engine_is_killed(tmp_path: Path) -> Non
             settled_without_leaks(engine)
             used = {each.name for each in (engine.data_root / "layers").iterdir() if each.name != "init"}
             assert len(used) == 1, "busybox alone"
-        except BaseException:
-            keep(engine)
-            print(f"ISHMAEL_SEED={seed}; failures: {[f for client in clients for f in client.failures]}")
-            raise
-        finally:
-            for client in clients:
-                client.quit = True
-                client.go.set()
+
+
+def restart(engine: Engine) -> None:
+    engine.kill()
+    engine.start()
 
 
 def check(engine: Engine, clients: list[ImageClient]) -> None:
-    failures = [failure for client in clients for failure in client.failures]
-    assert not failures, "\n".join(failures)
     world = settled_without_leaks(engine)
     check_content(engine, world)
     present = {name for state in world.living("image") for name in state.references}
