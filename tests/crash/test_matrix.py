@@ -177,6 +177,17 @@ def test_whoever_dies_at_whatever_point_of_an_operation(place: Place, operation:
     assert met >= len(cases) * 0.5 or len(cases) < 6, f"only {met} of {len(cases)} points were met again"
 
 
+@pytest.mark.parametrize(
+    ("operation", "point", "victim"),
+    [("stop", "in cgroups.remove", "supervisor")],  # the next supervisor knew nothing of the group
+)
+def test_deaths_that_once_left_something(place: Place, operation: str, point: str, victim: str) -> None:
+    _, before, behind = rehearse(place, operation)
+    request, call, met = strike(place, operation, point, victim)
+    check(place, request, call, victim, before, behind)
+    assert met, "the point has another name now"
+
+
 def note(operation: str, points: list[str], cases: int, met: int) -> None:
     """One line of the table."""
     path = os.environ.get("ISHMAEL_CRASH_TABLE")

@@ -82,7 +82,7 @@ class LinuxRuntime:
         while True:
             await self._connection.open()
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._synchronise, nursery.cancel_scope)
+                nursery.start_soon(self._synchronise, nursery.cancel_scope, first)
                 if first:
                     task_status.started()
                     first = False
@@ -90,8 +90,9 @@ class LinuxRuntime:
                 nursery.cancel_scope.cancel()
             self._forget_attachments()
 
-    async def _synchronise(self, scope: trio.CancelScope) -> None:
-        """After (re)connecting: exits that happened meanwhile, and processes that nobody holds any more."""
+    async def _synchronise(self, scope: trio.CancelScope, first: bool) -> None:
+        """After (re)connecting: exits that happened meanwhile, processes that nobody holds any more, and groups that an
+        earlier supervisor was about to remove (at a start of the engine they are orphans of the inventory)."""
         try:
             found = await self._connection.request("list")
         except PortError:
@@ -116,6 +117,16 @@ class LinuxRuntime:
             if raw.get("ooms"):  # a supervisor may be older than this engine
                 self._add_oom(OutOfMemory(container_id=raw["container_id"], run=raw["run"], count=raw["ooms"]))
         self._parents |= {r["container_id"]: r["group"] for r in found["running"] if r["group"]}
+        if not first:
+            await self._forget_groups({container_id for container_id, _, _ in (*live, *self._exits)})
+
+    async def _forget_groups(self, needed: set[str]) -> None:
+        """Have the groups removed of all but these containers. A start that is under way claims its own anew."""
+        for container_id, path in (await trio.to_thread.run_sync(self._claims, limiter=_FILES)).items():
+            if container_id not in needed:
+                group = cgroup_plan.group_plan(self.facts, path, {})
+                with contextlib.suppress(PortError):  # lost again: the next one is asked
+                    await self._ask("forget", container_id=container_id, run=0, exec_id="", group=group)
 
     def _on_push(self, kind: str, value: Any) -> None:
         if kind == "exit":
