@@ -253,6 +253,8 @@ class Narrator:
         if isinstance(event, transfer.TransferBegun):
             self.subjects.transfers[key] = (event.kind, event.reference, recorded.cause.correlation)
             return []
+        if not isinstance(event, transfer.TransferDone | transfer.TransferFailed | transfer.TransferInterrupted):
+            return []  # what it has leased meanwhile
         kind, name, _ = self.subjects.transfers.pop(key, ("", "", ""))
         if not isinstance(event, transfer.TransferDone):
             return []

@@ -42,7 +42,7 @@ def context(**changes: Any) -> ApiContext:
             execs=Execs(),
             events=EventsFeed(),
         ),
-        "config": DaemonConfig(),
+        "config": DaemonConfig(storage_driver="overlay2"),
         "clock": SystemClock(),
         "entropy": SystemEntropy(),
         "host": LinuxHost(),

@@ -55,7 +55,7 @@ class PointedEngine(Engine):
 
     @property
     def surroundings(self) -> dict[str, str]:
-        return {**os.environ, VARIABLE: str(self.root / "points")}
+        return {**os.environ, VARIABLE: str(self.root / "points"), "PYTHONPATH": str(Path(__file__).parents[2])}
 
 
 class Request(threading.Thread):
