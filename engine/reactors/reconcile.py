@@ -8,6 +8,7 @@ The comparison (`compare`) is pure; `Reconcile.run` asks and performs.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterable
 
@@ -16,7 +17,7 @@ import msgspec
 from engine import transactions
 from engine.aggregates.container import commands as c
 from engine.aggregates.container.state import ContainerState
-from engine.aggregates.exec import ExecStatus, RemoveExec, ReportExecExited, ReportExecStarted
+from engine.aggregates.exec import ExecState, ExecStatus, RemoveExec, ReportExecExited, ReportExecStarted
 from engine.aggregates.network import NetworkStatus
 from engine.aggregates.values.drift import Outcome
 from engine.aggregates.values.ids import ContainerID, NetworkID
@@ -181,8 +182,16 @@ class Reconcile:
                 gone = ReportExecExited(exec_id=state.exec_id, at=now, exit_code=INTERRUPTED_EXIT_CODE)
                 await self._hands.report(NAME, correlation, gone)
             elif state.status is ExecStatus.STARTING:
+                await self._end_streams(state)
                 error = "interrupted by a restart of the engine"
                 cut = ReportExecExited(exec_id=state.exec_id, at=now, exit_code=INTERRUPTED_EXIT_CODE, error=error)
                 await self._hands.report(NAME, correlation, cut)
             elif container is None and state.status in (ExecStatus.CREATED, ExecStatus.EXITED):
                 await self._hands.report(NAME, correlation, RemoveExec(exec_id=state.exec_id))
+            elif state.status is ExecStatus.CREATED:
+                await self._end_streams(state)
+
+    async def _end_streams(self, state: ExecState) -> None:
+        """A client may have been attached already, and its exec not begun: it would wait for ever."""
+        with contextlib.suppress(PortError):  # a supervisor that is lost just now has no clients any more
+            await self._runtime.forget(state.container_id, 0, exec_id=state.exec_id)

@@ -42,9 +42,6 @@ SAMPLE = int(os.environ.get("ISHMAEL_CRASH_SAMPLE", "2"))
 SEED = os.environ.get("ISHMAEL_SEED") or str(random.randrange(1_000_000))
 VICTIMS = ("engine", "supervisor", "both")
 ANSWER_S = 40.0
-MAY_HANG = frozenset({"execute"})
-"""Not mended yet: the copier has the client's socket already when the engine dies before it asks for the process. The
-exec is settled, and nobody tells the client."""
 
 
 class PointedEngine(Engine):
@@ -131,9 +128,8 @@ def strike(place: Place, operation: str, point: str, victim: str) -> tuple[Reque
     control.disarm()
     if met and victim != "supervisor":
         engine.start()
-    may_hang = operation in MAY_HANG and victim != "supervisor"
-    request.join(5 if may_hang else ANSWER_S)
-    assert may_hang or not request.is_alive(), f"{call.method} {call.path} hangs"
+    request.join(ANSWER_S)
+    assert not request.is_alive(), f"{call.method} {call.path} hangs"
     return request, call, met
 
 
@@ -180,12 +176,16 @@ def test_whoever_dies_at_whatever_point_of_an_operation(place: Place, operation:
             raise
         met += hit
     note(operation, points, len(cases), met)
-    assert met >= len(cases) * 0.5 or len(cases) < 30, f"only {met} of {len(cases)} points were met again"
+    assert met >= len(cases) * 0.5 or len(cases) < 6, f"only {met} of {len(cases)} points were met again"
 
 
 @pytest.mark.parametrize(
     ("operation", "point", "victim"),
-    [("stop", "in cgroups.remove", "supervisor")],  # the next supervisor knew nothing of the group
+    [
+        ("stop", "in cgroups.remove", "supervisor"),  # the next supervisor knew nothing of the group
+        ("execute", "before append", "engine"),  # the copier had the client, and nobody began or ended its exec
+        ("execute", "before runtime.execute", "engine"),
+    ],
 )
 def test_deaths_that_once_left_something(place: Place, operation: str, point: str, victim: str) -> None:
     _, before, behind = rehearse(place, operation)

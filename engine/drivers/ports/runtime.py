@@ -147,7 +147,8 @@ class Runtime(Protocol):
     async def list(self) -> Inventory: ...
 
     async def forget(self, container_id: str, run: int, *, exec_id: str = "") -> None:
-        """The exit is in the log: drop it from the journal, and the cgroup with it. Idempotent."""
+        """The exit is in the log: drop it from the journal, and the cgroup with it. An exec that will not run is
+        forgotten, too: streams attached ahead of it end as aborted. Idempotent."""
         ...
 
     def exits(self) -> AsyncIterator[Exit]:

@@ -20,12 +20,16 @@ from control import VARIABLE, Control  # type: ignore[import-not-found] # noqa: 
 CONTROL: Any = Control(os.environ[VARIABLE])
 QUIET = ("run", "_is_idle", "<lambda>", "<listcomp>", "<genexpr>", "<dictcomp>", "<setcomp>")
 
+BY_THE_CLOCK = frozenset({"loop.turn", "groups.sweep", "journal.write", "ooms.count", "ooms._look", "ooms._grown"})
+"""Called now and then, whatever is asked for; what they find to do has functions of its own."""
+
 
 def watch(frame: FrameType, event: str, argument: object) -> None:
     code = frame.f_code
     if event == "call" and code.co_filename.startswith(REAL) and code.co_name not in QUIET:
-        module = os.path.basename(code.co_filename).removesuffix(".py")
-        CONTROL.point(f"in {module}.{code.co_name}")
+        name = f"{os.path.basename(code.co_filename).removesuffix('.py')}.{code.co_name}"
+        if name not in BY_THE_CLOCK:
+            CONTROL.point(f"in {name}")
 
 
 if __name__ == "__main__":

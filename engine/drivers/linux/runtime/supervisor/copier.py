@@ -178,7 +178,7 @@ class Copier:
             self._end_output(stream, fd)
 
     def _say_abort(self, fds: list[int], container: str, exec_id: str) -> None:
-        """The start failed: whoever waited for output gets its end."""
+        """The start failed, or never came: whoever waited for output gets its end."""
         for client in self._early.pop((container, exec_id), []):
             self._leave(None, client, "aborted")
 

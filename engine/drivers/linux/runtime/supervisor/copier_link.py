@@ -75,8 +75,9 @@ class CopierLink:
     def exited(self, process: Process) -> None:
         self._say(("exited", process.id, process.exec_id, process.run))
 
-    def abort(self, process: Process) -> None:
-        self._say(("abort", process.id, process.exec_id))
+    def abort(self, container: str, exec_id: str) -> None:
+        """There will be no output for those that are attached ahead of it."""
+        self._say(("abort", container, exec_id))
 
     def attach(self, connection: Connection, client_fd: int, *details: Any) -> int:
         """The attachment's number; its end is pushed as `stream_end` to the engine that asked."""

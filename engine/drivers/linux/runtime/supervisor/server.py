@@ -287,10 +287,15 @@ class Supervisor:
         self, caller: tuple[Connection, int], fds: list[int], *, container_id: str, run: int, exec_id: str,
         group: dict[str, Any],
     ) -> Any:  # fmt: skip
-        """`group` is for a container this supervisor never knew: its leftovers are killed and removed as well."""
+        """`group` is for a container this supervisor never knew: its leftovers are killed and removed as well. Clients
+        that wait for an exec that nobody will run have waited long enough."""
         self._exits.pop((container_id, exec_id, run), None)
         self._journal.forget(container_id, run, exec_id)
-        if not exec_id and (container_id, "") not in self._by_key:
+        if (container_id, exec_id) in self._by_key:
+            return
+        if exec_id:
+            self._copier.abort(container_id, exec_id)
+        else:
             self._groups.discard(container_id, group)
 
     def _do_attach(
@@ -405,7 +410,7 @@ class Supervisor:
             os.waitpid(process.pid, 0)
         self._remove(process)
         process.close()
-        self._copier.abort(process)
+        self._copier.abort(process.id, process.exec_id)
         if process.bundle is not None and not process.exec_id:
             self._clean_foreign(process.bundle)
         if not process.exec_id:
