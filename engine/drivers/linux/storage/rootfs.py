@@ -33,8 +33,8 @@ _INIT_FILES = (".dockerenv", "dev/console", "etc/hostname", "etc/hosts", "etc/re
 _INIT_LINKS = (("etc/mtab", "/proc/mounts"),)
 
 
-class LinuxRootFilesystems:
-    """See engine/drivers/ports/storage.py, RootFilesystems."""
+class Roots:
+    """What overlays and copies (vfs.py) have in common: where roots lie, and on which layers."""
 
     def __init__(
         self, places: Places, layers: LinuxLayerStore, workers: Workers, limiter: trio.CapacityLimiter
@@ -43,6 +43,17 @@ class LinuxRootFilesystems:
         self._layers = layers
         self._workers = workers
         self._limiter = limiter
+
+    async def discard_rootfs(self, container_id: ContainerID) -> None:
+        with as_port_error("discard rootfs"):
+            self._places.discard(self._places.container(container_id))
+
+    def lowers(self, chain: Sequence[ChainID]) -> tuple[str, ...]:
+        return self._layers.lowers(chain)
+
+
+class LinuxRootFilesystems(Roots):
+    """See engine/drivers/ports/storage.py, RootFilesystems."""
 
     async def prepare(
         self, container_id: ContainerID, chain: Sequence[ChainID], *, volatile: bool, limit_bytes: int = 0
@@ -60,13 +71,6 @@ class LinuxRootFilesystems:
             with contextlib.suppress(FileNotFoundError):
                 shutil.rmtree(f"{directory}/work/work/incompat")
         return RootFilesystem(lowers=lowers, upper=f"{directory}/upper", work=f"{directory}/work", volatile=volatile)
-
-    async def discard_rootfs(self, container_id: ContainerID) -> None:
-        with as_port_error("discard rootfs"):
-            self._places.discard(self._places.container(container_id))
-
-    def lowers(self, chain: Sequence[ChainID]) -> tuple[str, ...]:
-        return self._layers.lowers(chain)
 
     def describe(self, container_id: ContainerID, chain: Sequence[ChainID]) -> Mapping[str, str]:
         directory = self._places.container(container_id)

@@ -10,30 +10,18 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 
-import trio
-
 from engine.aggregates.values.ids import ChainID, ContainerID
 from engine.drivers.linux.storage.errors import as_port_error
-from engine.drivers.linux.storage.layers import LinuxLayerStore
 from engine.drivers.linux.storage.measuring import changed_sizes
 from engine.drivers.linux.storage.places import DIRECTORY_MODE, Places
-from engine.drivers.linux.storage.rootfs import archived_diff, changes_of, make_init_layer
-from engine.drivers.linux.storage.workers import Workers
+from engine.drivers.linux.storage.rootfs import Roots, archived_diff, changes_of, make_init_layer
 from engine.drivers.ports.runtime import RootFilesystem
 from engine.drivers.ports.storage import Change, ImportedLayer
 from engine.errors import Fault, PortError
 
 
-class VfsRootFilesystems:
+class VfsRootFilesystems(Roots):
     """See engine/drivers/ports/storage.py, RootFilesystems."""
-
-    def __init__(
-        self, places: Places, layers: LinuxLayerStore, workers: Workers, limiter: trio.CapacityLimiter
-    ) -> None:
-        self._places = places
-        self._layers = layers
-        self._workers = workers
-        self._limiter = limiter
 
     async def prepare(
         self, container_id: ContainerID, chain: Sequence[ChainID], *, volatile: bool, limit_bytes: int = 0
@@ -43,13 +31,6 @@ class VfsRootFilesystems:
         if not os.path.isdir(directory):
             await self._copy(chain, directory)
         return RootFilesystem(lowers=(), upper=f"{directory}/upper", work="", volatile=volatile)
-
-    async def discard_rootfs(self, container_id: ContainerID) -> None:
-        with as_port_error("discard rootfs"):
-            self._places.discard(self._places.container(container_id))
-
-    def lowers(self, chain: Sequence[ChainID]) -> tuple[str, ...]:
-        return self._layers.lowers(chain)
 
     def describe(self, container_id: ContainerID, chain: Sequence[ChainID]) -> Mapping[str, str]:
         return {}
