@@ -65,9 +65,12 @@ $(SETUP): requirements.lock pyproject.toml
 	$(BIN)/python -m compileall -q engine replay
 	touch $@
 
-# The programs that tests talk to: fetched, not installed, because their packages would start services.
+# What only tests need: installed where that starts nothing, else fetched. Ubuntu has chromium as a snap only.
+TEST_PACKAGES := curl xfsprogs
 .PHONY: tools
 tools: $(SYSTEM)
+	scripts/install-packages.sh $(TEST_PACKAGES)
+	scripts/install-packages.sh chromium || echo "no chromium: the tests that look at reports will be skipped" >&2
 	scripts/fetch-tools.sh
 
 clean:
