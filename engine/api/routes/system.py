@@ -29,7 +29,7 @@ def register(app: EngineApp, context: ApiContext) -> None:
         body = b"" if request.method == "HEAD" else b"OK"
         return Response(body, headers=PING_HEADERS, content_type="text/plain; charset=utf-8")
 
-    # Every client asks this first, some before each command: it is answered without quart.
+    # Every client asks this first, some before each command: it is answered without a route.
     direct = [*PING_HEADERS.items(), ("Content-Type", "text/plain; charset=utf-8")]
     app.direct_routes["GET", "/_ping"] = lambda: (200, [*direct, ("Content-Length", "2")], b"OK")
     app.direct_routes["HEAD", "/_ping"] = lambda: (200, [*direct, ("Content-Length", "0")], b"")
