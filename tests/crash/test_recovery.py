@@ -238,6 +238,18 @@ def test_with_the_supervisor_gone_its_containers_are_ended_and_reported_lost(eng
     assert engine.out("run", "--rm", "busybox", "echo", "next") == "next"
 
 
+def test_the_engine_outlives_that_starting_supervisors_are_killed_too(engine: Engine) -> None:
+    """As the kernel does when memory is short: one after the other, the new ones as well."""
+    killed, deadline = set[int](), time.monotonic() + 1.5
+    while time.monotonic() < deadline:
+        killed |= set(engine.supervisors())
+        engine.end_supervisor()
+    assert len(killed) > 3
+    assert engine.process is not None and engine.process.poll() is None
+    assert engine.out("run", "--rm", "busybox", "echo", "next") == "next"
+    settled_without_leaks(engine)
+
+
 # -- views and caches --------------------------------------------------------------------------------------------------
 
 

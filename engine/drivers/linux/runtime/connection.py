@@ -7,6 +7,7 @@ A lost connection fails the waiting requests with a retriable PortError and is m
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import socket
 import subprocess
@@ -20,8 +21,14 @@ import trio
 from engine.drivers.linux.runtime.supervisor import kernel, wire
 from engine.errors import Fault, PortError
 
+_logger = logging.getLogger(__name__)
+
 CONNECT_DEADLINE_S = 60.0
 """A supervisor starts in 50 ms; on an emulated or starved machine that can be a thousand times as long."""
+AGAIN_S = 0.1
+"""Between two starts of a supervisor, when the first was killed."""
+KILLED = 2
+"""The status of the command that starts a supervisor when that was killed before it could say anything."""
 REQUEST_WAIT_S = 15.0
 """How long a request waits for a supervisor that is being replaced."""
 
@@ -58,7 +65,8 @@ class Connection:
         return self._exec_root + "/supervisor.sock"
 
     async def open(self) -> None:
-        """Connect to the living supervisor, or start one. Raises PortError when neither works in a minute."""
+        """Connect to the living supervisor, or start one. One that is killed while it starts is started again. Raises
+        PortError when it can not start, or when nothing works in a minute."""
         with trio.move_on_after(CONNECT_DEADLINE_S):
             while True:
                 sock = trio.socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -103,7 +111,11 @@ class Connection:
             )
         finally:
             os.close(interpreter)
-        if done.returncode:
+        if done.returncode < 0 or done.returncode == KILLED:
+            # By the kernel, for want of memory, or by an administrator.
+            _logger.warning("the supervisor was killed while it started")
+            await trio.sleep(AGAIN_S)
+        elif done.returncode:
             raise PortError("start supervisor", done.stderr.decode(errors="replace").strip())
 
     async def receive(self, on_push: Callable[[str, Any], None]) -> None:

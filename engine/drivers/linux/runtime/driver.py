@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -28,6 +29,8 @@ from engine.drivers.linux.runtime.host import HostFacts, discover
 from engine.drivers.ports.runtime import ExecLaunch, Exit, Inventory, Launch, OutOfMemory, Running, StreamEnd
 from engine.errors import Fault, PortError
 
+_logger = logging.getLogger(__name__)
+
 Key = tuple[str, int, str]
 LOST_EXIT_CODE = 255
 START_PREFIX = (
@@ -38,6 +41,8 @@ FOREIGN_PREFIX = "failed to create task for container: failed to create shim tas
 EXEC_PREFIX = "OCI runtime exec failed: exec failed: unable to start container process: "
 FREEZE_DEADLINE_S = 10.0
 STARTING_DEADLINE_S = 10.0
+RESTART_INTERVAL_S = 2.0
+"""Between two attempts to have a supervisor again."""
 FILTERS_MAX = 64
 _FILES = trio.CapacityLimiter(4)
 
@@ -80,7 +85,15 @@ class LinuxRuntime:
             await trio.sleep_forever()
         first = True
         while True:
-            await self._connection.open()
+            try:
+                await self._connection.open()
+            except PortError as error:
+                if first:
+                    raise
+                # Later the engine is worth having without: it answers what needs none, and refuses the rest in words.
+                _logger.error("no supervisor: %s", error.message)
+                await trio.sleep(RESTART_INTERVAL_S)
+                continue
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._synchronise, nursery.cancel_scope, first)
                 if first:

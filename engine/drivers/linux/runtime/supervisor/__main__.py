@@ -1,7 +1,7 @@
 """`python -S -E -I .../supervisor/__main__.py <exec-root> <data-root>`: become a daemon, then the supervisor.
 
 The command returns 0 once a supervisor listens on `<exec-root>/supervisor.sock`, be it this one or one that lives
-already (a lock file decides); errors before that are on stderr with status 1.
+already (a lock file decides); errors before that are on stderr with status 1. 2: it was killed before it could say.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ def main(exec_root: str, data_root: str) -> None:
         word = os.read(ready, 4096)
         if word != b"ready":
             sys.stderr.write(word.decode(errors="replace") or "the supervisor did not start\n")
-            os._exit(1)
-        os._exit(0)
+        os._exit(0 if word == b"ready" else 1 if word else 2)
     os.setsid()
     if os.fork():
         os._exit(0)
