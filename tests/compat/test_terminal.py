@@ -43,7 +43,7 @@ def test_the_size_of_the_terminal_follows_the_window(engine: Engine) -> None:
 def await_size(shell: Terminal, wanted: str) -> None:
     """The CLI passes sizes on in its own time: ask until it has."""
     shell.type(f"until [ \"$(stty size)\" = '{wanted}' ]; do sleep 0.02; done; echo si'ze' is right\n")
-    shell.expect("size is right\r\n")
+    shell.expect("size is right\r\n", meanwhile=shell.tell_size)
 
 
 def test_an_interrupt_reaches_the_foreground(engine: Engine) -> None:

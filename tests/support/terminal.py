@@ -11,9 +11,10 @@ import struct
 import subprocess
 import termios
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 DEADLINE_S = 20.0
+MEANWHILE_S = 0.5
 DETACH = "\x10\x11"
 """ctrl-p, ctrl-q."""
 
@@ -30,11 +31,14 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self._master, text.encode())
 
-    def expect(self, text: str) -> str:
-        """Read until the text comes up after what was expected before; what stood before it."""
+    def expect(self, text: str, *, meanwhile: Callable[[], None] | None = None) -> str:
+        """Read until the text comes up after what was expected before; what stood before it. meanwhile: what is done
+        twice a second until then."""
         deadline = time.monotonic() + DEADLINE_S
         while (found := self.seen.find(text, self._read)) < 0:
-            if not self._more(deadline):
+            if meanwhile is not None and time.monotonic() < deadline and not self._readable(MEANWHILE_S):
+                meanwhile()
+            elif not self._more(deadline):
                 raise AssertionError(f"the terminal closed before {text!r}: {self.seen!r}")
         before = self.seen[self._read : found]
         self._read = found + len(text)
@@ -44,6 +48,10 @@ class Terminal:
         """The kernel tells the CLI with SIGWINCH: the terminal is its controlling one."""
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
+    def tell_size(self) -> None:
+        """A SIGWINCH more: the CLI listens for them some time after what it runs has begun."""
+        self._process.send_signal(signal.SIGWINCH)
+
     def ended(self) -> int:
         """Wait for the CLI's end; its exit status."""
         deadline = time.monotonic() + DEADLINE_S
@@ -51,8 +59,11 @@ class Terminal:
             pass
         return self._process.wait(DEADLINE_S)
 
+    def _readable(self, timeout_s: float) -> bool:
+        return bool(select.select([self._master], [], [], timeout_s)[0])
+
     def _more(self, deadline: float) -> bool:
-        if not select.select([self._master], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        if not self._readable(max(0.0, deadline - time.monotonic())):
             raise AssertionError(f"nothing more came: {self.seen!r}")
         try:
             chunk = os.read(self._master, 65536)

@@ -240,6 +240,22 @@ def _die_with_supervisor(settings: Settings) -> None:
 
 
 def further(plan: dict[str, Any], stdio: Stdio, target: int, settings: Settings, report: socket.socket) -> None:
+    label = _enter(plan, target, settings)
+    _become(plan, stdio, label, settings, report)
+
+
+def waiting(entry: dict[str, Any], target: int, settings: Settings, report: socket.socket) -> None:
+    """As `further`, but for its command: that comes by the socket on which it reports, unless it is not wanted."""
+    label = _enter(entry, target, settings)
+    message = wire.receive(report)
+    if message is None:
+        os._exit(0)
+    plan, fds = message
+    _become(plan, Stdio(*fds), label, settings, report)
+
+
+def _enter(plan: dict[str, Any], target: int, settings: Settings) -> int:
+    """A further process's way into the container. What `open_label` says."""
     _die_with_supervisor(settings)
     p.restore_signals(settings.ignored_signals)
     label = p.open_label(plan["process"])
@@ -252,6 +268,10 @@ def further(plan: dict[str, Any], stdio: Stdio, target: int, settings: Settings,
         _become_root(settings)
     os.setsid()
     k.join_session_keyring(plan["keyring"])
+    return label
+
+
+def _become(plan: dict[str, Any], stdio: Stdio, label: int, settings: Settings, report: socket.socket) -> None:
     slave = _terminal(plan, report, console=False)
     p.confine(plan["process"], label)
     _run(plan["process"], stdio, slave, settings, report)

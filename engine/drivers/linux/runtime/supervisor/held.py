@@ -28,8 +28,9 @@ class Process:
     pipes, by name. master: of its terminal, or -1. log_fd: the log's file or the connection to its server, until a
     copier has it. spool_fd: what its server has not taken yet (logs/spool.py)."""
 
-    __slots__ = ("answer", "builders", "bundle", "exec_id", "fds", "filter", "group", "id", "kills_group", "log_fd",
-                 "master", "pid", "ready", "report", "run", "shape", "spool_fd", "started", "user")  # fmt: skip
+    __slots__ = ("answer", "builders", "bundle", "entry", "exec_id", "fds", "filter", "group", "id", "kills_group",
+                 "log_fd", "master", "pid", "ready", "report", "run", "shape", "spool_fd", "started",
+                 "user")  # fmt: skip
 
     def __init__(self, container_id: str, exec_id: str, run: int, shape: dict[str, Any]) -> None:
         self.id, self.exec_id, self.run, self.shape = container_id, exec_id, run, shape
@@ -43,6 +44,8 @@ class Process:
         self.fds: dict[str, int] = {}
         self.group: dict[str, Any] = {}
         self.kills_group = False
+        self.entry: dict[str, Any] = {}
+        """What its plan said that matters to who enters it later (ahead.py)."""
         self.filter: tuple[bytes, int] = (b"", 0)
         self.builders: tuple[int, ...] = ()
         """Who makes its tree, until then."""
@@ -56,6 +59,11 @@ class Process:
     @property
     def run_key(self) -> tuple[str, str, int]:
         return self.id, self.exec_id, self.run
+
+    @property
+    def can_be_entered(self) -> bool:
+        """Whether children of ours run its execs, and may come now."""
+        return self.started and self.bundle is None
 
     def take_log(self, fds: list[int]) -> int:
         """Keep the connection to the log's server, which comes last when there is one; the network namespace, or -1."""

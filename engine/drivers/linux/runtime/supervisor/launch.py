@@ -17,6 +17,7 @@ from .child import Settings, Stdio
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 PLACEHOLDER_S = 60
@@ -122,13 +123,43 @@ def fork_exec(
 ) -> tuple[int, socket.socket, tuple[int, ...]]:
     """A further process in the namespaces and cgroup of the container whose first process is `target_pid`. As
     `fork_container`."""
+    pid, report = _fork_further(
+        plan["cgroup"],
+        stdio,
+        target_pid,
+        settings,
+        lambda target, theirs: child.further(plan, stdio, target, settings, theirs),
+    )
+    return pid, report, ()
+
+
+def fork_waiting(entry: dict[str, Any], target_pid: int, settings: Settings) -> tuple[int, socket.socket]:
+    """As `fork_exec`, before there is a command. entry: what a plan says of the way into the container. The child waits
+    for a plan and three descriptors on the socket that its report comes from."""
+    return _fork_further(
+        entry["cgroup"],
+        Stdio(-1, -1, -1),
+        target_pid,
+        settings,
+        lambda target, theirs: child.waiting(entry, target, settings, theirs),
+    )
+
+
+def _fork_further(
+    cgroup: dict[str, Any],
+    stdio: Stdio,
+    target_pid: int,
+    settings: Settings,
+    steps: Callable[[int, socket.socket], None],
+) -> tuple[int, socket.socket]:
+    """A child in the pid namespace and the group of another process. steps: what it does, with a pidfd of that process
+    and its end of the report."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     target = k.pidfd_open(target_pid)
     try:
-        pid = _clone(0, plan["cgroup"]["into"], target)
+        pid = _clone(0, cgroup["into"], target)
         if pid == 0:
-            kept = {target, *plan["cgroup"]["join"]}
-            child.guard(theirs, stdio, settings, kept, lambda: child.further(plan, stdio, target, settings, theirs))
+            child.guard(theirs, stdio, settings, {target, *cgroup["join"]}, lambda: steps(target, theirs))
     except BaseException:
         ours.close()
         raise
@@ -136,7 +167,7 @@ def fork_exec(
         theirs.close()
         os.close(target)
     ours.setblocking(False)
-    return pid, ours, ()
+    return pid, ours
 
 
 def _clone(flags: int, cgroup: str, pid_namespace: int, user_namespace: int = -1) -> int:

@@ -18,6 +18,7 @@ import time
 from . import cgroups, foreign, launch, wire
 from . import kernel as k
 from . import process as p
+from .ahead import Ahead
 from .child import Settings, Stdio
 from .copier_link import CopierLink
 from .engines import LATER, Connection, Engines
@@ -54,6 +55,7 @@ class Supervisor:
         self._by_key: dict[tuple[str, str], Process] = {}
         self._helpers: dict[int, Callable[[int], None]] = {}
         self._strays: dict[int, int] = {}
+        self._ahead = Ahead(self._loop, self._settings, self._helpers)
         self._placeholders: set[int] = set()
         self._null = -1
         self._capabilities = 0
@@ -134,6 +136,12 @@ class Supervisor:
         process.group, process.kills_group = plan["cgroup"], not plan["own_pid_namespace"]
         process.filter = plan["process"]["seccomp"], plan["process"]["seccomp_flags"]
         process.user = plan["user_namespace"]
+        process.entry = {
+            "keyring": plan["keyring"],
+            "oom_score_adj": plan["oom_score_adj"],
+            "process": {"apparmor": plan["process"]["apparmor"]},
+            "bounding": plan["process"]["bounding"],
+        }
         netns = process.take_log(fds)
         try:
             self._fork(process, plan, lambda stdio: launch.fork_container(plan, stdio, netns, self._settings))
@@ -173,7 +181,12 @@ class Supervisor:
         plan["process"]["seccomp"], plan["process"]["seccomp_flags"] = target.filter
         process = Process(container, exec_id, target.run, plan["stdio"])
         plan["user_namespace"] = process.user = target.user
-        self._fork(process, plan, lambda stdio: launch.fork_exec(plan, stdio, target.pid, self._settings))
+        self._fork(
+            process,
+            plan,
+            lambda stdio: self._ahead.hand_over(process.key, target, plan, stdio)
+            or launch.fork_exec(plan, stdio, target.pid, self._settings),
+        )
         process.answer = caller
         return LATER
 
@@ -302,7 +315,19 @@ class Supervisor:
         self, caller: tuple[Connection, int], fds: list[int], *, container_id: str, exec_id: str,
         want: dict[str, bool], detach_keys: bytes, early_input: bytes,
     ) -> Any:  # fmt: skip
-        return self._copier.attach(caller[0], fds[0], container_id, exec_id, want, detach_keys, early_input)
+        ident = self._copier.attach(caller[0], fds[0], container_id, exec_id, want, detach_keys, early_input)
+        if exec_id:
+            self._expect(container_id, exec_id)
+        return ident
+
+    def _expect(self, container_id: str, exec_id: str) -> None:
+        """Who attaches to an exec that is not there has it begun next."""
+        target = self._by_key.get((container_id, ""))
+        if target is not None and target.can_be_entered and (container_id, exec_id) not in self._by_key:
+            try:  # noqa: SIM105 - one import less in a process that is forked at every start
+                self._ahead.begin((container_id, exec_id), target, self._groups.doors(container_id))
+            except OSError:
+                pass  # whoever asks for the exec hears why
 
     def _do_cancel(self, caller: tuple[Connection, int], fds: list[int], *, ident: int) -> Any:
         self._copier.cancel(ident)
@@ -334,6 +359,7 @@ class Supervisor:
 
     def _do_shutdown(self, caller: tuple[Connection, int], fds: list[int]) -> Any:
         """End everything and go: for tests, never part of an engine's stop."""
+        self._ahead.end_all()
         for pid in self._processes:
             os.kill(pid, signal.SIGKILL)
         waiting = {*self._processes, *self._helpers}

@@ -1,0 +1,102 @@
+"""Children that wait inside a container for the command of an exec: the way there is behind them when it comes.
+
+Who attaches to an exec that is not there yet has it begun next, and meanwhile the engine commits that it shall be. The
+fork and the namespaces take as long as the commit, so they are done beside it. Nothing of the user's runs before the
+engine asks for it: a child that nobody asks for ends by itself, with the container, with the supervisor, or here.
+
+Refuses to know: what a plan means, the table of processes.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from . import launch, wire
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+    from typing import Any
+
+    from .child import Settings, Stdio
+    from .held import Process
+    from .loop import Loop
+
+WAIT_S = 1.0
+"""How long a child waits for its command. The engine asks within milliseconds, or something went wrong."""
+CAP_SYS_PTRACE = 1 << 19
+
+
+class _Waiting:
+    __slots__ = ("entry", "pid", "report", "target")
+
+    def __init__(self, target: Process, entry: dict[str, Any], pid: int, report: socket.socket) -> None:
+        self.target, self.entry, self.pid, self.report = target, entry, pid, report
+
+
+class Ahead:
+    """helpers: what is called with the status of a child when it was reaped, by pid."""
+
+    def __init__(self, loop: Loop, settings: Settings, helpers: dict[int, Callable[[int], None]]) -> None:
+        self._loop, self._settings, self._helpers = loop, settings, helpers
+        self._waiting: dict[tuple[str, str], _Waiting] = {}
+
+    def begin(self, key: tuple[str, str], target: Process, doors: tuple[int, ...]) -> None:
+        """Fork a child for an exec of `target`. Raises OSError, as the exec itself will. Not where the container may
+        trace: it could look into a child that is still the supervisor's image."""
+        if target.entry["bounding"] & CAP_SYS_PTRACE or key in self._waiting:
+            return
+        entry = {**target.entry, "user_namespace": target.user, "cgroup": {**target.group, "join": doors}}
+        pid, report = launch.fork_waiting(entry, target.pid, self._settings)
+        self._waiting[key] = _Waiting(target, entry, pid, report)
+        self._helpers[pid] = lambda status: self._forget(key, pid)
+        self._loop.after(WAIT_S, key, lambda: self.end(key))
+
+    def hand_over(
+        self, key: tuple[str, str], target: Process, plan: dict[str, Any], stdio: Stdio
+    ) -> tuple[int, socket.socket, tuple[int, ...]] | None:
+        """Give the child its command; as `fork_exec`, or None when there is no child that suits."""
+        waiting = self._waiting.get(key)
+        if waiting is None:
+            return None
+        if waiting.target is not target or not _suits(waiting.entry, plan):
+            self.end(key)
+            return None
+        try:
+            wire.send(waiting.report, plan, (stdio.stdin, stdio.stdout, stdio.stderr))
+        except OSError:  # it has gone
+            self.end(key)
+            return None
+        del self._waiting[key], self._helpers[waiting.pid]
+        self._loop.forget(key)
+        return waiting.pid, waiting.report, ()
+
+    def end(self, key: tuple[str, str]) -> None:
+        """Nobody will ask for it any more."""
+        waiting = self._waiting.get(key)
+        if waiting is not None:
+            os.kill(waiting.pid, signal.SIGKILL)  # not reaped yet, so the number is still its own
+            self._forget(key, waiting.pid)
+            self._helpers[waiting.pid] = lambda status: None
+
+    def end_all(self) -> None:
+        for key in list(self._waiting):
+            self.end(key)
+
+    def _forget(self, key: tuple[str, str], pid: int) -> None:
+        waiting = self._waiting.get(key)
+        if waiting is not None and waiting.pid == pid:
+            del self._waiting[key]
+            self._loop.forget(key)
+            waiting.report.close()
+
+
+def _suits(entry: dict[str, Any], plan: dict[str, Any]) -> bool:
+    """Whether the way in was the one the plan wants."""
+    return (
+        entry["keyring"] == plan["keyring"]
+        and entry["oom_score_adj"] == plan["oom_score_adj"]
+        and bool(entry["process"]["apparmor"]) >= bool(plan["process"]["apparmor"])
+    )

@@ -1,0 +1,132 @@
+"""The child that waits inside a container while the engine commits that its exec shall be."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+import trio
+from msgspec.structs import replace
+
+from engine.aggregates.values.config import HostConfig
+from engine.drivers.ports.runtime import ExecLaunch, Launch
+from tests.support.containers import Harbour, harbour, make_busybox
+
+pytestmark = pytest.mark.root
+PRIVATE = HostConfig(cgroupns_mode="private", ipc_mode="private", shm_size=64 << 20)
+
+
+@pytest.fixture(scope="module")
+def layer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_busybox(tmp_path_factory.mktemp("layer"))
+
+
+@pytest.fixture
+async def port(tmp_path: Path, layer: Path) -> AsyncIterator[Harbour]:
+    async with harbour(tmp_path, layer) as opened:
+        yield opened
+
+
+@contextlib.asynccontextmanager
+async def attached(port: Harbour, command: ExecLaunch) -> AsyncIterator[socket.socket]:
+    """A client of an exec that is not there yet."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.settimeout(10)
+        async with trio.open_nursery() as nursery:
+            registered = trio.Event()
+            nursery.start_soon(
+                lambda: port.runtime.attach(
+                    command.container_id,
+                    theirs.fileno(),
+                    exec_id=command.exec_id,
+                    stdin=False,
+                    stdout=True,
+                    stderr=True,
+                    multiplexed=False,
+                    registered=registered.set,
+                )
+            )
+            await registered.wait()
+            yield ours
+            nursery.cancel_scope.cancel()
+
+
+async def sleeper(port: Harbour, host: HostConfig = PRIVATE) -> tuple[Launch, int]:
+    launch = port.launch("sleep", "60", host=host)
+    return launch, await port.runtime.start(launch)
+
+
+def others_in(namespace: str, first: int) -> set[int]:
+    """Who else is in a pid namespace."""
+    found = set()
+    for entry in os.listdir("/proc"):
+        if entry.isdecimal() and int(entry) != first:
+            with contextlib.suppress(OSError):
+                if os.readlink(f"/proc/{entry}/ns/pid") == namespace:
+                    found.add(int(entry))
+    return found
+
+
+async def until(fact: Callable[[], object]) -> None:
+    with trio.fail_after(10):
+        while not fact():
+            await trio.sleep(0.01)
+
+
+async def test_it_becomes_the_exec(port: Harbour) -> None:
+    launch, first = await sleeper(port)
+    namespace = os.readlink(f"/proc/{first}/ns/pid")
+    command = port.exec_of(launch, "sh", "-c", "echo here; exec sleep 50")
+    async with attached(port, command) as client:
+        await until(lambda: others_in(namespace, first))
+        (waiting,) = others_in(namespace, first)
+        assert await port.runtime.execute(command) == waiting
+        assert await trio.to_thread.run_sync(client.recv, 100) == b"here\n"
+        assert others_in(namespace, first) == {waiting}
+
+
+async def test_one_that_nobody_asks_for_goes(port: Harbour) -> None:
+    launch, first = await sleeper(port)
+    namespace = os.readlink(f"/proc/{first}/ns/pid")
+    async with attached(port, port.exec_of(launch, "true")):
+        await until(lambda: others_in(namespace, first))
+        await until(lambda: not others_in(namespace, first))
+
+
+async def test_without_it_the_exec_is_forked_anew(port: Harbour) -> None:
+    launch, first = await sleeper(port)
+    namespace = os.readlink(f"/proc/{first}/ns/pid")
+    command = port.exec_of(launch, "echo", "anew")
+    async with attached(port, command) as client:
+        await until(lambda: others_in(namespace, first))
+        (waiting,) = others_in(namespace, first)
+        os.kill(waiting, signal.SIGKILL)
+        await until(lambda: not os.path.exists(f"/proc/{waiting}"))
+        assert await port.runtime.execute(command) not in (0, waiting)
+        assert await trio.to_thread.run_sync(client.recv, 100) == b"anew\n"
+
+
+async def test_it_goes_with_its_container(port: Harbour) -> None:
+    launch, first = await sleeper(port)
+    async with attached(port, port.exec_of(launch, "true")):
+        await port.runtime.signal(launch.container_id, signal.SIGKILL)
+        await port.exit_of(launch)
+
+
+async def test_a_container_that_may_trace_sees_none(port: Harbour) -> None:
+    """It could look into the supervisor's memory, of which the child still has a copy."""
+    launch, first = await sleeper(port, replace(PRIVATE, cap_add=("SYS_PTRACE",)))
+    namespace = os.readlink(f"/proc/{first}/ns/pid")
+    command = port.exec_of(launch, "echo", "traced")
+    async with attached(port, command) as client:
+        for _ in range(20):
+            assert not others_in(namespace, first)
+            await trio.sleep(0.005)
+        await port.runtime.execute(command)
+        assert await trio.to_thread.run_sync(client.recv, 100) == b"traced\n"
