@@ -32,6 +32,7 @@ from engine.codec import EventCodec
 from replay.reader import LogReader
 from replay.world import World, world_at
 from tests.support.engine import Engine
+from tests.support.processes import content, everybody
 
 POOL_MAX = 6
 """Ready network namespaces an engine keeps (four), and those being made."""
@@ -80,10 +81,17 @@ def unsettled(world: World) -> list[str]:
             found.append(f"network {state.settings.name} is {state.status.value}")
     found += [f"volume {s.name} is removing" for s in world.living("volume") if s.status is VolumeStatus.REMOVING]
     found += [f"image {s.image_id} is removing" for s in world.living("image") if s.status is ImageStatus.REMOVING]
-    found += [
-        f"transfer of {s.reference} is open" for s in world.living("transfer") if s.status is TransferStatus.OPEN
-    ]
+    found += [f"transfer of {s.reference} is open" for s in world.living("transfer") if s.status is TransferStatus.OPEN]
     return found
+
+
+def overdue(world: World, now_ns: int) -> list[str]:
+    """Containers that their policy, or a restart that was asked for, should have started by now."""
+    return [
+        f"container {state.name} was to start {(now_ns - state.restart_due_at) / 1e9:.3f} s ago"
+        for state in containers_of(world)
+        if state.status is Status.RESTARTING and state.restart_due_at <= now_ns
+    ]
 
 
 def leaks(engine: Engine, world: World | None = None) -> list[str]:
@@ -114,14 +122,12 @@ def _alive(world: World) -> dict[str, ContainerState]:
 def members() -> dict[str, set[int]]:
     """Pids by container id, from the cgroups of all processes of the machine."""
     found: dict[str, set[int]] = {}
-    for entry in os.listdir("/proc"):
-        if entry.isdecimal():
+    for pid, groups in everybody("cgroup"):
+        match = re.search(rb"/docker[/-]([0-9a-f]{64})", groups)
+        if match:
             with contextlib.suppress(OSError):
-                text = Path(f"/proc/{entry}/cgroup").read_text()
-                state = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()[0]
-                match = re.search(r"/docker[/-]([0-9a-f]{64})", text)
-                if match and state not in "ZX":
-                    found.setdefault(match[1], set()).add(int(entry))
+                if content(pid, "stat").rpartition(b")")[2].split()[0] not in b"ZX":
+                    found.setdefault(match[1].decode(), set()).add(pid)
     return found
 
 
@@ -349,7 +355,8 @@ def settled_without_leaks(engine: Engine, timeout_s: float = 30.0, *, besides: s
     deadline = time.monotonic() + timeout_s
     while True:
         world = world_of(engine)
-        wrong = unsettled(world) + [leak for leak in leaks(engine, world) if not besides or besides not in leak]
+        wrong = unsettled(world) + overdue(world, time.time_ns())
+        wrong += [leak for leak in leaks(engine, world) if not besides or besides not in leak]
         # What looked wrong may have been on its way: only a log that stands still is believed.
         if not wrong or (world_of(engine).position == world.position and time.monotonic() > deadline):
             break

@@ -27,6 +27,7 @@ import pytest
 
 from tests.support.images import busybox_image
 from tests.support.leaks import container_ids, leaks
+from tests.support.processes import everybody
 from tests.support.registry import tool
 
 PATIENCE = float(os.environ.get("ISHMAEL_PATIENCE", "1"))
@@ -67,18 +68,7 @@ class Engine:
         """Start and wait until it answers."""
         with contextlib.suppress(FileNotFoundError):
             self.socket.unlink()
-        command = [
-            "nsenter", f"--net=/run/netns/{self.name}", sys.executable, "-m", self.module, "-H", f"unix://{self.socket}",
-            "--data-root", str(self.root / "data"), "--exec-root", str(self.root / "exec"),
-            "--pidfile", str(self.root / "pid"), *self.flags,
-        ]  # fmt: skip
-        if self._etc is not None:
-            covered = 'mount --bind "$0" /etc && exec "$@"'
-            command = ["unshare", "-m", "--propagation", "slave", "sh", "-c", covered, str(self._etc), *command]
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                command, env=self.surroundings, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
+        self.process = self.launch()
         deadline = time.monotonic() + START_S
         while True:
             if self.process.poll() is not None:
@@ -88,6 +78,22 @@ class Engine:
                     return
             assert time.monotonic() < deadline, self.log.read_text()[-4000:]
             time.sleep(0.02)
+
+    @property
+    def arguments(self) -> list[str]:
+        return [
+            "-H", f"unix://{self.socket}", "--data-root", str(self.root / "data"),
+            "--exec-root", str(self.root / "exec"), "--pidfile", str(self.root / "pid"), *self.flags,
+        ]  # fmt: skip
+
+    def launch(self) -> subprocess.Popen[bytes]:
+        """A process of the engine, from now on."""
+        command = ["nsenter", f"--net=/run/netns/{self.name}", sys.executable, "-m", self.module, *self.arguments]
+        if self._etc is not None:
+            covered = 'mount --bind "$0" /etc && exec "$@"'
+            command = ["unshare", "-m", "--propagation", "slave", "sh", "-c", covered, str(self._etc), *command]
+        with self.log.open("ab") as log:
+            return subprocess.Popen(command, env=self.surroundings, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
     @property
     def surroundings(self) -> dict[str, str]:
@@ -227,14 +233,9 @@ class Engine:
 
     def supervisors(self) -> list[int]:
         """Pids of the supervisor and what it forked for itself."""
-        found = []
-        for entry in os.listdir("/proc"):
-            with contextlib.suppress(OSError):
-                if entry.isdecimal():
-                    words = Path(f"/proc/{entry}/cmdline").read_bytes().split(b"\0")
-                    if str(self.exec_root).encode() in words and any(b"supervisor" in word for word in words):
-                        found.append(int(entry))
-        return found
+        root = str(self.exec_root).encode()
+        titles = ((pid, title.split(b"\0")) for pid, title in everybody("cmdline") if root in title)
+        return [pid for pid, words in titles if root in words and any(b"supervisor" in word for word in words)]
 
     def end_supervisor(self) -> None:
         for pid in self.supervisors():

@@ -13,6 +13,8 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.support.processes import content, everybody
+
 
 def container_ids(log: Path) -> set[str]:
     """The ids of all containers a log ever knew; none when there is no log."""
@@ -52,10 +54,9 @@ def _cgroups(containers: set[str]) -> Iterator[str]:
 
 
 def _processes(root: Path, containers: set[str]) -> Iterator[str]:
-    for entry in os.listdir("/proc"):
-        if entry.isdecimal() and int(entry) != os.getpid():
-            with contextlib.suppress(OSError):
-                title = Path(f"/proc/{entry}/cmdline").read_bytes().decode(errors="replace")
-                group = re.search(r"/docker[/-]([0-9a-f]{64})", Path(f"/proc/{entry}/cgroup").read_text())
-                if f"{root}/" in title or (group is not None and group[1] in containers):
-                    yield f"process {entry}: {title.replace(chr(0), ' ')[:80]}"
+    for pid, title in everybody("cmdline"):
+        with contextlib.suppress(OSError):
+            group = re.search(rb"/docker[/-]([0-9a-f]{64})", content(pid, "cgroup"))
+            of_container = group is not None and group[1].decode() in containers
+            if pid != os.getpid() and (f"{root}/".encode() in title or of_container):
+                yield f"process {pid}: {title.replace(bytes(1), b' ').decode(errors='replace')[:80]}"

@@ -1,4 +1,4 @@
-"""`python -m tests.crash.points.engine ...`: ishmaeld with a point before and after every append and every effect.
+"""ishmaeld with a point before and after every append and every effect.
 
 Appends are what the log's recorder writes; effects are the verbs of the ports, whatever driver is behind them.
 """
@@ -7,19 +7,16 @@ from __future__ import annotations
 
 import functools
 import inspect
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
 from msgspec.structs import asdict, replace
 
 from engine import bootstrap
-from engine.__main__ import main
 from engine.composition import Drivers
 from engine.drivers.linux.runtime import connection
 from engine.recorder import LogRecorder
-from tests.crash.points.control import VARIABLE, Control
+from tests.crash.points.control import Control
 
 EFFECTS = (
     "runtime", "streams", "blobs", "layers", "archives", "rootfs", "files", "folders", "volumes", "host_paths",
@@ -75,8 +72,3 @@ def with_points(control: Control) -> None:
     bootstrap._drivers = drivers
     LogRecorder.insert_events = insert_events  # type: ignore[method-assign]
     connection.package_data = Elsewhere  # type: ignore[misc, assignment]
-
-
-if __name__ == "__main__":
-    with_points(Control(os.environ[VARIABLE]))
-    sys.exit(main())
