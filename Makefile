@@ -6,7 +6,7 @@ SETUP := $(VENV)/.installed
 SYSTEM := .tools/.installed
 PACKAGES := python3-venv busybox-static nftables libnftables1 iproute2 procps tini e2fsprogs
 
-.PHONY: demo test serve check docs clean setup bench crash crash-matrix guest
+.PHONY: demo test serve check docs clean setup bench crash crash-matrix simulate guest
 
 demo: setup
 	$(BIN)/python scripts/demo.py
@@ -21,6 +21,14 @@ crash: setup tools
 	ISHMAEL_CRASHES=50 ISHMAEL_IMAGE_CRASHES=100 ISHMAEL_NETWORKS=200 ISHMAEL_CRASH_SAMPLE=6 \
 	  $(BIN)/python -m pytest tests/crash -s
 	ISHMAEL_FAULT_SEEDS=200 $(BIN)/python -m pytest tests/reactors/images/test_faulty_networks.py
+
+# Whole engines in one process, by seed, over a simulated machine on which everything goes wrong. One alone takes a
+# quarter of a second; what failed is named, and `python -m tests.simulation SEED` repeats it.
+SEEDS ?= 10000
+FIRST ?= 0
+JOBS ?= $(shell nproc)
+simulate: setup
+	$(BIN)/python -m tests.simulation --first $(FIRST) --count $(SEEDS) --jobs $(JOBS)
 
 # Every operation, every point, whoever dies: some thousand deaths, a few hours. docs/reliability.md is written anew.
 crash-matrix: setup tools

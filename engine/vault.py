@@ -68,10 +68,15 @@ class Vault:
         Raises PortError when a new key can not be stored."""
         while (key := self._key(owner)) is None:
             self._unsaved.setdefault(owner, self._entropy.token(KEY_BYTES))
-            await trio.lowlevel.checkpoint()  # others in the same breath add their keys to this write
-            async with self._lock:
-                if owner in self._unsaved:
-                    await self._save_new_keys()
+            try:
+                await trio.lowlevel.checkpoint()  # others in the same breath add their keys to this write
+                async with self._lock:
+                    if owner in self._unsaved:
+                        await self._save_new_keys()
+            except BaseException:
+                # Nobody waits for it any more: saved with a later one's, it would be a key that seals nothing.
+                self._unsaved.pop(owner, None)
+                raise
         nonce = self._entropy.token(NONCE_BYTES)
         return Sealed(owner=owner, box=nonce + AESGCM(key).encrypt(nonce, value, owner.encode()))
 
@@ -122,8 +127,8 @@ class Vault:
         self._keys.update(keys)
 
     async def _save_new_keys(self) -> None:
-        """On the loop while the disk is quick, as the log's commits. Keys that could not be saved stay unsaved, so that
-        each of their sealers tries, and fails, by itself."""
+        """On the loop while the disk is quick, as the log's commits. Of keys that could not be saved each sealer tries,
+        and fails, by itself."""
         fresh = dict(self._unsaved)
         began = time.monotonic()
         if self._save_s < INLINE_S_MAX:
@@ -132,7 +137,7 @@ class Vault:
             await trio.to_thread.run_sync(self._insert, fresh, limiter=self._limiter)
         self._save_s += (time.monotonic() - began - self._save_s) / 8
         for owner in fresh:
-            del self._unsaved[owner]
+            self._unsaved.pop(owner, None)
         self._remember(fresh)
 
     def _insert(self, keys: dict[str, bytes]) -> None:

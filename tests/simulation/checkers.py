@@ -7,6 +7,8 @@ sentences, none when all is well.
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from engine.aggregates.decider import Recorded
 from engine.aggregates.exec import ExecExited, ExecStatus
 from engine.aggregates.network import EndpointAllocated, EndpointReleased, NetworkStatus
 from engine.aggregates.ports import PortsReleased, PortsReserved
-from engine.aggregates.volume import VolumeStatus
+from engine.aggregates.volume import VolumeReferenced, VolumeReleased, VolumeRemoveRequested, VolumeStatus
 from engine.application import Application
 from engine.clock import SystemClock
 from engine.codec import EventCodec
@@ -47,13 +49,51 @@ def world_of(log: Path) -> World:
 # -- at any position ---------------------------------------------------------------------------------------------------
 
 
-def safety(log: Path, machine: Machine) -> list[str]:
+def safety(log: Path, machine: Machine, promised: Mapping[int, bytes]) -> list[str]:
+    """promised: where the log ended when somebody was answered, and its seal there."""
     events = history(log)
     found = [*_names(events), *_addresses(events), *_ports(events), *_exits(events, machine), *_restarts(events)]
+    found += [*_promises(log, promised), *_references(events)]
     result = verify(log)
     if not result.whole:
         found.append(f"the chain does not verify: {result}")
     return [*found, *machine.violations]
+
+
+def _promises(log: Path, promised: Mapping[int, bytes]) -> Iterator[str]:
+    """What was acknowledged is in the log, behind the very history that it had then."""
+    with contextlib.closing(sqlite3.connect(f"file:{log}?mode=ro", uri=True)) as connection:
+        seals = dict(connection.execute("SELECT last, seal FROM chain").fetchall())
+    for position, seal in promised.items():
+        if position and seals.get(position) != seal:
+            yield f"position {position} was acknowledged, and is {'another' if position in seals else 'lost'}"
+
+
+def _references(events: Iterable[Recorded]) -> Iterator[str]:
+    """A volume's users are the containers that were made with it and are there; with one it does not go."""
+    mounted: dict[str, frozenset[str]] = {}
+    users: dict[str, set[str]] = {}
+    for recorded in events:
+        match recorded.event:
+            case c.ContainerCreated() as event:
+                mounted[recorded.key] = frozenset(mount.name for mount in event.mounts if mount.type == "volume")
+            case c.ContainerRemoved():
+                mounted.pop(recorded.key, None)
+            case VolumeReferenced() as event:
+                users.setdefault(recorded.key, set()).add(event.container_id)
+            case VolumeReleased() as event:
+                users.get(recorded.key, set()).discard(event.container_id)
+            case VolumeRemoveRequested():
+                for each in (container for container, volumes in mounted.items() if recorded.key in volumes):
+                    yield f"position {recorded.position}: volume {recorded.key} goes, and {each[:12]} is on it"
+    for container, volumes in mounted.items():
+        for name in volumes:
+            if container not in users.get(name, ()):
+                yield f"volume {name} knows nothing of {container[:12]}, which is on it"
+    for name, containers in users.items():
+        for container in containers:
+            if name not in mounted.get(container, ()):
+                yield f"volume {name} is kept by {container[:12]}, which is not on it"
 
 
 def _names(events: Iterable[Recorded]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""What goes wrong, by seed: verbs that are refused, verbs that happen and report failure, verbs that take long.
+"""What goes wrong, by seed: verbs that are refused, that happen and report failure, that take long; a full disk.
 
 Owns the gate of one engine's life: when it is shut the engine is dead, and whatever its tasks still ask for while they
 are taken down does not happen. Refuses to know: what any verb does.
@@ -13,7 +13,8 @@ from typing import TypeVar
 
 import trio
 
-from engine.errors import PortError
+from engine.errors import Fault, PortError
+from tests.simulation.disk import Disk
 
 T = TypeVar("T")
 SLOW_S = (0.001, 0.02, 0.3, 2.5, 12.0)
@@ -32,6 +33,7 @@ class Faults:
     def __init__(self, random: Random) -> None:
         self.random = random
         self.on = False
+        self.disk = Disk(random)
         self.slow = random.choice((0.0, 0.05, 0.3, 0.6))
         self.refuse = random.choice((0.0, 0.02, 0.1))
         self.lie = random.choice((0.0, 0.02, 0.1))
@@ -39,6 +41,7 @@ class Faults:
 
     def heal(self) -> None:
         self.on = False
+        self.disk.heal()
 
     async def perform(
         self,
@@ -48,15 +51,19 @@ class Faults:
         *,
         may_fail: bool = True,
         may_lie: bool = True,
+        writes: bool = False,
         prompt: bool = False,
     ) -> T:
         """Do `effect` once, all of it in one step, at some moment, or not; and tell, or lie. may_lie: whether the
-        port's contract leaves open what a failed verb has done. prompt: nothing comes between the effect and its answer
-        (a descriptor that is given belongs to somebody)."""
+        port's contract leaves open what a failed verb has done. writes: a full disk refuses it. prompt: nothing comes
+        between the effect and its answer (a descriptor that is given belongs to somebody)."""
         await self._pause()
         self._check(gate, verb)
         if may_fail and self._strikes(self.refuse):
             raise self._refusal(verb, "before")
+        if writes and self.disk.full:
+            self.told.append(f"{trio.current_time():.3f} {verb} finds the disk full")
+            raise PortError(verb, "no space left on device", fault=Fault.DISK_FULL, errno=28, retriable=True)
         done = effect()
         if prompt:
             return done

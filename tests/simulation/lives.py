@@ -2,7 +2,8 @@
 
 Owns: the engine under test (the real composition, with its log on a memory file system), requests to its application,
 and death. A death is one step between two steps of anybody: the gate of the drivers is shut, the files are copied as
-they are, and only then are the tasks taken down: whatever they still do is done by nobody, in nobody's files.
+they are (as far as they had been written, when the power fails), and only then are the tasks taken down: whatever they
+still do is done by nobody, in nobody's files.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import logging
 import shutil
 import traceback
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -32,6 +34,7 @@ from engine.api.responses import closing
 from engine.composition import Engine
 from engine.config import ConfigError, DaemonConfig
 from engine.errors import PortError
+from tests.simulation.disk import Files
 from tests.simulation.drivers.together import SURROUNDINGS, simulated_drivers
 from tests.simulation.faults import Faults, Gate, SeededEntropy, SimulatedClock
 from tests.simulation.machine import Machine
@@ -112,6 +115,8 @@ class Lives:
         self.log: list[str] = []
         self.names: set[str] = set()
         """Of containers that clients have made and not seen removed."""
+        self.promised: dict[int, bytes] = {}
+        """Where the log ended when somebody was answered, with its seal there."""
 
     # -- lives and deaths ----------------------------------------------------------------------------------------------
 
@@ -155,15 +160,29 @@ class Lives:
         if self._scope is None or self._gate.shut:
             return
         self.log.append(f"{trio.current_time():.3f} engine {self.number} dies")
+        self._leave(dict.fromkeys((*LOG_FILES, *(() if views_lost else VIEW_FILES)), shutil.copy))
+
+    def lose_power(self, before: Files) -> None:
+        """Engine and machine stop in one step; what was being written is torn, what nobody synced may be lost."""
+        if self._scope is None or self._gate.shut:
+            return
+        self.log.append(f"{trio.current_time():.3f} engine {self.number} loses its power")
+        disk = self._faults.disk
+        ways: dict[str, Callable[[Path, Path], object]] = {}
+        ways |= {name: lambda path, to: disk.copy(path, to, before) for name in LOG_FILES}
+        ways |= dict.fromkeys(VIEW_FILES, disk.copy_unsynced)
+        self._leave(ways)
+        self._machine.reboot()
+
+    def _leave(self, ways: Mapping[str, Callable[[Path, Path], object]]) -> None:
+        """Dead from now on. ways: how each file is copied to where the next engine finds it."""
         self._gate.shut = True
         copied = self._root / str(self.number)
         copied.mkdir()
-        for name in (*LOG_FILES, *(() if views_lost else VIEW_FILES)):
+        for name, copy in {**ways, "engine-id": shutil.copy}.items():
             for suffix in ("", "-wal"):
                 with contextlib.suppress(FileNotFoundError):
-                    shutil.copy(self.disk / (name + suffix), copied / (name + suffix))
-        with contextlib.suppress(FileNotFoundError):
-            shutil.copy(self.disk / "engine-id", copied / "engine-id")
+                    copy(self.disk / (name + suffix), copied / (name + suffix))
         self.disk = copied
         self._take_down()
 
@@ -232,6 +251,12 @@ class Lives:
             raise Cut(f"{method} {path}")
         return request.answer
 
+    def _promise(self) -> None:
+        """Who is answered may rely on everything that has happened."""
+        assert self.engine is not None
+        recorder = self.engine.hands.application._recorder
+        self.promised[recorder.position] = recorder.seal
+
     async def _handle(self, request: _Request, app: EngineApp) -> None:
         try:
             async with trio.open_nursery() as nursery:
@@ -244,6 +269,7 @@ class Lives:
                             pieces.append(piece)
                 await trio.lowlevel.checkpoint()
                 if not self._gate.shut:
+                    self._promise()
                     request.answer = Answer(response.status, b"".join(pieces))
                 nursery.cancel_scope.cancel()
         finally:

@@ -31,6 +31,7 @@ from engine.projections.views import Views
 from engine.projections.volumes import Volumes
 from tests.simulation import checkers
 from tests.simulation.clients import NETWORKS, VOLUMES, Client
+from tests.simulation.disk import below
 from tests.simulation.faults import Faults, SimulatedClock
 from tests.simulation.lives import Complaints, Cut, Lives
 from tests.simulation.machine import Machine
@@ -140,6 +141,10 @@ class Simulation:
         self._clients: list[Client] = []
 
     async def main(self) -> None:
+        with below(self._faults.disk):
+            await self._main()
+
+    async def _main(self) -> None:
         async with trio.open_nursery() as nursery:
             tell = self._outcome.wrong.append
             nursery.start_soon(free_the_stuck, nursery.cancel_scope, STUCK_S, tell, name="watchdog")
@@ -171,6 +176,7 @@ class Simulation:
         self._faults.on = True
         async with trio.open_nursery() as trouble:
             trouble.start_soon(self._trouble, machine, lives, name="trouble")
+            trouble.start_soon(self._fill_disk, name="full disk")
             await self._let_clients(lives, r.choice((1, 2, 4)), r.choice((5, 15, 30)))
             trouble.cancel_scope.cancel()
         self._steps.at = math.inf
@@ -188,26 +194,35 @@ class Simulation:
                 self._clients.append(client)
                 nursery.start_soon(client.run, steps, name=f"client {client.number}")
 
+    async def _fill_disk(self) -> None:
+        r = Random(f"{self._outcome.seed}/disk")
+        for _ in range(r.choice((0, 0, 1, 3))):
+            await trio.sleep(r.choice((1.0, 20.0)) * r.random())
+            self._outcome.story.append(f"{trio.current_time():.3f} the disk is full")
+            self._faults.disk.full = True
+            await trio.sleep(r.choice((0.1, 3.0, 40.0)) * r.random())
+            self._outcome.story.append(f"{trio.current_time():.3f} the disk has room")
+            self._faults.disk.full = False
+
     async def _trouble(self, machine: Machine, lives: Lives) -> None:
         r = self._random
         every_s = r.choice((1.0, 5.0, 30.0))
         for _ in range(r.choice((0, 1, 2, 4, 8))):
             await trio.sleep(every_s * r.random())
             what = r.random()
-            if what < 0.6:
+            if what < 0.5:
                 self._steps.action = lambda lost=r.random() < 0.2: lives.die(views_lost=lost)
                 self._steps.at = self._steps.count + r.choice((100, 1000, 5000)) * r.random()
-            elif what < 0.75:
+            elif what < 0.6:
                 lives.stop()
-            elif what < 0.8 and machine.processes:
+            elif what < 0.7 and machine.processes:
                 machine.run_out_of_memory(r.choice(list(machine.processes.values())))
-            elif what < 0.95:
+            elif what < 0.8:
                 self._outcome.story.append(f"{trio.current_time():.3f} the supervisor is lost")
                 machine.lose_supervisor()
             else:
-                self._outcome.story.append(f"{trio.current_time():.3f} the machine boots anew")
-                lives.die()
-                machine.reboot()
+                self._outcome.story.append(f"{trio.current_time():.3f} the power fails in the next commit")
+                self._faults.disk.cut_in_commit(lives.lose_power)
 
     # -- judgement -----------------------------------------------------------------------------------------------------
 
@@ -261,7 +276,7 @@ class Simulation:
 
     def _judge_file(self, machine: Machine, lives: Lives) -> None:
         log = lives.disk / "events.db"
-        self._outcome.wrong += checkers.safety(log, machine)
+        self._outcome.wrong += checkers.safety(log, machine, lives.promised)
         self._outcome.events = len(checkers.history(log))
 
     async def _judge_views(self, lives: Lives) -> None:

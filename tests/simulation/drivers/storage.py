@@ -66,7 +66,7 @@ class SimulatedRootFilesystems(Part):
     async def prepare(
         self, container_id: ContainerID, chain: Sequence[ChainID], *, volatile: bool, limit_bytes: int = 0
     ) -> RootFilesystem:
-        await self.perform("prepare rootfs", lambda: self.machine.rootfs.add(container_id))
+        await self.perform("prepare rootfs", lambda: self.machine.rootfs.add(container_id), writes=True)
         return RootFilesystem(lowers=(), upper=f"/rootfs/{container_id}/upper", work=f"/rootfs/{container_id}/work")
 
     async def discard_rootfs(self, container_id: ContainerID) -> None:
@@ -93,7 +93,9 @@ class SimulatedRootFilesystems(Part):
 
 class SimulatedFolders(Part):
     async def write(self, container_id: ContainerID, files: Mapping[str, str]) -> str:
-        await self.perform("write folder", lambda: self.machine.folders.setdefault(container_id, {}).update(files))
+        await self.perform(
+            "write folder", lambda: self.machine.folders.setdefault(container_id, {}).update(files), writes=True
+        )
         return self.path(container_id)
 
     async def edit(self, container_id: ContainerID, name: str, change: Callable[[str], str]) -> None:
@@ -102,7 +104,7 @@ class SimulatedFolders(Part):
             if name in files:
                 files[name] = change(files[name])
 
-        await self.perform("edit file", rewrite)
+        await self.perform("edit file", rewrite, writes=True)
 
     def path(self, container_id: ContainerID) -> str:
         return f"/containers/{container_id}"
@@ -117,7 +119,7 @@ class SimulatedFolders(Part):
 
 class SimulatedVolumes(Part):
     async def create(self, name: VolumeName, options: Mapping[str, str]) -> str:
-        await self.perform("create volume", lambda: self.machine.volumes.setdefault(name, False))
+        await self.perform("create volume", lambda: self.machine.volumes.setdefault(name, False), writes=True)
         return f"/volumes/{name}/_data"
 
     async def remove(self, name: VolumeName) -> None:
@@ -139,7 +141,7 @@ class SimulatedVolumes(Part):
         return tuple(VolumeName(each) for each in found)
 
     async def fill(self, name: VolumeName, lowers: tuple[str, ...], path: str) -> None:
-        await self.perform("fill volume", lambda: None)
+        await self.perform("fill volume", lambda: None, writes=True)
 
 
 class SimulatedHostPaths(Part):
