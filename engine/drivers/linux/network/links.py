@@ -148,10 +148,6 @@ def delete_link_at(index: int) -> Request:
     return Request(_DELLINK, REQUEST | ACK, _head(index))
 
 
-def delete_link(name: str) -> Request:
-    return Request(_DELLINK, REQUEST | ACK, _head() + netlink.text(_IFLA_IFNAME, name))
-
-
 def new_address(index: int, address: str, prefix_length: int) -> Request:
     """Add an address. Duplicate address detection is off: the log allocates each address once, and a tentative IPv6
     address could not be bound for a second."""

@@ -228,10 +228,9 @@ class LinuxNetworks:
     def delete_link(self, name: str) -> None:
         """On the link thread. Idempotent."""
         try:
-            netlink.transact(self._kernel.route, [links.delete_link(name)])
+            self._kernel.deletions.delete(name)
         except OSError as error:
-            if error.errno != errno.ENODEV:
-                raise _failed("remove", f"cannot delete {name}", error) from error
+            raise _failed("remove", f"cannot delete {name}", error) from error
 
     def _inventory(self) -> NetworkInventory:
         found = links.all_links(self._kernel.route)

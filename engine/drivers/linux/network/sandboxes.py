@@ -235,14 +235,14 @@ class LinuxSandboxes:
                 self._connect(netns_fd, inside, join, veth, made)
                 veth = None
             if veth is not None:
-                self._delete(links.delete_link_at(veth.outside))
+                self._delete_at(veth.outside)
             for join in joins:
                 if join.openings and self._is_apart(join):
                     self._open_between(join)
             self._kernel.firewall.publish([each for join in joins for each in publications_of(join)])
         except (OSError, PortError) as error:
             for index in made:
-                self._delete(links.delete_link_at(index))
+                self._delete_at(index)
             for index in made_inside:
                 netlink.transact(inside, [links.delete_link_at(index)])
             self._close_between(joins)
@@ -268,7 +268,7 @@ class LinuxSandboxes:
             if refused.errno != errno.EEXIST:
                 raise
             # An engine that was killed had come this far with a container that lives on: it is done anew.
-            self._delete(links.delete_link(veth_name(join.endpoint.endpoint_id)))
+            self._delete(veth_name(join.endpoint.endpoint_id))
             netlink.transact(route, wanted)
         if join.endpoint.ipv6_address:
             _allow_ipv6(netns_fd, namespaces.UNUSED_INTERFACE)
@@ -296,7 +296,7 @@ class LinuxSandboxes:
                 if _is_sublink(join):
                     self._delete_inside(container_id, join)
                 else:
-                    self._delete(links.delete_link(veth_name(join.endpoint.endpoint_id)))
+                    self._delete(veth_name(join.endpoint.endpoint_id))
 
     def _delete_inside(self, container_id: ContainerID, join: Join) -> None:
         held = self._held.get((container_id, join.endpoint.endpoint_id))
@@ -337,12 +337,17 @@ class LinuxSandboxes:
             except OSError as error:
                 raise _join_failed(error) from error
 
-    def _delete(self, request: netlink.Request) -> None:
+    def _delete(self, name: str) -> None:
         try:
-            netlink.transact(self._kernel.route, [request])
+            self._kernel.deletions.delete(name)
         except OSError as error:
-            if error.errno != errno.ENODEV:
-                raise _join_failed(error) from error
+            raise _join_failed(error) from error
+
+    def _delete_at(self, index: int) -> None:
+        try:
+            self._kernel.deletions.delete_at(index)
+        except OSError as error:
+            raise _join_failed(error) from error
 
 
 def attachment(join: Join, veth: int, bridge: int) -> list[netlink.Request]:

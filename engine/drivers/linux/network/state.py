@@ -17,6 +17,7 @@ from engine.aggregates.values.id_map import IdMap
 from engine.aggregates.values.ids import NetworkID
 from engine.aggregates.values.sysctls import sysctl_path
 from engine.drivers.linux.network import namespaces, netlink
+from engine.drivers.linux.network.deletion import LinkDeletions
 from engine.drivers.linux.network.firewall import Disabled, Firewall, NftablesFirewall
 from engine.drivers.linux.network.namespaces import NamespaceThread, SandboxPool
 from engine.errors import Fault, PortError
@@ -50,7 +51,7 @@ class NetworkingOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Kernel:
-    """The host side. `route` and `firewall` may only be used on the link thread."""
+    """The host side. `route`, `firewall` and `deletions` may only be used on the link thread."""
 
     def __init__(self, options: NetworkingOptions) -> None:
         self.options = options
@@ -61,6 +62,7 @@ class Kernel:
         self.nursery: trio.Nursery | None = None
         self._route: socket.socket | None = None
         self._firewall: Firewall | None = None
+        self._deletions: LinkDeletions | None = None
         self.ipv6 = False
         self.network_names: dict[NetworkID, str] = {}
         """Learnt from every specification seen: the resolver answers `name.network`."""
@@ -76,6 +78,10 @@ class Kernel:
     @property
     def firewall(self) -> Firewall:
         return _running(self._firewall)
+
+    @property
+    def deletions(self) -> LinkDeletions:
+        return _running(self._deletions)
 
     async def pool_settled(self) -> None:
         """Whatever the pool had begun to make when this was called is in it."""
@@ -107,6 +113,7 @@ class Kernel:
         self.ipv6 = os.path.exists("/proc/sys/net/ipv6/conf/default")
         self.pool_sysctls = {**POOL_SYSCTLS, **(_DISABLE_IPV6 if self.ipv6 else {})}
         self._route = netlink.open_socket(netlink.ROUTE)
+        self._deletions = LinkDeletions()
         self._firewall = NftablesFirewall(ipv6=self.ipv6) if self.options.firewall else Disabled()
         if self.options.prepared:
             self.prepare()
@@ -136,7 +143,9 @@ class Kernel:
             self._route.close()
         if self._firewall is not None:
             self._firewall.close()
-        self._route = self._firewall = None
+        if self._deletions is not None:
+            self._deletions.close()
+        self._route = self._firewall = self._deletions = None
 
 
 def _running(part: T | None) -> T:
