@@ -67,6 +67,20 @@ def start(
     return (intent, *commands)
 
 
+def connect(
+    state: ContainerState,
+    intent: c.ConnectContainer,
+    network_id: NetworkID,
+    *,
+    endpoint_ids: Callable[[], str],
+    seed: Callable[[int], bytes],
+) -> tuple[Command, ...]:
+    """A wish for another network, and for a container that runs its place there: a start allocates the others'."""
+    if not state.alive:
+        return (intent,)
+    return (intent, allocate(state, intent.attachment, network_id, EndpointID(endpoint_ids()), seed(6)))
+
+
 def _reserve_ports(state: ContainerState, ephemeral: EphemeralRange) -> ReservePorts:
     wishes: tuple[PortWish, ...] = port_wishes(
         state.config.exposed_ports or {}, state.host.port_bindings or {}, state.host.publish_all_ports

@@ -11,6 +11,7 @@ from typing import Any
 
 import trio
 
+from engine import transactions
 from engine.aggregates.container.commands import ConnectContainer, DisconnectContainer
 from engine.aggregates.container.state import ContainerState
 from engine.aggregates.decider import Cause, Reason, Rejected
@@ -257,20 +258,24 @@ class NetworkRoutes:
         attachment = NetworkAttachment(
             name=network.settings.name, network_id=network.network_id, config=config or EndpointConfig()
         )
-        await at_rest(self._context, container.container_id)
-        await self._context.application.execute(
-            ConnectContainer(
-                container_id=container.container_id, at=self._context.clock.now_ns(), attachment=attachment
-            ),
-            cause=cause,
+        intent = ConnectContainer(
+            container_id=container.container_id, at=self._context.clock.now_ns(), attachment=attachment
         )
+        commands = transactions.connect(
+            await at_rest(self._context, container.container_id),
+            intent,
+            network.network_id,
+            endpoint_ids=self._context.entropy.hex_id,
+            seed=self._context.entropy.token,
+        )
+        await self._context.application.execute(*commands, cause=cause)
         state = await self._container_settled(
             container.container_id,
             lambda state: all(wish.network_id != network.network_id for wish in state.connecting),
         )
         error = dict(state.connect_errors).get(network.network_id)
         if error is not None and all(joined.network_id != network.network_id for joined in state.networks):
-            raise _connect_refused(error)
+            raise PortError("connect", error)
 
     def _check_connect(self, network: NetworkState, body: shapes.ConnectBody) -> None:
         if network.settings.driver == "host":
@@ -376,17 +381,3 @@ class NetworkRoutes:
         await tell_pruned(self._context, "network", 0, cause)
         return deleted
 
-
-def _connect_refused(error: str) -> Exception:
-    """The reactor keeps the words of a refusal; its kind is told by them (NET-11)."""
-    kinds = {
-        "Address already in use": Reason.FORBIDDEN,
-        "requested address is out of range": Reason.INVALID,
-        "no available addresses": Reason.UNAVAILABLE,
-        "user specified IP address": Reason.INVALID,
-        "not found": Reason.NOT_FOUND,
-    }
-    for words, reason in kinds.items():
-        if words in error:
-            return Rejected(reason, error)
-    return PortError("connect", error)

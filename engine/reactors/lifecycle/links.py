@@ -1,6 +1,6 @@
 """Connecting a running container to a network, and taking it off again.
 
-The address is allocated in the log first; the kernel follows; a refusal gives the address back.
+The address is in the log with the wish (transactions.py); the kernel follows; a refusal gives the address back.
 """
 
 from __future__ import annotations
@@ -11,13 +11,11 @@ import os
 import trio
 from msgspec.structs import replace
 
-from engine import transactions
 from engine.aggregates.container import commands as c
 from engine.aggregates.container.state import ContainerState
-from engine.aggregates.decider import Rejected
 from engine.aggregates.network import NetworkState, ReleaseEndpoint
 from engine.aggregates.values.endpoints import Endpoint, NetworkAttachment
-from engine.aggregates.values.ids import ContainerID, EndpointID, NetworkID
+from engine.aggregates.values.ids import ContainerID, NetworkID
 from engine.drivers.ports.network import Join, Sandboxes
 from engine.errors import PortError
 from engine.reactors.base import Hands
@@ -38,27 +36,17 @@ class Links:
         self._linked = linked
 
     async def join(self, effect: effects.JoinNetwork, correlation: str) -> None:
-        """Allocate, join, report. Idempotent: an address that is held already is used."""
+        """Join at the address that the wish came with, report. Idempotent."""
         network_id = NetworkID(effect.network_id)
         state = self._hands.container(effect.container_id)
         wish = next((wish for wish in state.connecting if wish.network_id == network_id), None)
         if wish is None:
             return  # The container ended or left meanwhile, and took the wish with it.
         try:
-            allocation = transactions.allocate(
-                state,
-                wish,
-                network_id,
-                EndpointID(self._hands.entropy.hex_id()),
-                self._hands.entropy.token(6),
-            )
-            await self._hands.report(NAME, correlation, allocation)
             endpoint = self._endpoint(effect)
-            if endpoint is None:
-                return  # it ended while the log was written, and gave everything back
             await self._make(wish, endpoint)
             await self._linked.tell(state)
-        except (Rejected, PortError) as error:
+        except PortError as error:
             await self._hands.report(
                 NAME,
                 correlation,
@@ -80,10 +68,13 @@ class Links:
         except PortError as error:
             logger.warning("what a link of %s had opened stays so until it ends: %s", state.name, error.message)
 
-    def _endpoint(self, effect: effects.JoinNetwork) -> Endpoint | None:
+    def _endpoint(self, effect: effects.JoinNetwork) -> Endpoint:
         network = self._hands.application.state("network", effect.network_id)
         assert isinstance(network, NetworkState)
-        return network.endpoints.get(effect.container_id)
+        endpoint = network.endpoints.get(effect.container_id)
+        if endpoint is None:
+            raise PortError("connect", f"the container holds no address on network {network.settings.name}")
+        return endpoint
 
     async def _make(self, wish: NetworkAttachment, endpoint: Endpoint) -> None:
         state = self._hands.container(endpoint.container_id)
