@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import AsyncIterator, Iterator
 
 import dnslib
 import pytest
@@ -14,22 +13,10 @@ import trio
 from engine.aggregates.values.ids import ContainerID
 from engine.drivers.linux.network.driver import LinuxNetworking
 from engine.drivers.ports.network import NameRecord, NetworkSpec, Resolver
-from tests.support.netns import Container, World, link_names, open_world, own_network_namespace
+from tests.support.netns import Container, World, link_names
 
 pytestmark = pytest.mark.root
 RESOLVER = "127.0.0.11"
-
-
-@pytest.fixture
-def namespace() -> Iterator[None]:
-    with own_network_namespace():
-        yield
-
-
-@pytest.fixture
-async def world(namespace: None) -> AsyncIterator[World]:
-    async with open_world() as opened:
-        yield opened
 
 
 class Site:

@@ -8,7 +8,6 @@ import secrets
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import msgspec
@@ -23,23 +22,11 @@ from engine.drivers.linux.network.state import NetworkingOptions
 from engine.drivers.ports.drift import Ledger
 from engine.drivers.ports.network import NetworkInventory, Networks, NetworkSpec, Opening, Sandboxes
 from engine.errors import PortError
-from tests.support.netns import HOST_ADDRESS, Container, World, link_names, open_world, own_network_namespace, running
+from tests.support.netns import HOST_ADDRESS, Container, World, link_names, open_world, running
 
 pytestmark = pytest.mark.root
 HOST = -1
 ICC_OFF = {"com.docker.network.bridge.enable_icc": "false"}
-
-
-@pytest.fixture
-def namespace() -> Iterator[None]:
-    with own_network_namespace():
-        yield
-
-
-@pytest.fixture
-async def world(namespace: None) -> AsyncIterator[World]:
-    async with open_world() as opened:
-        yield opened
 
 
 def published(

@@ -78,9 +78,7 @@ class Links:
 
     async def _make(self, wish: NetworkAttachment, endpoint: Endpoint) -> None:
         state = self._hands.container(endpoint.container_id)
-        planned = joins(
-            (*state.endpoints, endpoint), (*state.networks, wish), state.ports, self._hands.views.networks
-        )
+        planned = joins((*state.endpoints, endpoint), (*state.networks, wish), state.ports, self._hands.views.networks)
         mine = next((join for join in planned if join.endpoint.endpoint_id == endpoint.endpoint_id), None)
         if mine is None:
             return
@@ -122,11 +120,12 @@ class Links:
             if join.endpoint.network_id == effect.network_id
         ]
         await self._sandboxes.leave(effect.container_id, leaving, sandbox_gone=False)
-        try:
-            await self._move_default_route(state, effect.network_id)
-        except PortError as error:
-            # The container may have taken its routes into its own hands: leaving the network is not held up by that.
-            logger.warning("container %s keeps no default route: %s", state.container_id, error.message)
+        if any(join.default_route for join in leaving):
+            try:
+                await self._move_default_route(state, effect.network_id)
+            except PortError as error:
+                # The container may have taken its routes into its own hands: leaving is not held up by that.
+                logger.warning("container %s keeps no default route: %s", state.container_id, error.message)
         with trio.CancelScope(shield=True):
             await self._hands.report(
                 NAME,

@@ -12,7 +12,8 @@ import errno
 import ipaddress
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import trio
 
@@ -30,6 +31,8 @@ from engine.drivers.linux.network.state import Kernel
 from engine.drivers.linux.network.sublinks import SublinkDriver
 from engine.drivers.ports.network import Join
 from engine.errors import Fault, PortError
+
+T = TypeVar("T")
 
 LINKED = frozenset({"bridge", *SUBLINK_DRIVERS})
 """Drivers that give a container an interface."""
@@ -192,9 +195,7 @@ class LinuxSandboxes:
                 made.append(reservation)
         return made
 
-    def _hold(
-        self, container_id: ContainerID, join: Join, reservations: list[Reservation], netns_fd: int = -1
-    ) -> None:
+    def _hold(self, container_id: ContainerID, join: Join, reservations: list[Reservation], netns_fd: int = -1) -> None:
         held = _Held(reservations, netns_fd)
         self._held[container_id, join.endpoint.endpoint_id] = held
         nursery = self._kernel.nursery
@@ -254,26 +255,36 @@ class LinuxSandboxes:
                 inside.close()
 
     def _connect(self, netns_fd: int, inside: socket.socket, join: Join, ready: Veth | None, made: list[int]) -> None:
-        route = self._kernel.route
-        bridge = links.find(route, networks.bridge_name(join.network))
-        if bridge is None:
-            raise PortError("join", f"network {join.network.network_id} has no bridge", fault=Fault.NOT_FOUND)
-        veth = ready if ready is not None else namespaces.make_veth(route, inside, netns_fd)
-        made.append(veth.outside)
-        mtu = networks.mtu_of(join.network)
-        wanted = attachment(join, veth.outside, bridge.index)
         try:
-            netlink.transact(route, wanted)
+            bridge = socket.if_nametoindex(networks.bridge_name(join.network))
+        except OSError as error:
+            message = f"network {join.network.network_id} has no bridge"
+            raise PortError("join", message, fault=Fault.NOT_FOUND) from error
+        name = veth_name(join.endpoint.endpoint_id)
+        if ready is not None:
+            veth = ready
+        else:
+            veth = self._anew(
+                name,
+                lambda: namespaces.make_veth(self._kernel.route, inside, netns_fd, name=name, interface=join.interface),
+            )
+        made.append(veth.outside)
+        wanted = attachment(join, veth.outside, bridge)
+        self._anew(name, lambda: netlink.transact(self._kernel.route, wanted))
+        if join.endpoint.ipv6_address:
+            _allow_ipv6(netns_fd, namespaces.UNUSED_INTERFACE if ready is not None else join.interface)
+        netlink.transact(inside, _configuration(join, veth.inside, networks.mtu_of(join.network)))
+        _write_sysctls(netns_fd, join)
+
+    def _anew(self, name: str, attempt: Callable[[], T]) -> T:
+        """What needs a veth's name. An engine that was killed may have come this far with a container that lives on."""
+        try:
+            return attempt()
         except netlink.Refused as refused:
             if refused.errno != errno.EEXIST:
                 raise
-            # An engine that was killed had come this far with a container that lives on: it is done anew.
-            self._delete(veth_name(join.endpoint.endpoint_id))
-            netlink.transact(route, wanted)
-        if join.endpoint.ipv6_address:
-            _allow_ipv6(netns_fd, namespaces.UNUSED_INTERFACE)
-        netlink.transact(inside, _configuration(join, veth.inside, mtu))
-        _write_sysctls(netns_fd, join)
+        self._delete(name)
+        return attempt()
 
     def _connect_sublink(
         self, netns_fd: int, inside: socket.socket, join: Join, driver: SublinkDriver, made: list[int]
