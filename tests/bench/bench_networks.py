@@ -32,7 +32,7 @@ ROUNDS = 15
 PORTS = 1000
 QUESTIONS, UNDER_WAY = 2000, 16
 PAUSE_S = 0.15
-"""After each measure: the kernel frees links under a lock of all namespaces, and the next engine must not wait for it."""
+"""After each measure: the kernel frees links under a lock of all namespaces that the next engine waits for."""
 SLEEP = ["sh", "-c", "trap 'exit 0' TERM; sleep 100000 & wait"]
 
 
