@@ -48,17 +48,19 @@ class Folds:
         """The committed fold; the initial state at version 0 for a stream without events. begins: known to be one."""
         fold = self._cached.get(stream)
         if fold is None:
-            fold = self._initial(stream) if begins else self._load(stream)
-            if fold.version:
-                self.put(stream, fold)
+            if begins:
+                return self._initial(stream)
+            fold = self._load(stream)
+            self.put(stream, fold)
         else:
             self._cached.move_to_end(stream)
         return fold
 
     def put(self, stream: str, fold: Fold) -> None:
         self._cached[stream] = fold
-        # An ended stream is asked for a last time or two (`wait`, a second `rm`): it stays until room is needed.
-        self._cached.move_to_end(stream, last=not self.ended(stream, fold.state))
+        # An ended stream is asked for a last time or two (`wait`, a second `rm`), and one that has not begun perhaps
+        # never again, or at every start (the ports of a host that publishes none): they stay until room is needed.
+        self._cached.move_to_end(stream, last=bool(fold.version) and not self.ended(stream, fold.state))
         while len(self._cached) > self._capacity:
             self._cached.popitem(last=False)
 

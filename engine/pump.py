@@ -4,10 +4,10 @@ Owns: the ring of recent events, cursors over it, and waiters on single streams.
 Refuses to know: how events are written, what subscribers do.
 
 A subscriber is a cursor, not a queue: nothing is kept per subscriber, so a slow one costs nothing and misses nothing;
-what has left the ring is read from the log. One that names the kinds of aggregates it follows is left asleep by events
-of others, and its cursor moves past them unseen: an engine has a dozen subscribers, and most events concern one. A
-waiter is a predicate on one stream's fold, evaluated by the writer
-right after each event of that stream, so that no state in between is missed.
+what has left the ring is read from the log. One that names what it follows (kinds of aggregates, or single events) is
+left asleep by all else, and its cursor moves past that unseen: an engine has a dozen subscribers, and most events
+concern one. A waiter is a predicate on one stream's fold, evaluated by the writer right after each event of that
+stream, so that no state in between is missed.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class _Sleeper:
         self.woken = trio.Event()
 
 
-ANY_KIND = frozenset({""})
+ANYTHING = frozenset({""})
 
 
 class Pump:
@@ -100,37 +100,38 @@ class Pump:
                 ended = self._ended(recorded.stream, state)
                 for waiter in waiters:
                     waiter.look(state, ended=ended)
-        for kind in ("", *{recorded.kind for recorded, _ in events}):
-            for sleeper in self._sleepers.get(kind, ()):
+        kinds = {recorded.kind for recorded, _ in events}
+        for topic in ("", *kinds, *{recorded.event.NAME for recorded, _ in events}):
+            for sleeper in self._sleepers.get(topic, ()):
                 if not sleeper.woken.is_set():
                     sleeper.cursor = before
                     sleeper.woken.set()
 
-    async def subscribe(self, after: int, *kinds: str) -> AsyncIterator[Recorded]:
-        """Every event of the named kinds of aggregates (all, if none is named) past position `after`, in order, for
-        ever: the past first, then the future. Never skips.
+    async def subscribe(self, after: int, *topics: str) -> AsyncIterator[Recorded]:
+        """Every event past position `after`, in order, for ever: the past first, then the future. Never skips. topics:
+        only those of these kinds of aggregates (`container`) or of these names (`container.removed`).
 
         Cancel-safe; stop by leaving the loop (close the generator with `contextlib.aclosing`)."""
         cursor = after
-        wanted = frozenset(kinds)
+        wanted = frozenset(topics)
         while True:
             if cursor >= self.position:
-                cursor = await self._sleep(wanted or ANY_KIND)
+                cursor = await self._sleep(wanted or ANYTHING)
             for recorded in await self._next(cursor):
                 cursor = recorded.position
-                if not wanted or recorded.kind in wanted:
+                if not wanted or recorded.kind in wanted or recorded.event.NAME in wanted:
                     yield recorded
 
-    async def _sleep(self, kinds: frozenset[str]) -> int:
-        """Wait for an event of one of the kinds; a cursor before the first of them."""
+    async def _sleep(self, topics: frozenset[str]) -> int:
+        """Wait for an event of one of the topics; a cursor before the first of them."""
         sleeper = _Sleeper(self.position)
-        for kind in kinds:
-            self._sleepers.setdefault(kind, set()).add(sleeper)
+        for topic in topics:
+            self._sleepers.setdefault(topic, set()).add(sleeper)
         try:
             await sleeper.woken.wait()
         finally:
-            for kind in kinds:
-                self._sleepers[kind].discard(sleeper)
+            for topic in topics:
+                self._sleepers[topic].discard(sleeper)
         return sleeper.cursor
 
     async def until(self, stream: str, predicate: Callable[[Any], object]) -> Any:

@@ -16,6 +16,7 @@ import msgspec
 import trio
 
 from engine.aggregates.container.commands import ReportHealth
+from engine.aggregates.container.events import ContainerExited, ContainerStarted
 from engine.aggregates.container.lifecycle import Status
 from engine.aggregates.container.state import ContainerState
 from engine.aggregates.exec import ExecSpec
@@ -109,7 +110,7 @@ class HealthReactor:
             for state in self._hands.views.containers:
                 self._watch(works, state)
             task_status.started()
-            async for recorded in self._hands.pump.subscribe(after, "container"):
+            async for recorded in self._hands.pump.subscribe(after, ContainerStarted.NAME, ContainerExited.NAME):
                 self._watch(works, self._hands.container(recorded.key))
 
     def _watch(self, works: Works, state: ContainerState) -> None:
@@ -163,7 +164,7 @@ class HealthReactor:
             failing_streak=streak,
             last=result,
         )
-        await self._hands.report(NAME, f"health:{state.container_id}:{state.run}", report)
+        await self._hands.report_surely(NAME, f"health:{state.container_id}:{state.run}", report)
 
     async def _run_probe(self, state: ContainerState, timeout_s: float) -> HealthResult:
         started_at = self._hands.clock.now_ns()

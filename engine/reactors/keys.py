@@ -36,10 +36,9 @@ class KeyReactor:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._erase_forever, name="key erasures")
             task_status.started()
-            async for recorded in self._hands.pump.subscribe(after, "container"):
-                if isinstance(recorded.event, ContainerRemoved):
-                    self._doomed.add(recorded.stream)
-                    self._more.set()
+            async for recorded in self._hands.pump.subscribe(after, ContainerRemoved.NAME):
+                self._doomed.add(recorded.stream)
+                self._more.set()
 
     async def _erase_forever(self) -> None:
         while True:

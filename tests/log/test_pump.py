@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 import trio.testing
 
-from engine.aggregates.decider import Recorded
+from engine.aggregates.decider import Event, Recorded
 from engine.folds import Fold
 from engine.pump import Pump
-from tests.support.counter import CAUSE, Add, Added, CounterState, End, counters
+from tests.support.counter import CAUSE, Add, Added, CounterState, End, Ended, counters
 
 
 async def test_a_subscriber_sees_the_past_and_then_the_future_without_a_gap(tmp_path: Path) -> None:
@@ -162,5 +163,38 @@ async def test_a_subscriber_of_one_kind_sleeps_through_the_others_and_misses_non
     assert seen == ["network:n", "volume:v"] * 3
 
 
-def recorded(position: int, stream: str) -> Recorded:
-    return Recorded(position=position, stream=stream, version=position, time_ns=position, cause=CAUSE, event=Added())
+async def test_a_subscriber_of_single_events_sleeps_through_the_others_of_their_kind() -> None:
+    def refuse(*arguments: object) -> Any:
+        raise AssertionError(arguments)
+
+    pump = Pump(read=refuse, fold=refuse, ended=lambda stream, state: False, limiter=trio.CapacityLimiter(1))
+    seen: list[int] = []
+    steps = 0
+
+    class Steps(trio.abc.Instrument):
+        def before_task_step(self, task: trio.lowlevel.Task) -> None:
+            nonlocal steps
+            steps += task.name == "follow"
+
+    async def follow() -> None:
+        async for each in pump.subscribe(0, Ended.NAME):
+            seen.append(each.position)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(follow, name="follow")
+        await trio.testing.wait_all_tasks_blocked()
+        trio.lowlevel.add_instrument(instrument := Steps())
+        for _ in range(50):
+            pump.publish([(recorded(pump.position + 1, "counter:a"), None)])
+            await trio.testing.wait_all_tasks_blocked()
+        assert steps == 0
+        pump.publish([(recorded(51, "counter:a", Ended()), None)])
+        await trio.testing.wait_all_tasks_blocked()
+        trio.lowlevel.remove_instrument(instrument)
+        nursery.cancel_scope.cancel()
+    assert seen == [51]
+
+
+def recorded(position: int, stream: str, event: Event | None = None) -> Recorded:
+    event = event or Added()
+    return Recorded(position=position, stream=stream, version=position, time_ns=position, cause=CAUSE, event=event)
