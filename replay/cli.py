@@ -20,6 +20,8 @@ from engine.clock import SystemClock
 from engine.codec import EventCodec, LogError
 from replay import proof, publish, render, tables
 from replay.diff import compare, living_states
+from replay.fork import question as fork
+from replay.fork.asked import WishError
 from replay.heads import HeadError
 from replay.kept import why_content, why_image
 from replay.lives import Life, PredicateError, bisect, blame, lives, predicate
@@ -57,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except NotFoundError as error:
         return _complain(str(error.args[0]), NO)
-    except (MomentError, PredicateError, HeadError, LogError, OSError) as error:
+    except (MomentError, PredicateError, WishError, HeadError, LogError, OSError) as error:
         return _complain(str(error), UNREADABLE)
 
 
@@ -287,6 +289,7 @@ def parser() -> argparse.ArgumentParser:
     about = "the first event after which something held: gone, FIELD, FIELD=VALUE, FIELD!=VALUE, FIELD~REGEX"
     _add_verb(verbs, common, "bisect", _bisect, about, ("object", "predicate"))
     _add_verb(verbs, common, "stats", _stats, "what the log is made of", ())
+    fork.add(verbs, common)
     proof.add(verbs, common)
     publish.add(verbs, common)
     return root

@@ -45,9 +45,7 @@ def add(verbs: Any, common: argparse.ArgumentParser) -> None:
         )
 
 
-def _verb(
-    verbs: Any, common: argparse.ArgumentParser, name: str, question: Any, about: str
-) -> argparse.ArgumentParser:
+def _verb(verbs: Any, common: argparse.ArgumentParser, name: str, question: Any, about: str) -> argparse.ArgumentParser:
     verb: argparse.ArgumentParser = verbs.add_parser(name, parents=[common], help=about, description=about)
     verb.set_defaults(question=question)
     return verb
