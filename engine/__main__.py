@@ -68,8 +68,22 @@ def start(config: DaemonConfig, reread: Callable[[], DaemonConfig]) -> int:
 
     from engine import bootstrap
 
-    trio.run(bootstrap.run, config, reread)
+    try:
+        trio.run(bootstrap.run, config, reread)
+    except BaseExceptionGroup as group:
+        raise _told(group) from group
     return 0
+
+
+def _told(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The reason not to start, where that is all that went wrong in the nurseries; else everything."""
+    reasons, others = group.split(ConfigError)
+    if reasons is None or others is not None:
+        return group
+    reason: BaseException = reasons
+    while isinstance(reason, BaseExceptionGroup):
+        reason = reason.exceptions[0]
+    return reason
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ from engine.projections.networks import Networks
 from engine.projections.views import Views
 from engine.projections.volumes import Volumes
 from engine.reactors.base import Hands
-from engine.reactors.defaults import ensure_default_networks
+from engine.reactors.defaults import NO_BRIDGE, ensure_default_networks
 from engine.reactors.drift import Drift
 from engine.reactors.execs import ExecReactor
 from engine.reactors.health import HealthReactor
@@ -340,7 +340,13 @@ class Engine:
         await reconcile.run()
         await image_service.recover()
         subnets = await drivers.networks.host_subnets()
-        defaults = await ensure_default_networks(hands, host_routes=subnets, config=config)
+        defaults = await ensure_default_networks(
+            hands,
+            host_routes=subnets,
+            config=config,
+            host_id=_engine_id(config.data_root, self._entropy),
+            given_addresses=await self._given_addresses(),
+        )
         after = hands.application.position
         await nursery.start(image_service.run, after)
         starts = Starts(
@@ -387,6 +393,15 @@ class Engine:
         self._context = self._make_context(nursery, image_service, health.recent, subnets, drift)
         self._starts, self._images = starts, image_service
         self.app = _app(self._context)
+
+    async def _given_addresses(self) -> tuple[str, ...]:
+        """Of the bridge that `--bridge` names."""
+        if self.config.bridge in ("", NO_BRIDGE):
+            return ()
+        addresses = await self._drivers.networks.addresses_of(self.config.bridge)
+        if addresses is None:
+            raise ConfigError(f"bridge device with non default name {self.config.bridge} must be created manually")
+        return addresses
 
     async def _network_ready(self, name: str, network_id: NetworkID) -> None:
         """The first containers want the default networks; a kernel that refuses one is a reason not to start."""

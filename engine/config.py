@@ -28,6 +28,8 @@ STORAGE_DRIVERS = frozenset({"", "overlay2", "vfs"})
 """Of which "" is whatever works on the data root."""
 LOG_LEVELS = frozenset({"panic", "fatal", "error", "warn", "info", "debug", "trace"})
 
+_LINK_LOCAL = ipaddress.IPv6Network("fe80::/64")
+
 
 class ConfigError(Exception):
     """The configuration can not be used; the text is for whoever wrote it."""
@@ -61,8 +63,11 @@ class DaemonConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that can be configured, with its default. Sizes in bytes, times in seconds, paths absolute.
 
     hosts: `unix://path`, `tcp://host:port`, `fd://`. group: of unix sockets, a name or a number. bip: the default
-    bridge's address with prefix, "" for the first free pool. shutdown_timeout_s: -1 waits for ever. seccomp_profile:
-    `builtin`, `unconfined` or a path. cgroup_driver: `cgroupfs`, `systemd`, or "" for what suits the host.
+    bridge's address with prefix, "" for the first free pool; bip6 likewise. fixed_cidr, fixed_cidr_v6: what containers
+    get addresses of there, and its subnet where no address names one. bridge: of the default network, an interface that
+    an administrator made, `none` for no such network, "" for docker0. default_network_opts: of new networks, by driver.
+    shutdown_timeout_s: -1 waits for ever. seccomp_profile: `builtin`, `unconfined` or a path. cgroup_driver:
+    `cgroupfs`, `systemd`, or "" for what suits the host.
     userns_remap: `default`, or `user[:group]`, whose subordinate ids containers get.
     default_shm_size_bytes: of a private /dev/shm. history_events: of the log that stay unsealed. history_low_days: age
     at which low-retention events are forgotten, 0 for never. history_bytes_max: of sealed history, 0 for no limit."""
@@ -99,7 +104,14 @@ class DaemonConfig(msgspec.Struct, frozen=True, kw_only=True):
     log_driver: str = "json-file"
     log_opts: Mapping[str, str] = {}
 
+    bridge: str = ""
     bip: str = ""
+    bip6: str = ""
+    fixed_cidr: str = ""
+    fixed_cidr_v6: str = ""
+    ipv6: bool = False
+    mtu: int = 1500
+    default_network_opts: Mapping[str, Mapping[str, str]] = {}
     default_address_pools: tuple[AddressPool, ...] = DEFAULT_ADDRESS_POOLS
     iptables: bool = True
     ip_forward: bool = True
@@ -191,13 +203,9 @@ def _validate_networks(config: DaemonConfig) -> None:
             "You specified --iptables=false with --icc=false. ICC=false uses iptables to function. Please set --icc or "
             "--iptables to true"
         )
-    if config.bip:
-        try:
-            bridge = ipaddress.IPv4Interface(config.bip)
-        except ValueError as error:
-            raise ConfigError(f"invalid bip: {config.bip}: {error}") from error
-        if bridge.ip == bridge.network.network_address or "/" not in config.bip:
-            raise ConfigError(f"invalid bip: {config.bip} must be an address of a host, with its prefix length")
+    if config.mtu < 0:
+        raise ConfigError(f"invalid default MTU: {config.mtu}")
+    _validate_default_bridge(config)
     for pool in config.default_address_pools:
         try:
             network = ipaddress.ip_network(pool.base)
@@ -205,6 +213,39 @@ def _validate_networks(config: DaemonConfig) -> None:
             raise ConfigError(f"invalid default address pool: {error}") from error
         if not network.prefixlen <= pool.size <= network.max_prefixlen:
             raise ConfigError(f"invalid default address pool: {pool.base} cannot be cut into /{pool.size}")
+
+
+def _validate_default_bridge(config: DaemonConfig) -> None:
+    for option, address, version in (("bip", config.bip, 4), ("bip6", config.bip6, 6)):
+        if config.bridge and address:
+            raise ConfigError(f"You specified -b & --{option}, mutually exclusive options. Please specify only one")
+        if address:
+            _validate_bridge_address(option, address, version)
+    for option, cidr, version in (("fixed-cidr", config.fixed_cidr, 4), ("fixed-cidr-v6", config.fixed_cidr_v6, 6)):
+        if cidr:
+            _validate_fixed_cidr(option, cidr, version)
+
+
+def _validate_bridge_address(option: str, text: str, version: int) -> None:
+    try:
+        bridge = ipaddress.ip_interface(text)
+    except ValueError as error:
+        raise ConfigError(f"invalid {option}: {text}: {error}") from error
+    if bridge.version != version:
+        raise ConfigError(f"invalid {option}: {text} is not an IPv{version} address")
+    if bridge.ip == bridge.network.network_address or "/" not in text:
+        raise ConfigError(f"invalid {option}: {text} must be an address of a host, with its prefix length")
+
+
+def _validate_fixed_cidr(option: str, text: str, version: int) -> None:
+    try:
+        network = ipaddress.ip_network(text, strict=False)
+    except ValueError as error:
+        raise ConfigError(f"invalid {option}: invalid CIDR address: {text}") from error
+    if network.version != version or "/" not in text:
+        raise ConfigError(f"invalid {option}: {text} is not an IPv{version} subnet")
+    if network.version == 6 and network.overlaps(_LINK_LOCAL):
+        raise ConfigError(f"invalid {option}: clash with the Link-Local prefix 'fe80::/64'")
 
 
 def _is_address(text: str) -> bool:

@@ -39,6 +39,7 @@ class Kind(enum.Enum):
     POOLS = "pools"
     ULIMITS = "ulimits"
     RUNTIMES = "runtimes"
+    DRIVER_OPTIONS = "driver options"
 
 
 class Option(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,7 +99,16 @@ OPTIONS: tuple[Option, ...] = (
     _have("storage-driver", Kind.TEXT, "overlay2, or vfs (whole copies) where it cannot be mounted", short="s"),
     _have("log-driver", Kind.TEXT, "default log driver"),
     _have("log-opt", Kind.MAP, "key=value of the default log driver", key="log-opts"),
+    _have("bridge", Kind.TEXT, "an interface of yours for the default network; none for no such network", short="b"),
     _have("bip", Kind.TEXT, "address of the default bridge, with prefix length"),
+    _have("bip6", Kind.TEXT, "IPv6 address of the default bridge, with prefix length"),
+    _have("fixed-cidr", Kind.TEXT, "part of the default bridge's subnet that containers get addresses of"),
+    _have("fixed-cidr-v6", Kind.TEXT, "the same of its IPv6 subnet"),
+    _have("ipv6", Kind.BOOLEAN, "the default bridge has IPv6 addresses, too"),
+    _have("mtu", Kind.NUMBER, "MTU of the default bridge"),
+    _have(
+        "default-network-opt", Kind.DRIVER_OPTIONS, "driver=option=value of new networks", key="default-network-opts"
+    ),
     _have("default-address-pool", Kind.POOLS, "base=CIDR,size=N for new networks", key="default-address-pools"),
     _have("iptables", Kind.BOOLEAN, "add firewall rules"),
     _have("ip-forward", Kind.BOOLEAN, "enable IP forwarding on the host"),
@@ -114,8 +124,6 @@ OPTIONS: tuple[Option, ...] = (
     _lack("allow-direct-routing", Kind.BOOLEAN),
     _lack("api-cors-header"),
     _lack("authorization-plugin", Kind.LIST, key="authorization-plugins"),
-    _lack("bip6"),
-    _lack("bridge", short="b"),
     _lack("bridge-accept-fwmark"),
     _lack("cdi-spec-dir", Kind.LIST, key="cdi-spec-dirs"),
     _lack("containerd"),
@@ -128,12 +136,9 @@ OPTIONS: tuple[Option, ...] = (
     _lack("default-gateway"),
     _lack("default-gateway-v6"),
     _lack("default-ipc-mode", absent="private"),
-    _lack("default-network-opt", Kind.MAP, key="default-network-opts"),
     _lack("experimental", Kind.BOOLEAN),
     _lack("feature", Kind.MAP, key="features"),
     _lack("firewall-backend", absent="nftables"),
-    _lack("fixed-cidr"),
-    _lack("fixed-cidr-v6"),
     _lack("host-gateway-ip", Kind.LIST, key="host-gateway-ips"),
     _lack("http-proxy"),
     _lack("https-proxy"),
@@ -141,10 +146,8 @@ OPTIONS: tuple[Option, ...] = (
     _lack("ip", absent="0.0.0.0"),  # noqa: S104 - the default of dockerd's flag, not an address we bind
     _lack("ip-forward-no-drop", Kind.BOOLEAN),
     _lack("ip6tables", Kind.BOOLEAN, absent=False),
-    _lack("ipv6", Kind.BOOLEAN),
     _lack("log-format", absent="text"),
     _lack("metrics-addr"),
-    _lack("mtu", Kind.NUMBER, absent=1500),
     _lack("network-control-plane-mtu", Kind.NUMBER, absent=1500),
     _lack("network-diagnostic-port", Kind.NUMBER, absent=0),
     _lack("node-generic-resource", Kind.LIST, key="node-generic-resources"),
@@ -324,6 +327,16 @@ def _map(source: object) -> dict[str, str]:
     return {key: value for key, _, value in pairs}
 
 
+def _driver_options(source: object) -> dict[str, dict[str, str]]:
+    if isinstance(source, dict):
+        return {str(driver): _map(options) for driver, options in source.items()}
+    found: dict[str, dict[str, str]] = {}
+    for text in _list(source):
+        ((driver, option),) = _map([text]).items()
+        found[driver] = {**found.get(driver, {}), **_map([option])}
+    return found
+
+
 def _pools(source: object) -> tuple[AddressPool, ...]:
     entries = msgspec.convert(source, list[dict[str, Any] | str])
     pools = [_map(text.split(",")) if isinstance(text, str) else text for text in entries]
@@ -370,6 +383,7 @@ _READERS: Mapping[Kind, Callable[[Any], Any]] = {
     Kind.POOLS: _pools,
     Kind.ULIMITS: _ulimits,
     Kind.RUNTIMES: _runtimes,
+    Kind.DRIVER_OPTIONS: _driver_options,
 }
 _BY_FLAG = {option.flag: option for option in OPTIONS}
 _BY_KEY = {option.key: option for option in OPTIONS}

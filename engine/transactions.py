@@ -23,6 +23,7 @@ from engine.aggregates.values.endpoints import NetworkAttachment, PortWish
 from engine.aggregates.values.ids import Digest, EndpointID, ImageID, NetworkID, VolumeName, short
 from engine.aggregates.values.mounts import MountPoint
 from engine.aggregates.values.ports import port_wishes
+from engine.aggregates.values.subnet import DEFAULT_NETWORK
 from engine.aggregates.volume import ReferenceVolume, ReleaseVolume
 
 NO_DIGEST = Digest("")
@@ -54,6 +55,11 @@ def start(
     publishes = False
     for attachment in state.networks:
         network = find_network(attachment.network_id or attachment.name)
+        if network is None and attachment.name == DEFAULT_NETWORK:
+            network = find_network(DEFAULT_NETWORK)
+            if network is None:  # `--bridge=none`: it goes without, as in moby
+                attachments.append(replace(attachment, network_id=""))
+                continue
         if network is None:
             raise Rejected(Reason.NOT_FOUND, f"network {attachment.network_id or attachment.name} not found")
         attachment = replace(attachment, network_id=network.network_id)

@@ -30,7 +30,8 @@ class NetworkCommand(Command, frozen=True, kw_only=True):
 
 class NetworkSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a network is told to be. driver: bridge, macvlan, ipvlan, host, null. ipam_driver and options by
-    Docker's names."""
+    Docker's names. config_only: settings for other networks; its pools are as they were asked for, nothing is chosen.
+    config_from: the name of the one that these settings come from, or ""."""
 
     name: str
     driver: str
@@ -43,12 +44,27 @@ class NetworkSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     ipam_options: Mapping[str, str] | None = None
     options: Mapping[str, str] = {}
     labels: Mapping[str, str] = {}
+    config_only: bool = False
+    config_from: str = ""
 
 
 class CreateNetwork(NetworkCommand, frozen=True, kw_only=True):
     at: int
     settings: NetworkSettings
     predefined: bool = False
+
+
+class RedefineNetwork(NetworkCommand, frozen=True, kw_only=True):
+    """What a predefined network is from now on, because the engine's configuration changed. Nothing happens while
+    containers are on it."""
+
+    settings: NetworkSettings
+
+
+class RetireNetwork(NetworkCommand, frozen=True, kw_only=True):
+    """A predefined network that the configuration has no place for. Nothing happens while containers are on it."""
+
+    at: int
 
 
 class ReportNetworkReady(NetworkCommand, frozen=True, kw_only=True):
@@ -106,6 +122,11 @@ class NetworkCreateFailed(Event, frozen=True, kw_only=True):
     fault: str = ""
 
 
+class NetworkRedefined(Event, frozen=True, kw_only=True):
+    NAME: ClassVar[str] = "network.redefined"
+    settings: NetworkSettings
+
+
 class EndpointAllocated(Event, frozen=True, kw_only=True):
     NAME: ClassVar[str] = "network.endpoint_allocated"
     endpoint: Endpoint
@@ -130,6 +151,7 @@ NetworkEvent = (
     NetworkCreateRequested
     | NetworkCreated
     | NetworkCreateFailed
+    | NetworkRedefined
     | EndpointAllocated
     | EndpointReleased
     | NetworkRemoveRequested
@@ -151,6 +173,8 @@ TRANSITIONS: dict[tuple[NetworkStatus, type[Event]], tuple[NetworkStatus, str]] 
     (_N.ABSENT, NetworkCreateRequested): (_N.CREATING, "user"),
     (_N.CREATING, NetworkCreated): (_N.READY, "networks reactor"),
     (_N.CREATING, NetworkCreateFailed): (_N.FAILED, "networks reactor"),
+    (_N.CREATING, NetworkRedefined): (_N.CREATING, "start"),
+    (_N.READY, NetworkRedefined): (_N.CREATING, "start"),
     (_N.READY, EndpointAllocated): (_N.READY, "lifecycle reactor"),
     (_N.READY, EndpointReleased): (_N.READY, "lifecycle reactor"),
     (_N.READY, NetworkRemoveRequested): (_N.REMOVING, "user"),
@@ -159,12 +183,14 @@ TRANSITIONS: dict[tuple[NetworkStatus, type[Event]], tuple[NetworkStatus, str]] 
 
 
 class NetworkState(msgspec.Struct, frozen=True, kw_only=True):
-    """cursors: per subnet the last address given, so that an address rests before reuse."""
+    """before: what the kernel may still have of it, while it is created by other settings. cursors: per subnet the last
+    address given, so that an address rests before reuse."""
 
     network_id: NetworkID
     status: NetworkStatus = NetworkStatus.ABSENT
     created_at: int = 0
     settings: NetworkSettings = NetworkSettings(name="", driver="")
+    before: NetworkSettings | None = None
     predefined: bool = False
     endpoints: Mapping[ContainerID, Endpoint] = {}
     cursors: Mapping[str, str] = {}
@@ -195,8 +221,12 @@ def evolve(state: NetworkState, event: NetworkEvent) -> NetworkState:
             return replace(
                 state, status=status, created_at=event.at, settings=event.settings, predefined=event.predefined
             )
-        case NetworkCreated() | NetworkRemoveRequested() | NetworkRemoved():
+        case NetworkCreated():
+            return replace(state, status=status, before=None)
+        case NetworkRemoveRequested() | NetworkRemoved():
             return replace(state, status=status)
+        case NetworkRedefined():
+            return replace(state, status=status, settings=event.settings, before=state.before or state.settings)
         case NetworkCreateFailed():
             return replace(state, status=status, error=event.error, fault=event.fault)
         case EndpointAllocated():
@@ -221,6 +251,8 @@ def _addresses(state: NetworkState, endpoint: Endpoint) -> list[str]:
 
 NetworkCommands = (
     CreateNetwork
+    | RedefineNetwork
+    | RetireNetwork
     | ReportNetworkReady
     | ReportNetworkFailed
     | AllocateEndpoint
@@ -237,6 +269,12 @@ def decide(state: NetworkState, command: NetworkCommands) -> tuple[Event, ...]:
                 return ()
             request = NetworkCreateRequested(at=command.at, settings=command.settings, predefined=command.predefined)
             return (request,)
+        case RedefineNetwork():
+            changes = _is_idle_default(state) and command.settings != state.settings
+            return (NetworkRedefined(settings=command.settings),) if changes else ()
+        case RetireNetwork():
+            idle = _is_idle_default(state) and state.status is NetworkStatus.READY
+            return (NetworkRemoveRequested(at=command.at),) if idle else ()
         case ReportNetworkReady():
             return (NetworkCreated(),) if state.status is NetworkStatus.CREATING else ()
         case ReportNetworkFailed():
@@ -257,9 +295,16 @@ def decide(state: NetworkState, command: NetworkCommands) -> tuple[Event, ...]:
             assert_never(command)
 
 
+def _is_idle_default(state: NetworkState) -> bool:
+    living = state.status in (NetworkStatus.CREATING, NetworkStatus.READY)
+    return living and state.predefined and not state.endpoints
+
+
 def _allocate(state: NetworkState, command: AllocateEndpoint) -> tuple[Event, ...]:
     if state.status is not NetworkStatus.READY:
         raise Rejected(Reason.NOT_FOUND, f"network {state.settings.name or state.network_id} not found")
+    if state.settings.config_only:
+        raise Rejected(Reason.FORBIDDEN, "cannot create endpoint on configuration-only network")
     if command.container_id in state.endpoints:
         return ()
     if (command.address or command.ipv6_address) and state.predefined:

@@ -115,6 +115,21 @@ def choose_pools(ipam: IPAMBody, *, enable_ipv4: bool, enable_ipv6: bool, space:
     return tuple(pools)
 
 
+def asked_pools(ipam: IPAMBody, *, enable_ipv4: bool, enable_ipv6: bool) -> tuple[Pool, ...]:
+    """What a configuration network keeps: what was asked for, nothing chosen. Raises Rejected(INVALID)."""
+    asked = tuple(ipam.config or ())
+    validate(asked, enable_ipv4=enable_ipv4, enable_ipv6=enable_ipv6)
+    return tuple(
+        Pool(
+            subnet=config.subnet,
+            gateway=config.gateway,
+            ip_range=config.ip_range,
+            auxiliary=dict(config.auxiliary or {}),
+        )
+        for config in asked
+    )
+
+
 def validate(asked: Sequence[IPAMConfigBody], *, enable_ipv4: bool, enable_ipv6: bool) -> None:
     """All that is wrong, in one refusal, as `docker network create` shows it."""
     errors: list[str] = []

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from functools import partial
 
 import trio
+from msgspec.structs import replace
 
 from engine.aggregates.names import NameKind, ReleaseName
 from engine.aggregates.network import (
@@ -57,6 +58,8 @@ class NetworkReactor:
 
     async def _create(self, state: NetworkState, correlation: str) -> None:
         try:
+            if state.before is not None:
+                await self._networks.remove(spec_of(replace(state, settings=state.before)))
             await self._networks.create(spec_of(state))
         except PortError as error:
             await surely(partial(self._undo, state), f"the bridge of {state.settings.name} is not given back")

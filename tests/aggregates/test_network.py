@@ -17,11 +17,13 @@ from engine.aggregates.network import (
     NetworkSettings,
     NetworkState,
     NetworkStatus,
+    RedefineNetwork,
     ReleaseEndpoint,
     RemoveNetwork,
     ReportNetworkFailed,
     ReportNetworkReady,
     ReportNetworkRemoved,
+    RetireNetwork,
 )
 from engine.aggregates.values.subnet import Pool
 from tests.support.memory import Story, outcome
@@ -197,3 +199,30 @@ def test_a_network_that_is_gone_takes_nobody() -> None:
     Story(DECIDER, ID).when(*LIVES[NetworkStatus.REMOVING], allocate()).rejected(
         Reason.NOT_FOUND, "network back not found"
     )
+
+
+OTHERWISE = NetworkSettings(name="back", driver="bridge", pools=(Pool(subnet="10.9.0.0/24", gateway="10.9.0.1"),))
+REDEFINE, RETIRE = RedefineNetwork(network_id=ID, settings=OTHERWISE), RetireNetwork(network_id=ID, at=3)
+
+
+def test_a_predefined_network_is_created_anew_by_other_settings_and_remembers_the_old_until_it_is() -> None:
+    changed = after(create(predefined=True), READY, REDEFINE)
+    assert (changed.status, changed.settings) == (NetworkStatus.CREATING, OTHERWISE)
+    assert changed.before is not None
+    assert changed.before.pools == (V4,)
+    again = after(create(predefined=True), READY, REDEFINE, RedefineNetwork(network_id=ID, settings=CREATE.settings))
+    assert again.before is not None
+    assert (again.settings, again.before.pools) == (CREATE.settings, (V4,))
+    ready = after(create(predefined=True), READY, REDEFINE, READY)
+    assert (ready.status, ready.before) == (NetworkStatus.READY, None)
+
+
+@pytest.mark.parametrize("command", [REDEFINE, RETIRE])
+def test_a_network_with_containers_or_of_a_user_stays_as_it_is(command: Command) -> None:
+    for life in ((create(predefined=True), READY, allocate()), (CREATE, READY)):
+        state = after(*life)
+        assert DECIDER.decide(state, command) == ()
+
+
+def test_a_predefined_network_without_containers_can_be_retired() -> None:
+    assert after(create(predefined=True), READY, RETIRE).status is NetworkStatus.REMOVING

@@ -74,7 +74,7 @@ async def test_networks_created_at_the_same_time_do_not_overlap(tmp_path: Path) 
         ({"Name": "x", "Driver": "overlay"}, 501, "network driver overlay: not supported"),
         ({"Name": "x", "Driver": "host"}, 403, 'only one instance of "host" network is allowed'),
         ({"Name": "x", "EnableIPv4": False}, 400, "IPv4 or IPv6 must be enabled"),
-        ({"Name": "x", "ConfigOnly": True}, 501, "config-only networks"),
+        ({"Name": "x", "ConfigFrom": {"Network": "none"}}, 404, 'configuration network "none" does not exist'),
         (
             {"Name": "x", "IPAM": {"Config": [{"Subnet": "10.1.2.3/24", "Gateway": "10.9.0.1"}]}},
             400,

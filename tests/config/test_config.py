@@ -44,10 +44,13 @@ def test_flags_set_their_fields() -> None:
         "--add-runtime", "crun=/usr/bin/crun", "--default-runtime=crun", "--log-opt", "max-size=1m", "--label", "a=b",
         "--default-ulimit", "nofile=1024:2048", "--default-address-pool", "base=10.10.0.0/16,size=24",
         "--exec-opt", "native.cgroupdriver=cgroupfs", "--experimental=false",
+        "--default-network-opt", "bridge=a=1", "--default-network-opt", "bridge=b=2", "--ipv6", "-b", "br7",
     )  # fmt: skip
     assert config.hosts == ("unix:///run/a.sock", "tcp://127.0.0.1:2375")
     assert (config.debug, config.iptables, config.default_shm_size_bytes) == (True, False, 128 << 20)
     assert config.runtimes == {"crun": RuntimeConfig(path="/usr/bin/crun")}
+    assert config.default_network_opts == {"bridge": {"a": "1", "b": "2"}}
+    assert (config.ipv6, config.bridge) == (True, "br7")
     assert (config.log_opts, config.labels) == ({"max-size": "1m"}, ("a=b",))
     assert (config.default_ulimits[0].name, config.default_ulimits[0].hard) == ("nofile", 2048)
     assert config.default_address_pools == (AddressPool(base="10.10.0.0/16", size=24),)
@@ -83,7 +86,13 @@ def test_the_file_sets_the_same_fields_by_its_keys() -> None:
         (("--storage-driver", "btrfs"), "", "there are overlay2 and vfs"),
         (("--tlsverify",), "", "the option tlsverify is not implemented by this engine"),
         (("--metrics-addr", "127.0.0.1:9"), "", "the option metrics-addr is not implemented"),
-        ((), '{"bip6": "fd00::1/64"}', "the option bip6 is not implemented"),
+        ((), '{"default-gateway": "10.0.0.1"}', "the option default-gateway is not implemented"),
+        (("-b", "br7", "--bip6", "fd00::1/64"), "", "You specified -b & --bip6, mutually exclusive options"),
+        (("--bip6", "10.0.0.1/24"), "", "10.0.0.1/24 is not an IPv6 address"),
+        (("--fixed-cidr", "10.0.0.0"), "", "invalid fixed-cidr"),
+        (("--fixed-cidr-v6", "fe80::/64"), "", "clash with the Link-Local prefix"),
+        (("--mtu", "-1"), "", "invalid default MTU: -1"),
+        (("--default-network-opt", "bridge=mtu"), "", "key=value is needed"),
         (("--exec-opt", "native.cgroupdriver=none"), "", "native.cgroupdriver option none not supported"),
         (("--exec-opt", "isolation=x"), "", "unknown option: 'isolation'"),
         (("--bip", "172.17.0.0/16"), "", "invalid bip"),

@@ -16,6 +16,8 @@ import msgspec
 
 from engine.aggregates.decider import Reason, Rejected
 
+DEFAULT_NETWORK = "bridge"
+"""The network of containers that ask for none."""
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _MAC = re.compile(r"[0-9a-fA-F]{2}(?:([:-])[0-9a-fA-F]{2}(?:\1[0-9a-fA-F]{2}){4})")

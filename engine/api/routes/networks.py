@@ -1,12 +1,8 @@
-"""`/networks/...`: list, inspect, create, connect, disconnect, delete, prune.
-
-Subnets are chosen here, under one lock, because "overlaps no other network" is a rule over all networks and so no
-single stream's: choosing and appending are one step for this engine.
-"""
+"""`/networks/...`: list, inspect, create (network_creation.py), connect, disconnect, delete, prune."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import trio
@@ -15,10 +11,7 @@ from engine import transactions
 from engine.aggregates.container.commands import ConnectContainer, DisconnectContainer
 from engine.aggregates.container.state import ContainerState
 from engine.aggregates.decider import Cause, Reason, Rejected
-from engine.aggregates.names import NameKind, ReserveName
 from engine.aggregates.network import (
-    CreateNetwork,
-    NetworkSettings,
     NetworkState,
     NetworkStatus,
     ReleaseEndpoint,
@@ -27,30 +20,29 @@ from engine.aggregates.network import (
 from engine.aggregates.values import endpoint_options
 from engine.aggregates.values.config import EndpointConfig
 from engine.aggregates.values.endpoints import NetworkAttachment
-from engine.aggregates.values.ids import ContainerID, NetworkID
+from engine.aggregates.values.ids import ContainerID
 from engine.aggregates.values.links import parse_link
-from engine.aggregates.values.subnet import AddressPool, parse_mac_address
+from engine.aggregates.values.subnet import parse_mac_address
 from engine.api import subnets
 from engine.api.app import EngineApp
 from engine.api.bodies import decode_body
 from engine.api.context import ApiContext
 from engine.api.filters import Filters
+from engine.api.network_creation import SETTLE_DEADLINE_S, NetworkCreation
 from engine.api.params import Query, cause_of
 from engine.api.pruning import PRUNE_FILTERS, alone, prune_label_match, prune_until, tell_pruned
 from engine.api.responses import Response, empty, json_response
 from engine.api.rest import at_rest
 from engine.api.shapes import networks as shapes
-from engine.api.streams import current_request, request, unaborted
-from engine.errors import Fault, PortError
+from engine.api.streams import current_request, request
+from engine.errors import PortError
 
-PREDEFINED_NAMES = frozenset({"bridge", "host", "none", "default"})
 LIST_FILTERS = frozenset({"dangling", "driver", "id", "label", "name", "scope", "type"})
-SETTLE_DEADLINE_S = 60.0
-"""A bridge is made in milliseconds; what takes longer than this is stuck, and its client is told so."""
 
 
 def register(app: EngineApp, context: ApiContext) -> None:
-    routes = NetworkRoutes(context)
+    creation = NetworkCreation(context)
+    routes = NetworkRoutes(context, creation)
 
     pruning = trio.Lock()
 
@@ -67,7 +59,7 @@ def register(app: EngineApp, context: ApiContext) -> None:
         body = await decode_body(request, shapes.CreateNetworkBody)
         if current_request().api_version < (1, 48):
             body = _without_ipv4_choice(body)
-        network_id = await routes.create(body, cause_of(request))
+        network_id = await creation.create(body, cause_of(request))
         return json_response({"Id": network_id, "Warning": ""}, status=201)
 
     @app.route("/networks/prune", methods=["POST"])
@@ -111,11 +103,11 @@ def _without_ipv4_choice(body: shapes.CreateNetworkBody) -> shapes.CreateNetwork
 
 
 class NetworkRoutes:
-    """What the routes do, with the lock that choosing subnets needs."""
+    """What the routes do."""
 
-    def __init__(self, context: ApiContext) -> None:
+    def __init__(self, context: ApiContext, creation: NetworkCreation) -> None:
         self._context = context
-        self._choosing = trio.Lock()
+        self._creation = creation
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
@@ -168,84 +160,6 @@ class NetworkRoutes:
             for container in self._context.views.containers
             for attachment in (*container.networks, *container.connecting)
         }
-
-    # -- create --------------------------------------------------------------------------------------------------------
-
-    async def create(self, body: shapes.CreateNetworkBody, cause: Cause) -> NetworkID:
-        """NET-01, NET-09 to NET-12: the new network's id, when its bridge is there."""
-        self._check(body)
-        network_id = NetworkID(self._context.entropy.hex_id())
-        async with self._choosing:
-            settings = self._settings(body)
-            with unaborted():  # the next choice must see this one, also when its client has left
-                await self._context.application.execute(
-                    ReserveName(kind=NameKind.NETWORK, name=settings.name, owner=network_id),
-                    CreateNetwork(network_id=network_id, at=self._context.clock.now_ns(), settings=settings),
-                    cause=cause,
-                )
-        state = await self._settled(network_id, lambda state: state.settled, f"network {settings.name}")
-        if state.status is NetworkStatus.FAILED:
-            raise PortError("create network", state.error, fault=Fault(state.fault) if state.fault else Fault.SYSTEM)
-        return network_id
-
-    def _check(self, body: shapes.CreateNetworkBody) -> None:
-        if not body.name.strip():
-            raise Rejected(Reason.INVALID, "invalid network name: name is empty")
-        if body.name in PREDEFINED_NAMES:
-            raise Rejected(Reason.FORBIDDEN, f"operation is not permitted on predefined {body.name} network ")
-        if self._context.views.networks.named(body.name) is not None:
-            raise Rejected(Reason.CONFLICT, f"network with name {body.name} already exists")
-        for asked, what in (
-            (body.config_only or (body.config_from is not None and body.config_from.network), "config-only networks"),
-            (body.ingress or body.scope == "swarm", "swarm networks"),
-        ):
-            if asked:
-                raise Rejected(Reason.NOT_IMPLEMENTED, f"{what}: not supported by this engine (not implemented)")
-        subnets.check_drivers(body)
-        subnets.check_parent(body, [(state.network_id, state.settings) for state in self._context.views.networks])
-
-    def _settings(self, body: shapes.CreateNetworkBody) -> NetworkSettings:
-        driver = body.driver or "bridge"
-        options = dict(body.options or {})
-        enable_ipv4, enable_ipv6 = subnets.families(body, options)
-        configured = self._context.config.default_address_pools
-        pools = subnets.choose_pools(
-            body.ipam or shapes.IPAMBody(),
-            enable_ipv4=enable_ipv4,
-            enable_ipv6=enable_ipv6,
-            space=subnets.AddressSpace(
-                networks=tuple(self._taken()),
-                host_routes=tuple(self._context.host_routes()),
-                pools=tuple(AddressPool(base=pool.base, size=pool.size) for pool in configured),
-                host_id=self._context.engine_id,
-            ),
-        )
-        ipam = body.ipam
-        return NetworkSettings(
-            name=body.name,
-            driver=driver,
-            pools=pools,
-            internal=body.internal,
-            attachable=body.attachable,
-            enable_ipv4=enable_ipv4,
-            enable_ipv6=enable_ipv6,
-            ipam_driver=(ipam.driver if ipam is not None else "") or "default",
-            ipam_options=None if ipam is None or ipam.options is None else dict(ipam.options),
-            options=options,
-            labels=dict(body.labels or {}),
-        )
-
-    def _taken(self) -> Iterable[str]:
-        for state in self._context.views.networks:
-            for pool in state.settings.pools:
-                yield pool.subnet
-
-    async def _settled(self, network_id: NetworkID, predicate: Callable[[Any], object], what: str) -> NetworkState:
-        with trio.move_on_after(SETTLE_DEADLINE_S):
-            state = await self._context.pump.until(f"network:{network_id}", predicate)
-            assert isinstance(state, NetworkState)
-            return state
-        raise PortError("network", f"{what}: the kernel has not followed within {SETTLE_DEADLINE_S:.0f} s")
 
     # -- connect, disconnect -------------------------------------------------------------------------------------------
 
@@ -354,10 +268,11 @@ class NetworkRoutes:
 
     async def remove(self, state: NetworkState, cause: Cause) -> None:
         """NET-04. Returns when the bridge is gone."""
-        await self._context.application.execute(
-            RemoveNetwork(network_id=state.network_id, at=self._context.clock.now_ns()), cause=cause
-        )
-        await self._settled(
+        async with self._creation.unused(state):
+            await self._context.application.execute(
+                RemoveNetwork(network_id=state.network_id, at=self._context.clock.now_ns()), cause=cause
+            )
+        await self._creation.settled(
             state.network_id,
             lambda state: state.status is not NetworkStatus.REMOVING,
             f"error while removing network: network {state.settings.name}",
@@ -368,7 +283,7 @@ class NetworkRoutes:
         until = prune_until(filters, self._context.clock.now_ns())
         deleted = []
         for state in self._context.views.networks:
-            fits = state.status is NetworkStatus.READY and self._dangling(state)
+            fits = state.status is NetworkStatus.READY and self._dangling(state) and not state.settings.config_only
             if not fits or (until is not None and state.created_at > until):
                 continue
             if not prune_label_match(filters, state.settings.labels):
@@ -380,4 +295,3 @@ class NetworkRoutes:
             deleted.append(state.settings.name)
         await tell_pruned(self._context, "network", 0, cause)
         return deleted
-

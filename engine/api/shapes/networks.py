@@ -81,8 +81,8 @@ def summary(state: NetworkState, version: ApiVersion) -> dict[str, Any]:
         "Internal": settings.internal,
         "Attachable": settings.attachable,
         "Ingress": False,
-        "ConfigFrom": {"Network": ""},
-        "ConfigOnly": False,
+        "ConfigFrom": {"Network": settings.config_from},
+        "ConfigOnly": settings.config_only,
         "Options": dict(settings.options),
         "Labels": dict(settings.labels),
     }
@@ -98,8 +98,12 @@ def inspect(state: NetworkState, names: Mapping[str, str], version: ApiVersion) 
     containers = {owner: attachment(held, names.get(owner, "")) for owner, held in state.endpoints.items()}
     shape = {**summary(state, version), "Containers": containers}
     if version >= (1, 52):
-        shape["Status"] = {"IPAM": {"Subnets": {pool.subnet: usage(pool, state) for pool in state.settings.pools}}}
+        shape["Status"] = {"IPAM": {"Subnets": {pool.subnet: usage(pool, state) for pool in _allocated(state)}}}
     return shape
+
+
+def _allocated(state: NetworkState) -> tuple[Pool, ...]:
+    return () if state.settings.config_only else state.settings.pools
 
 
 def ipam(state: NetworkState) -> dict[str, Any]:

@@ -90,6 +90,10 @@ class Networks(Protocol):
 
     async def inventory(self) -> NetworkInventory: ...
 
+    async def addresses_of(self, bridge: str) -> tuple[str, ...] | None:
+        """The addresses of an interface of the host, with prefix lengths; None when there is no such interface."""
+        ...
+
     async def host_subnets(self) -> tuple[str, ...]:
         """Destinations the host reaches already, those of our own bridges left out."""
         ...

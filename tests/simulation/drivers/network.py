@@ -51,6 +51,10 @@ class SimulatedNetworks:
 
         return await self._faults.perform(self._gate, "network inventory", look)
 
+    async def addresses_of(self, bridge: str) -> tuple[str, ...] | None:
+        await trio.lowlevel.checkpoint()
+        return None
+
     async def host_subnets(self) -> tuple[str, ...]:
         await trio.lowlevel.checkpoint()
         return ("10.0.2.0/24",)

@@ -154,6 +154,10 @@ class LinuxNetworks:
         """What is in the kernel under our names. No sandboxes: a namespace of ours has no name to be found by."""
         return await self._kernel.links.call(self._inventory)
 
+    async def addresses_of(self, bridge: str) -> tuple[str, ...] | None:
+        """The addresses of an interface of the host, with prefix lengths; None when there is no such interface."""
+        return await self._kernel.links.call(lambda: self._addresses_of(bridge))
+
     async def host_subnets(self) -> tuple[str, ...]:
         """Destinations of the host's routes that are not ours: a subnet chosen automatically must not overlap them."""
         return await self._kernel.links.call(self._host_subnets)
@@ -247,6 +251,12 @@ class LinuxNetworks:
         """On the link thread: a bridge that no network owns, and what the firewall has of it. Idempotent."""
         self._kernel.firewall.remove_bridge(name)
         self.delete_link(name)
+
+    def _addresses_of(self, bridge: str) -> tuple[str, ...] | None:
+        found = links.find(self._kernel.route, bridge)
+        if found is None:
+            return None
+        return tuple(f"{address}/{length}" for address, length in links.addresses_of(self._kernel.route, found.index))
 
     def _host_subnets(self) -> tuple[str, ...]:
         ours: set[str] = set()

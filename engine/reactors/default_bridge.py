@@ -1,0 +1,118 @@
+"""What the configuration makes of the default network: pure.
+
+Owns: `--bridge`, `--bip`, `--fixed-cidr`, their IPv6 kin, `--mtu`, `--icc`, `--ip-masq`. What no option names stays as
+it was at the last start, as a docker0 that is there keeps its address in moby.
+Source: moby daemon/daemon_unix.go (initBridgeDriver, getDefaultBridgeIPAMConf, selectBIP).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+
+from engine.aggregates.network import NetworkSettings
+from engine.aggregates.values.subnet import (
+    DEFAULT_NETWORK,
+    AddressPool,
+    Pool,
+    choose_subnet,
+    make_pool,
+    unique_local_pool,
+)
+from engine.config import ConfigError, DaemonConfig
+
+BRIDGE_NAME = "docker0"
+_LINK_LOCAL = ipaddress.IPv6Network("fe80::/64")
+Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
+
+
+def settings(
+    config: DaemonConfig,
+    taken: Sequence[str],
+    *,
+    host_id: str = "",
+    before: Sequence[Pool] = (),
+    given: Sequence[str] = (),
+) -> NetworkSettings:
+    """taken: subnets of others. before: the pools that the network has had. given: the addresses of the bridge that
+    `--bridge` names. Raises Rejected when no pool is free, ConfigError."""
+    pools = [_pool(config, 4, taken, host_id, before, given)]
+    if config.ipv6:
+        pools.append(_pool(config, 6, taken, host_id, before, given))
+    return NetworkSettings(
+        name=DEFAULT_NETWORK,
+        driver="bridge",
+        pools=tuple(pools),
+        enable_ipv6=config.ipv6,
+        options={
+            "com.docker.network.bridge.default_bridge": "true",
+            "com.docker.network.bridge.enable_icc": _word(config.icc),
+            "com.docker.network.bridge.enable_ip_masquerade": _word(config.ip_masq),
+            "com.docker.network.bridge.host_binding_ipv4": "0.0.0.0",  # noqa: S104 - Docker's default, as inspect shows it
+            "com.docker.network.bridge.name": config.bridge or BRIDGE_NAME,
+            "com.docker.network.driver.mtu": str(config.mtu),
+        },
+    )
+
+
+def _pool(
+    config: DaemonConfig, version: int, taken: Sequence[str], host_id: str, before: Sequence[Pool], given: Sequence[str]
+) -> Pool:
+    own, fixed = (config.bip, config.fixed_cidr) if version == 4 else (config.bip6, config.fixed_cidr_v6)
+    ip_range = str(ipaddress.ip_network(fixed, strict=False)) if fixed else ""
+    address = _own_address(config, version, own, ip_range, before, given)
+    if address is not None:
+        return make_pool(str(address.network), gateway=str(address.ip), ip_range=ip_range)
+    if ip_range:
+        return make_pool(ip_range, ip_range=ip_range)
+    return make_pool(choose_subnet(taken, _pools(config, version, host_id)))
+
+
+def _own_address(
+    config: DaemonConfig, version: int, own: str, fixed: str, before: Sequence[Pool], given: Sequence[str]
+) -> Interface | None:
+    """The bridge's address: as configured, else one it has that fits what is configured; None for a new one."""
+    if own:
+        interface = ipaddress.ip_interface(own)
+        if fixed and not _contains(interface.network, fixed):
+            raise ConfigError(f"invalid {_option(version)}: {fixed} is outside the default bridge's subnet {own}")
+        return interface
+    if config.bridge:
+        return _given_address(config.bridge, version, fixed, given)
+    for pool in before:
+        subnet = ipaddress.ip_network(pool.subnet)
+        if subnet.version == version and (not fixed or _contains(subnet, fixed)):
+            return ipaddress.ip_interface(f"{pool.gateway}/{subnet.prefixlen}")
+    return None
+
+
+def _given_address(bridge: str, version: int, fixed: str, given: Sequence[str]) -> Interface:
+    addresses = [each for each in map(ipaddress.ip_interface, given) if each.version == version]
+    addresses = [each for each in addresses if each.ip not in _LINK_LOCAL]
+    if not addresses:
+        raise ConfigError(f"bridge {bridge} has no IPv{version} address configured")
+    found = next((each for each in addresses if fixed and _contains(each.network, fixed)), addresses[0])
+    if fixed and not _contains(found.network, fixed):
+        raise ConfigError(
+            f"{_option(version)}={fixed} is outside any subnet implied by addresses on the user-managed default bridge"
+        )
+    return found
+
+
+def _option(version: int) -> str:
+    return "fixed-cidr" if version == 4 else "fixed-cidr-v6"
+
+
+def _contains(subnet: ipaddress.IPv4Network | ipaddress.IPv6Network, fixed: str) -> bool:
+    inner = ipaddress.ip_network(fixed)
+    return subnet.version == inner.version and inner.prefixlen >= subnet.prefixlen and inner.network_address in subnet
+
+
+def _pools(config: DaemonConfig, version: int, host_id: str) -> list[AddressPool]:
+    pools = [AddressPool(base=pool.base, size=pool.size) for pool in config.default_address_pools]
+    fitting = [pool for pool in pools if (":" in pool.base) == (version == 6)]
+    return fitting or ([unique_local_pool(host_id)] if version == 6 else [])
+
+
+def _word(flag: bool) -> str:
+    return "true" if flag else "false"
