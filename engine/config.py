@@ -65,7 +65,8 @@ class DaemonConfig(msgspec.Struct, frozen=True, kw_only=True):
     hosts: `unix://path`, `tcp://host:port`, `fd://`. group: of unix sockets, a name or a number. bip: the default
     bridge's address with prefix, "" for the first free pool; bip6 likewise. fixed_cidr, fixed_cidr_v6: what containers
     get addresses of there, and its subnet where no address names one. bridge: of the default network, an interface that
-    an administrator made, `none` for no such network, "" for docker0. default_network_opts: of new networks, by driver.
+    an administrator made, `none` for no such network, "" for docker0. default_network_opts: of new networks, by
+    driver. ip: of the host, where the default network's ports are published.
     shutdown_timeout_s: -1 waits for ever. seccomp_profile: `builtin`, `unconfined` or a path. cgroup_driver:
     `cgroupfs`, `systemd`, or "" for what suits the host.
     userns_remap: `default`, or `user[:group]`, whose subordinate ids containers get.
@@ -110,6 +111,7 @@ class DaemonConfig(msgspec.Struct, frozen=True, kw_only=True):
     fixed_cidr: str = ""
     fixed_cidr_v6: str = ""
     ipv6: bool = False
+    ip: str = "0.0.0.0"  # noqa: S104 - dockerd's default, where ports are published
     mtu: int = 1500
     default_network_opts: Mapping[str, Mapping[str, str]] = {}
     default_address_pools: tuple[AddressPool, ...] = DEFAULT_ADDRESS_POOLS
@@ -149,7 +151,7 @@ def validate(config: DaemonConfig) -> DaemonConfig:
         split_host(host)
     for mirror in config.registry_mirrors:
         _validate_mirror(mirror)
-    for address in config.dns:
+    for address in (config.ip, *config.dns):
         if not _is_address(address):
             raise ConfigError(f"{address} is not an ip address")
     _validate_networks(config)

@@ -105,6 +105,7 @@ OPTIONS: tuple[Option, ...] = (
     _have("fixed-cidr", Kind.TEXT, "part of the default bridge's subnet that containers get addresses of"),
     _have("fixed-cidr-v6", Kind.TEXT, "the same of its IPv6 subnet"),
     _have("ipv6", Kind.BOOLEAN, "the default bridge has IPv6 addresses, too"),
+    _have("ip", Kind.TEXT, "address of the host where ports of the default network are published"),
     _have("mtu", Kind.NUMBER, "MTU of the default bridge"),
     _have(
         "default-network-opt", Kind.DRIVER_OPTIONS, "driver=option=value of new networks", key="default-network-opts"
@@ -143,7 +144,6 @@ OPTIONS: tuple[Option, ...] = (
     _lack("http-proxy"),
     _lack("https-proxy"),
     _lack("no-proxy"),
-    _lack("ip", absent="0.0.0.0"),  # noqa: S104 - the default of dockerd's flag, not an address we bind
     _lack("ip-forward-no-drop", Kind.BOOLEAN),
     _lack("ip6tables", Kind.BOOLEAN, absent=False),
     _lack("log-format", absent="text"),

@@ -8,6 +8,7 @@ Refuses to know: I/O, clocks, identifiers (they come in).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from ipaddress import ip_address
 
 import msgspec
 from msgspec.structs import replace
@@ -17,8 +18,9 @@ from engine.aggregates.container.state import ContainerState
 from engine.aggregates.decider import Command, Reason, Rejected
 from engine.aggregates.image import RequireImage, TagImage, UntagImage
 from engine.aggregates.names import MoveName, NameKind, ReleaseName, ReserveName
-from engine.aggregates.network import AllocateEndpoint, NetworkState, ReleaseEndpoint
+from engine.aggregates.network import AllocateEndpoint, NetworkSettings, NetworkState, ReleaseEndpoint
 from engine.aggregates.ports import ReleasePorts, ReservePorts
+from engine.aggregates.values.bridge_options import host_addresses, is_routed
 from engine.aggregates.values.endpoints import NetworkAttachment, PortWish
 from engine.aggregates.values.ids import Digest, EndpointID, ImageID, NetworkID, VolumeName, short
 from engine.aggregates.values.mounts import MountPoint
@@ -52,7 +54,7 @@ def start(
     """A start (or restart) with everything it needs to hold. Raises Rejected(NOT_FOUND) for a network that is gone."""
     commands: list[Command] = []
     attachments: list[NetworkAttachment] = []
-    publishes = False
+    found: list[tuple[NetworkAttachment, NetworkState]] = []
     for attachment in state.networks:
         network = find_network(attachment.network_id or attachment.name)
         if network is None and attachment.name == DEFAULT_NETWORK:
@@ -64,10 +66,10 @@ def start(
             raise Rejected(Reason.NOT_FOUND, f"network {attachment.network_id or attachment.name} not found")
         attachment = replace(attachment, network_id=network.network_id)
         attachments.append(attachment)
-        publishes = publishes or network.settings.driver == "bridge"
+        found.append((attachment, network))
         commands.append(allocate(state, attachment, network.network_id, EndpointID(endpoint_ids()), seed(6)))
-    if publishes:
-        commands.append(_reserve_ports(state, ephemeral))
+    if any(network.settings.driver == "bridge" for _, network in found):
+        commands.append(_reserve_ports(state, found, ephemeral))
     if tuple(attachments) != state.networks:
         intent = replace(intent, networks=tuple(attachments))
     return (intent, *commands)
@@ -87,24 +89,49 @@ def connect(
     return (intent, allocate(state, intent.attachment, network_id, EndpointID(endpoint_ids()), seed(6)))
 
 
-def _reserve_ports(state: ContainerState, ephemeral: EphemeralRange) -> ReservePorts:
-    wishes: tuple[PortWish, ...] = port_wishes(
-        state.config.exposed_ports or {}, state.host.port_bindings or {}, state.host.publish_all_ports
+def carrier(found: Iterable[tuple[NetworkAttachment, NetworkState]]) -> NetworkState | None:
+    """The network of a container that its default route and its published ports go by: by priority, then by name
+    (NET-22), never an internal one."""
+    outward = [each for each in found if not each[1].settings.internal]
+    ranked = sorted(outward, key=lambda each: (-each[0].config.gw_priority, each[1].settings.name))
+    return ranked[0][1] if ranked else None
+
+
+def _reserve_ports(
+    state: ContainerState, found: Iterable[tuple[NetworkAttachment, NetworkState]], ephemeral: EphemeralRange
+) -> ReservePorts:
+    network = carrier(found)
+    settings = network.settings if network is not None else NetworkSettings(name="", driver="")
+    wishes = port_wishes(
+        state.config.exposed_ports or {},
+        state.host.port_bindings or {},
+        state.host.publish_all_ports,
+        default_addresses=host_addresses(settings.options),
     )
     return ReservePorts(
         container_id=state.container_id,
-        wishes=wishes,
+        wishes=tuple(replace(wish, routed=_is_routed(settings, wish)) for wish in wishes),
         ephemeral_first=ephemeral.first,
         ephemeral_last=ephemeral.last,
         avoid=ephemeral.avoid,
     )
 
 
-def other_ports(state: ContainerState, ephemeral: EphemeralRange) -> tuple[Command, ...]:
+def _is_routed(settings: NetworkSettings, wish: PortWish) -> bool:
+    """By the address that the container has: one of the host's other family leads to that, too."""
+    six = (
+        ip_address(wish.host_ip).version == 6 if settings.enable_ipv4 and settings.enable_ipv6 else settings.enable_ipv6
+    )
+    return is_routed(settings.options, 6 if six else 4)
+
+
+def other_ports(state: ContainerState, ephemeral: EphemeralRange, find_network: FindNetwork) -> tuple[Command, ...]:
     """Other host ports for a container that may have any: those it was given turned out to be somebody else's. Nothing
     for one that asked for particular ports only."""
-    reserve = _reserve_ports(state, ephemeral)
-    if all(wish.first_port for wish in reserve.wishes):
+    networks = [(wish, find_network(wish.network_id)) for wish in state.networks]
+    found = [(wish, network) for wish, network in networks if network is not None]
+    reserve = _reserve_ports(state, found, ephemeral)
+    if all(wish.first_port or wish.routed for wish in reserve.wishes):
         return ()
     return (ReleasePorts(container_id=state.container_id), reserve)
 
@@ -149,9 +176,7 @@ def held(state: ContainerState, find_network: FindNetwork) -> tuple[NetworkID, .
 
 def create(command: c.CreateContainer) -> tuple[Command, ...]:
     """A container with its name and its hold on named volumes (which are created before), from images that stay."""
-    volumes = [
-        ReferenceVolume(name=name, container_id=command.container_id) for name in volume_names(command.mounts)
-    ]
+    volumes = [ReferenceVolume(name=name, container_id=command.container_id) for name in volume_names(command.mounts)]
     reserve = ReserveName(kind=NameKind.CONTAINER, name=command.name, owner=command.container_id)
     images = dict.fromkeys((command.image_id, *(point.image_id for point in command.mounts if point.image_id)))
     return (*(RequireImage(image_id=image_id) for image_id in images), reserve, *volumes, command)

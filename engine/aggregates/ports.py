@@ -91,13 +91,16 @@ def decide(state: PortState, command: ReservePorts | ReleasePorts) -> tuple[Even
 def _reserve(state: PortState, command: ReservePorts) -> tuple[PublishedPort, ...]:
     taken: dict[tuple[str, int], frozenset[str]] = {}
     for ports in state.held.values():
-        for port in ports:
+        for port in (port for port in ports if port.host_port):
             slot = (port.protocol, port.host_port)
             taken[slot] = taken.get(slot, frozenset()) | {port.host_ip}
     given: list[PublishedPort] = []
     cursor = state.cursor
     for group in _groups(command.wishes):
         first = group[0]
+        if first.routed:
+            given += [_published(wish, 0) for wish in group]
+            continue
         for number in _candidates(first, command, cursor):
             holders = taken.get((first.protocol, number), frozenset())
             if all(_free(holders, wish.host_ip) for wish in group):
@@ -106,13 +109,14 @@ def _reserve(state: PortState, command: ReservePorts) -> tuple[PublishedPort, ..
             raise Rejected(Reason.SYSTEM, _refused(first))
         taken[(first.protocol, number)] = holders | {wish.host_ip for wish in group}
         cursor = number if first.first_port == 0 else cursor
-        given += [
-            PublishedPort(
-                host_ip=wish.host_ip, host_port=number, container_port=wish.container_port, protocol=wish.protocol
-            )
-            for wish in group
-        ]
+        given += [_published(wish, number) for wish in group]
     return tuple(given)
+
+
+def _published(wish: PortWish, number: int) -> PublishedPort:
+    return PublishedPort(
+        host_ip=wish.host_ip, host_port=number, container_port=wish.container_port, protocol=wish.protocol
+    )
 
 
 def _groups(wishes: tuple[PortWish, ...]) -> list[tuple[PortWish, ...]]:

@@ -1,6 +1,6 @@
 """What the configuration makes of the default network: pure.
 
-Owns: `--bridge`, `--bip`, `--fixed-cidr`, their IPv6 kin, `--mtu`, `--icc`, `--ip-masq`. What no option names stays as
+Owns: `--bridge`, `--bip`, `--fixed-cidr`, their IPv6 kin, `--mtu`, `--icc`, `--ip`, ... What no option names stays as
 it was at the last start, as a docker0 that is there keeps its address in moby.
 Source: moby daemon/daemon_unix.go (initBridgeDriver, getDefaultBridgeIPAMConf, selectBIP).
 """
@@ -11,6 +11,7 @@ import ipaddress
 from collections.abc import Sequence
 
 from engine.aggregates.network import NetworkSettings
+from engine.aggregates.values.bridge_options import HOST_BINDING
 from engine.aggregates.values.subnet import (
     DEFAULT_NETWORK,
     AddressPool,
@@ -48,7 +49,7 @@ def settings(
             "com.docker.network.bridge.default_bridge": "true",
             "com.docker.network.bridge.enable_icc": _word(config.icc),
             "com.docker.network.bridge.enable_ip_masquerade": _word(config.ip_masq),
-            "com.docker.network.bridge.host_binding_ipv4": "0.0.0.0",  # noqa: S104 - Docker's default, as inspect shows it
+            HOST_BINDING: config.ip,
             "com.docker.network.bridge.name": config.bridge or BRIDGE_NAME,
             "com.docker.network.driver.mtu": str(config.mtu),
         },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from engine.aggregates.decider import Reason
 from engine.aggregates.ports import DECIDER, STREAM_KEY, PortsReleased, ReleasePorts, ReservePorts
@@ -152,3 +153,10 @@ def test_the_ledger_never_ends() -> None:
     state = DECIDER.initial(STREAM_KEY)
     assert outcome(DECIDER, state, reserve(ONE, wish())) == "reserved"
     assert not DECIDER.terminal(state)
+
+
+def test_a_port_of_a_routed_network_takes_none_of_the_hosts() -> None:
+    routed = replace(wish(), routed=True)
+    assert ports_of(reserve(ONE, routed)) == [(V4, 0)]
+    assert ports_of(reserve(ONE, routed), reserve(OTHER, wish()), owner=OTHER) == [(V4, 8080)]
+    assert ports_of(reserve(OTHER, wish()), reserve(ONE, routed)) == [(V4, 0)]

@@ -80,9 +80,11 @@ def test_what_changes_is_followed_at_the_next_start_and_the_rest_stays() -> None
         assert engine.out("network", "inspect", "-f", "{{.Id}}", "bridge") == network_id
         assert engine.out("start", "-a", "old") == "1280"
         assert "docker0" not in engine.in_namespace("nft", "list", "set", "ip", "ishmael", "same_bridge").stdout
-        restart(engine, "--fixed-cidr=192.168.91.0/24")
+        restart(engine, "--fixed-cidr=192.168.91.0/24", "--ip=127.0.0.1")
         assert bridge(engine) == {"mtu": 1500, "addresses": {"192.168.91.1/24"}}
         assert engine.out("start", "-a", "old") == "1500"
+        engine.cli("run", "-d", "--name", "web", "-p", "8080:80", "busybox", "sleep", "1000")
+        assert engine.out("port", "web") == "80/tcp -> 127.0.0.1:8080"
         assert engine.replay("verify").returncode == 0
 
 

@@ -16,7 +16,7 @@ import trio
 
 from engine.aggregates.values.endpoints import PublishedPort
 from engine.aggregates.values.ids import ContainerID, NetworkID
-from engine.drivers.linux.network import links, netlink
+from engine.drivers.linux.network import links, namespaces, netlink
 from engine.drivers.linux.network.driver import LinuxNetworking
 from engine.drivers.linux.network.state import NetworkingOptions
 from engine.drivers.ports.drift import Ledger
@@ -790,3 +790,37 @@ async def test_a_join_that_a_killed_engine_did_not_live_to_tell_is_done_anew(wor
     await world.serve_tcp(one.netns_fd, 80)
     assert (await world.ask_tcp(HOST, extra.endpoint.ipv4_address, 80)).startswith("80 ")
     assert await mended(world.networking, first, second, Container(one.container_id, -1, [*one.joins, again])) == []
+
+
+async def test_a_bridge_without_room_refuses_a_container_and_keeps_nothing_of_it(world: World) -> None:
+    """1,023 ports is what the kernel gives a bridge."""
+    spec = await world.network(18)
+    bridge = f"br-{spec.network_id[:12]}"
+    with netlink.open_socket(netlink.ROUTE) as route:
+        found = links.find(route, bridge)
+        assert found is not None
+        fill_ports(route, found.index)
+        before = link_names()
+        with pytest.raises(
+            PortError, match=f"adding interface veth[0-9a-f]{{7}} to bridge {bridge} failed: exchange full"
+        ):
+            await world.container(spec, 2)
+        strays = [name for name in set(link_names()) - set(before) if not name.startswith("ishmael")]
+        assert strays == []
+        assert (await world.networking.networks.inventory()).veths == ()
+        last = links.find(route, "port0")
+        assert last is not None
+        netlink.transact(route, [links.delete_link_at(last.index)])
+    await world.container(spec, 2)
+
+
+def fill_ports(route: socket.socket, bridge: int) -> None:
+    """All 1,023: both ends of 511 pairs, and one of another."""
+    here = namespaces.open_current()
+    for number in range(512):
+        netlink.transact(route, [links.new_veth(f"port{number}", f"end{number}", here)])
+        for name in (f"port{number}", f"end{number}")[: 1 if number == 0 else 2]:
+            end = links.find(route, name)
+            assert end is not None
+            netlink.transact(route, [links.set_link(end.index, master=bridge)])
+    os.close(here)

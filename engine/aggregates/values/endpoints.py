@@ -9,7 +9,7 @@ from engine.aggregates.values.config import EndpointConfig
 
 class PublishedPort(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, order=True):
     """One host port that leads to a container port. protocol: tcp, udp, sctp. host_ip: `0.0.0.0`, `::` or one
-    address."""
+    address. host_port: 0 where none leads there, because the container's own address is reached from outside."""
 
     host_ip: str
     host_port: int
@@ -34,13 +34,15 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class PortWish(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A publication somebody wants: any free host port of `first_port`..`last_port` (0, 0: an ephemeral one)."""
+    """A publication somebody wants: any free host port of `first_port`..`last_port` (0, 0: an ephemeral one). routed:
+    the container's own address is reached, and no port of the host is needed."""
 
     host_ip: str
     first_port: int
     last_port: int
     container_port: int
     protocol: str = "tcp"
+    routed: bool = False
 
 
 class NetworkAttachment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -107,7 +107,12 @@ def ports_rows(state: ContainerState) -> list[dict[str, Any]]:
     if not state.alive:
         return []
     rows: list[dict[str, Any]] = [
-        {"IP": port.host_ip, "PrivatePort": port.container_port, "PublicPort": port.host_port, "Type": port.protocol}
+        {
+            "IP": port.host_ip,
+            "PrivatePort": port.container_port,
+            **({"PublicPort": port.host_port} if port.host_port else {}),
+            "Type": port.protocol,
+        }
         for port in state.ports
     ]
     published = {(port.container_port, port.protocol) for port in state.ports}
@@ -132,7 +137,7 @@ def port_map(state: ContainerState) -> dict[str, list[dict[str, str]] | None]:
 
 
 def _binding(port: PublishedPort) -> dict[str, str]:
-    return {"HostIp": port.host_ip, "HostPort": str(port.host_port)}
+    return {"HostIp": port.host_ip, "HostPort": str(port.host_port or "")}
 
 
 def mount_row(point: MountPoint) -> dict[str, Any]:

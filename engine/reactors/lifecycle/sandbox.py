@@ -10,6 +10,9 @@ from engine.aggregates.values import endpoint_options
 from engine.aggregates.values.endpoints import Endpoint, NetworkAttachment, PublishedPort
 from engine.drivers.ports.network import Join, NameRecord, NetworkSpec
 from engine.projections.networks import Networks
+from engine.transactions import carrier
+
+NO_WISH = NetworkAttachment(name="")
 
 
 def spec_of(state: NetworkState) -> NetworkSpec:
@@ -96,18 +99,9 @@ def carrier_of(planned: Iterable[Join]) -> str:
 def _gateway(found: list[tuple[Endpoint, NetworkState]], wishes: Mapping[str, NetworkAttachment]) -> str:
     """The endpoint id that carries the default route, or "" when every network is internal."""
 
-    def priority(network: NetworkState) -> int:
-        wish = wishes.get(network.network_id)
-        return wish.config.gw_priority if wish is not None else 0
-
-    ranked = sorted(
-        (
-            (-priority(network), network.settings.name, endpoint.endpoint_id)
-            for endpoint, network in found
-            if not network.settings.internal
-        )
-    )
-    return ranked[0][2] if ranked else ""
+    pairs = [(wishes.get(network.network_id) or NO_WISH, network) for _, network in found]
+    network = carrier(pairs)
+    return next((endpoint.endpoint_id for endpoint, each in found if each is network), "")
 
 
 def name_records(network: NetworkState, names: Mapping[str, str]) -> tuple[NameRecord, ...]:

@@ -198,7 +198,9 @@ class Starts:
                 return await self._perform(state)
             except PortError as error:
                 avoid |= {port.host_port for port in self._held(state)[1]}
-                others = transactions.other_ports(state, replace(self._ephemeral, avoid=avoid))
+                others = transactions.other_ports(
+                    state, replace(self._ephemeral, avoid=avoid), self._hands.views.networks.lookup
+                )
                 if error.errno != errno.EADDRINUSE or not others:
                     raise
                 await self._hands.report(NAME, correlation, *others)

@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Mapping
 
+from engine.aggregates.values.bridge_options import GATEWAY_MODES, HOST_BINDING, ROUTED
 from engine.aggregates.values.ids import short
 from engine.drivers.linux.network import links, namespaces, netlink, sublinks
 from engine.drivers.linux.network.ipvlan import Ipvlan
@@ -28,10 +29,6 @@ _ICC = "com.docker.network.bridge.enable_icc"
 _MASQUERADE = "com.docker.network.bridge.enable_ip_masquerade"
 _INHIBIT_IPV4 = "com.docker.network.bridge.inhibit_ipv4"
 _MTU = "com.docker.network.driver.mtu"
-_GATEWAY_MODES = {
-    4: "com.docker.network.bridge.gateway_mode_ipv4",
-    6: "com.docker.network.bridge.gateway_mode_ipv6",
-}
 _UNSUPPORTED = (
     "com.docker.network.host_ipv4",
     "com.docker.network.host_ipv6",
@@ -71,6 +68,7 @@ def rules_of(spec: NetworkSpec) -> BridgeRules:
     for option in _UNSUPPORTED:
         if spec.options.get(option):
             raise PortError("create", f"option {option} is not implemented", fault=Fault.NOT_IMPLEMENTED)
+    _check_host_binding(spec)
     modes = {version: gateway_mode(spec, version) for version in (4, 6)}
     return BridgeRules(
         bridge=bridge_name(spec),
@@ -79,15 +77,24 @@ def rules_of(spec: NetworkSpec) -> BridgeRules:
         icc=icc_of(spec),
         masquerade=_flag(spec, _MASQUERADE, default=True),
         unprotected=frozenset(version for version, mode in modes.items() if mode == "nat-unprotected"),
-        routed=frozenset(version for version, mode in modes.items() if mode == "routed"),
+        routed=frozenset(version for version, mode in modes.items() if mode == ROUTED),
     )
+
+
+def _check_host_binding(spec: NetworkSpec) -> None:
+    text = spec.options.get(HOST_BINDING, "")
+    try:
+        ipaddress.ip_address(text or "::")
+    except ValueError as error:
+        message = f"failed to parse {HOST_BINDING} value: {text} (type string): invalid IP address"
+        raise PortError("create", message, fault=Fault.INVALID) from error
 
 
 def gateway_mode(spec: NetworkSpec, version: int) -> str:
     """`nat`, `nat-unprotected`, `routed`, or `isolated`: the host has no address on the bridge. Raises PortError for
     others."""
-    mode = spec.options.get(_GATEWAY_MODES[version], "") or "nat"
-    if mode not in ("nat", "nat-unprotected", "routed", "isolated"):
+    mode = spec.options.get(GATEWAY_MODES[version], "") or "nat"
+    if mode not in ("nat", "nat-unprotected", ROUTED, "isolated"):
         raise PortError("create", f"unknown gateway mode {mode}", fault=Fault.INVALID)
     if mode == "isolated" and not spec.internal:
         message = "gateway mode 'isolated' can only be used for an internal network"

@@ -18,6 +18,7 @@ from typing import TypeVar
 import trio
 
 from engine.aggregates.values import endpoint_options
+from engine.aggregates.values.bridge_options import ROUTED
 from engine.aggregates.values.endpoint_options import DEFAULT_PREFIX
 from engine.aggregates.values.endpoints import Endpoint, PublishedPort
 from engine.aggregates.values.ids import ContainerID
@@ -182,7 +183,7 @@ class LinuxSandboxes:
     def _reserve(self, join: Join, *, tolerant: bool = False) -> list[Reservation]:
         made: list[Reservation] = []
         for port in join.ports:
-            if _is_sublink(join) or is_routed(join, port):
+            if _is_sublink(join) or is_routed(join, port) or not port.host_port:
                 continue  # Nobody asks the host for it.
             try:
                 reservation = hostports.reserve(port, _target(join, port), relayed=self._is_relayed(join, port))
@@ -270,7 +271,10 @@ class LinuxSandboxes:
             )
         made.append(veth.outside)
         wanted = attachment(join, veth.outside, bridge)
-        self._anew(name, lambda: netlink.transact(self._kernel.route, wanted))
+        try:
+            self._anew(name, lambda: netlink.transact(self._kernel.route, wanted))
+        except OSError as error:
+            raise _attachment_failed(join, error) from error
         if join.endpoint.ipv6_address:
             _allow_ipv6(netns_fd, namespaces.UNUSED_INTERFACE if ready is not None else join.interface)
         netlink.transact(inside, _configuration(join, veth.inside, networks.mtu_of(join.network)))
@@ -394,8 +398,9 @@ def publications_of(join: Join) -> list[Publication]:
     found: dict[str, Publication] = {}
     for port in join.ports:
         address = _address_of_family(join, _version(port.host_ip))
-        if address:
-            publication = Publication(port=port, address=address, routed=is_routed(join, port))
+        routed = is_routed(join, port)
+        if address and (port.host_port or routed):
+            publication = Publication(port=port, address=address, routed=routed)
             found.setdefault(publication.place, publication)
     return list(found.values())
 
@@ -403,7 +408,7 @@ def publications_of(join: Join) -> list[Publication]:
 def is_routed(join: Join, port: PublishedPort) -> bool:
     """Whether a port is reached at the container's own address, because the network's is routed by others."""
     version = _version(_target(join, port) or port.host_ip)
-    return join.network.driver == "bridge" and networks.gateway_mode(join.network, version) == "routed"
+    return join.network.driver == "bridge" and networks.gateway_mode(join.network, version) == ROUTED
 
 
 def needs_relay(join: Join, port: PublishedPort) -> bool:
@@ -499,6 +504,14 @@ def _explained(join: Join, error: PortError) -> PortError:
 def _join_failed(error: OSError) -> PortError:
     reason = os.strerror(error.errno).lower() if error.errno else str(error)
     return PortError("join", f"failed to set up container networking: {reason}", errno=error.errno or 0)
+
+
+def _attachment_failed(join: Join, error: OSError) -> PortError:
+    """A bridge has 1,023 ports at most: the kernel says EXFULL."""
+    number = error.errno or 0
+    veth, bridge = veth_name(join.endpoint.endpoint_id), networks.bridge_name(join.network)
+    words = f"adding interface {veth} to bridge {bridge} failed: {os.strerror(number).lower()}"
+    return PortError("join", f"failed to set up container networking: {words}", errno=number)
 
 
 def _not_running(error: OSError) -> PortError:
