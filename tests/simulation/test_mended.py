@@ -67,16 +67,17 @@ class World:
 
         faults.perform = refusing  # type: ignore[method-assign, assignment]
 
-    def hold(self, verb: str, *, after: bool = False) -> trio.Event:
-        """The next call of a driver's verb waits for the event, before or after its effect."""
+    def hold(self, verb: str, *, after: bool = False, calls_before: int = 0) -> trio.Event:
+        """The next call of a driver's verb, or a later one, waits for the event, before or after its effect."""
         faults = self.lives._faults
         perform = faults.perform
-        waiting, go_on = [verb], trio.Event()
+        calls, go_on = 0, trio.Event()
 
         async def holding(gate: Any, asked: str, effect: Callable[[], Any], **options: Any) -> Any:
-            if asked not in waiting:
+            nonlocal calls
+            calls += asked == verb
+            if asked != verb or calls != calls_before + 1:
                 return await perform(gate, asked, effect, **options)
-            waiting.remove(asked)
             if not after:
                 await go_on.wait()
             done = await perform(gate, asked, effect, **options)
@@ -360,5 +361,25 @@ def test_a_kill_that_hears_late_of_its_success_does_not_thaw_the_next_run(tmp_pa
         go_on.set()
         await world.at_rest()
         assert world.state("web").status is Status.PAUSED
+
+    play(tmp_path, story)
+
+
+@pytest.mark.parametrize("calls_before", [0, 1])
+def test_a_volume_that_is_removed_while_it_is_made_leaves_no_directory(tmp_path: Path, calls_before: int) -> None:
+    """Made by the request's own hand and by the reactor's; whichever is late, the removal has the last word."""
+
+    async def story(world: World) -> None:
+        made = world.hold("create volume", calls_before=calls_before)
+        removed = world.hold("remove volume", after=True)
+        async with trio.open_nursery() as clients:
+            clients.start_soon(partial(world.ask, "POST", "/volumes/create", {"Name": "logs"}))
+            await trio.sleep(1)
+            clients.start_soon(partial(world.ask, "DELETE", "/volumes/logs", status=204))
+            await trio.sleep(1)
+            made.set()
+            await trio.sleep(1)
+            removed.set()
+        await world.at_rest()
 
     play(tmp_path, story)

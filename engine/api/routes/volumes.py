@@ -115,8 +115,10 @@ class VolumeRoutes:
         await self._context.application.execute(command, cause=cause)
         state = self.find(name)
         await self._context.ports.volumes.create(VolumeName(name), state.options)
+        # Somebody may have removed it before it was made, or just then, and has not told yet.
+        await self._context.pump.until(f"volume:{name}", lambda now: now.status is not VolumeStatus.REMOVING)
         if self._context.views.volumes.get(VolumeName(name)) is None:
-            await self._context.ports.volumes.remove(VolumeName(name))  # Somebody removed it before it was made.
+            await self._context.ports.volumes.remove(VolumeName(name))
         return state
 
     async def remove(self, state: VolumeState, cause: Cause) -> None:
