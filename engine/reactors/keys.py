@@ -1,5 +1,6 @@
 """Keys of removed containers: erased, and with them every sealed value in the log.
 
+Those of images stay while a container has its environment from one (see `Creation`), and go at the next start after.
 Nothing waits for an erasure, and each costs a synced write of the key store, so they are gathered for a second. One
 that a crash prevented is found at the next start: a key without a container is nobody's.
 """
@@ -29,7 +30,9 @@ class KeyReactor:
 
     async def run(self, after: int, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Erase what an earlier engine left, then follow the log from `after`."""
-        living = {f"container:{state.container_id}" for state in self._hands.views.containers}
+        containers = list(self._hands.views.containers)
+        living = {f"container:{state.container_id}" for state in containers}
+        living |= {state.env.owner for state in containers if state.env is not None}
         self._doomed |= set(self._hands.vault.owners()) - living
         if self._doomed:
             self._more.set()
