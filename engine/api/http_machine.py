@@ -87,6 +87,12 @@ class HttpMachine:
         self._protocol.protocol = EngineProtocol(*shared, *end)
         await self._protocol.initiate()
 
+    @property
+    def takes_a_body(self) -> bool:
+        """Whether a request's body is on its way."""
+        protocol = self._protocol.protocol
+        return isinstance(protocol, EngineProtocol) and protocol.connection.their_state is h11.SEND_BODY
+
     async def handle(self, data: bytes) -> None:
         await self._protocol.handle(RawData(data))
 

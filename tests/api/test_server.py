@@ -10,6 +10,7 @@ import re
 import shutil
 import socket
 import subprocess
+import zlib
 
 import pytest
 import trio
@@ -260,6 +261,29 @@ async def test_chunked_bodies_are_read_whole() -> None:
     async with served(Bodies().register) as engine:
         status, _, body = await engine.ask("PUT", "/whole", body=iter([b"abc"] * 1000))
         assert (status, json.loads(body)) == (200, {"bytes": 3000})
+
+
+async def test_a_body_that_comes_in_small_parts_is_read_whole_and_in_order() -> None:
+    body = bytes(range(256)) * 4000
+    parts = [body[at : at + 4999] for at in range(0, len(body), 4999)]
+    head = b"PUT /sum HTTP/1.1\r\nHost: d\r\nContent-Length: %d\r\n\r\n" % len(body)
+
+    def register(app: EngineApp) -> None:
+        @app.route("/sum", methods=["PUT"])
+        async def checksum() -> Response:
+            return json_response(zlib.crc32(await request.body.whole()))
+
+    def talk(path: str) -> list[bytes]:
+        with contextlib.closing(connected(path)) as sock:
+            for part in (head, *parts, head, *parts[:-1]):  # the second one behind the first, on the same connection
+                sock.sendall(part)
+            sock.sendall(parts[-1])
+            sock.shutdown(socket.SHUT_WR)
+            return read_all(sock).split(b"HTTP/1.1 ")[1:]
+
+    async with served(register) as engine:
+        answers = await in_thread(lambda: talk(engine.path))
+        assert [int(answer.rpartition(b"\r\n")[2]) for answer in answers] == [zlib.crc32(body)] * 2
 
 
 class Endless:

@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import stat
+import subprocess
 import tarfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -301,6 +302,25 @@ async def test_the_sweeper_abandons_what_an_earlier_run_left_and_nothing_else(tm
     with trio.move_on_after(0.2):
         await now.sweep()
     assert os.path.exists(current) and not os.path.exists(left)
+
+
+async def test_sweeping_waits_for_what_is_being_taken_in(
+    storage: LinuxStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.drivers.linux.storage.store.SWEEP_INTERVAL_S", 0.01)
+    thrown_away = storage.places.new_temporary("layer")
+    os.mkdir(thrown_away)
+    storage.places.discard(thrown_away)
+    fields = {"file": storage.places.new_temporary("import")}
+    async with storage.workers.start("receive_layer", fields, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL):
+        with trio.move_on_after(0.2):  # a bound on how long it may try
+            await storage.sweep()
+        assert not storage.places.trash_is_empty()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(storage.sweep)
+        while not storage.places.trash_is_empty():
+            await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
 
 
 HIDING = [

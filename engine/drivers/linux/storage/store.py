@@ -27,6 +27,8 @@ _logger = logging.getLogger(__name__)
 
 SWEEP_INTERVAL_S = 5.0
 """How often the trash is looked at. An empty look costs one directory read."""
+SWEEP_PATIENCE_S = 60.0
+"""How long sweeping waits while workers have tasks: disk and cores are theirs first (a pull behind an `rmi`)."""
 
 
 class LinuxStorage:
@@ -50,12 +52,15 @@ class LinuxStorage:
         unfinished; `repair` is the caller's, before containers."""
         self.places.abandon_temporaries()
         try:
+            swept_at = trio.current_time()
             while True:
-                try:
-                    await self.sweep_once()
-                except PortError as error:
-                    # A full disk, say: nothing is lost by trying again, and the engine must not end for it.
-                    _logger.warning("sweeping: %s", error.message)
+                if not self.workers.at_work or trio.current_time() - swept_at >= SWEEP_PATIENCE_S:
+                    try:
+                        await self.sweep_once()
+                    except PortError as error:
+                        # A full disk, say: nothing is lost by trying again, and the engine must not end for it.
+                        _logger.warning("sweeping: %s", error.message)
+                    swept_at = trio.current_time()
                 await self.workers.retire()
                 await trio.sleep(SWEEP_INTERVAL_S)
         finally:

@@ -13,8 +13,8 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, cast
 
 import trio
@@ -141,6 +141,12 @@ class Workers:
         self.walking = trio.CapacityLimiter(1)
         """Of trees that are measured: the disk has other users."""
         self._idle: list[_Steady] = []
+        self._at_work = 0
+
+    @property
+    def at_work(self) -> bool:
+        """Whether any task runs."""
+        return self._at_work > 0
 
     async def run(
         self,
@@ -159,12 +165,13 @@ class Workers:
     ) -> Any:
         """As `run`, by a worker that has stayed from an earlier task if there is one; it stays for the next, too. For
         tasks that leave nothing behind in their process. data: an fd, its stdin."""
-        steady = await self._from_idle() or await self._start_steady(task)
-        try:
-            result = await steady.do(task, fields, data, on_progress)
-        except BaseException:
-            await steady.end()
-            raise
+        with self._working():
+            steady = await self._from_idle() or await self._start_steady(task)
+            try:
+                result = await steady.do(task, fields, data, on_progress)
+            except BaseException:
+                await steady.end()
+                raise
         steady.idle_since = trio.current_time()
         self._idle.append(steady)
         return result
@@ -180,11 +187,20 @@ class Workers:
     @asynccontextmanager
     async def start(self, task: str, fields: Mapping[str, Any], *, stdin: int, stdout: int) -> AsyncIterator[Worker]:
         """A worker for the length of the block; killed and reaped at its end if it still runs."""
-        process = await _open(task, fields, stdin=stdin, stdout=stdout)
+        with self._working():
+            process = await _open(task, fields, stdin=stdin, stdout=stdout)
+            try:
+                yield Worker(task, process)
+            finally:
+                await _ended(process)
+
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        self._at_work += 1
         try:
-            yield Worker(task, process)
+            yield
         finally:
-            await _ended(process)
+            self._at_work -= 1
 
     async def _from_idle(self) -> _Steady | None:
         while self._idle:

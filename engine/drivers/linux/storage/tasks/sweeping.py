@@ -8,9 +8,13 @@ from typing import Any
 
 from engine.drivers.linux.storage.unpack import remove_tree
 
+_NICENESS = 10
+"""Nobody waits for it."""
+
 
 def empty_trash(fields: dict[str, Any]) -> dict[str, int]:
     """fields: trash. Returns gone: how many things went. What resists (a mount, an immutable file) stays."""
+    os.nice(_NICENESS)
     fd = os.open(fields["trash"], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     gone = 0
     with os.scandir(fd) as found:
