@@ -33,6 +33,8 @@ class Faults:
     def __init__(self, random: Random) -> None:
         self.random = random
         self.on = False
+        self.spared = False
+        """For a while, although they are on: an engine that never starts answers nobody."""
         self.disk = Disk(random)
         self.slow = random.choice((0.0, 0.05, 0.3, 0.6))
         self.refuse = random.choice((0.0, 0.02, 0.1))
@@ -74,7 +76,7 @@ class Faults:
         return done
 
     def _strikes(self, chance: float) -> bool:
-        return self.on and self.random.random() < chance
+        return self.on and not self.spared and self.random.random() < chance
 
     async def _pause(self) -> None:
         if self._strikes(self.slow):

@@ -53,6 +53,8 @@ CONFIG = json.dumps(
 LOG_FILES = ("events.db", "keys.db")
 VIEW_FILES = ("views.db", "views-events.db")
 START_AGAIN_S = 1.0
+REFUSED_STARTS_MAX = 20
+"""So often in a row the world may refuse a start."""
 
 
 class Cut(Exception):
@@ -111,6 +113,7 @@ class Lives:
         self.disk = root / "0"
         self.disk.mkdir()
         self.refused_starts = 0
+        self._refused_in_a_row = 0
         self.stopping = False
         self.log: list[str] = []
         self.names: set[str] = set()
@@ -134,10 +137,12 @@ class Lives:
         drivers = simulated_drivers(self._machine, self._gate, self._faults)
         engine = Engine(DaemonConfig(data_root=str(mine)), drivers, SURROUNDINGS, clock, self._entropy)
         began = trio.current_time()
+        self._faults.spared = self._refused_in_a_row >= REFUSED_STARTS_MAX
         try:
             with trio.CancelScope() as self._scope:
                 async with engine.running():
                     await self._add_image(engine)
+                    self._faults.spared, self._refused_in_a_row = False, 0
                     async with trio.open_nursery() as requests:
                         await trio.lowlevel.checkpoint()  # for one that died or was stopped before it was up
                         self._requests, self.engine, self._app = requests, engine, engine.app
@@ -149,6 +154,7 @@ class Lives:
             if not self._faults.on or self.engine is not None:
                 raise
             self.refused_starts += 1
+            self._refused_in_a_row += 1
             self.log.append(f"{trio.current_time():.3f} engine {self.number} did not start: {group.exceptions}")
         finally:
             self.engine = self._app = self._requests = self._scope = None
