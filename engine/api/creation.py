@@ -125,6 +125,8 @@ class Creation:
 
     def _split(self) -> tuple[ContainerConfig, HostConfig]:
         fields = {name: getattr(self._body, name) for name in ContainerConfig.__struct_fields__}
+        if ContainerConfig(**fields) == ContainerConfig():
+            raise Rejected(Reason.INVALID, "config cannot be empty in order to create a container")
         config = creation_versions.config_of(ContainerConfig(**fields), self._api_version)
         return config, creation_versions.host_of(self._body.host_config, self._api_version)
 

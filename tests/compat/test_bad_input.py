@@ -35,6 +35,12 @@ def test_an_unknown_image(engine: Engine) -> None:
     assert create(engine, {"Image": "nosuch"}) == (404, "No such image: nosuch:latest")
 
 
+@pytest.mark.parametrize("body", [{}, None, {"HostConfig": {"Memory": 1 << 30}}])
+def test_nothing_to_make(engine: Engine, body: object) -> None:
+    """CTR-01: as an empty body would say."""
+    assert create(engine, body, **{"Content-Type": "application/json"})[0] == 400
+
+
 @pytest.mark.parametrize("name", ["-bad", "b@d", "a/b", "x"])
 def test_a_bad_name(engine: Engine, name: str) -> None:
     """CTR-03."""
