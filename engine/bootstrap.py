@@ -272,6 +272,7 @@ def _registry_policy(config: DaemonConfig) -> RegistryPolicy:
 
 def _surroundings(config: DaemonConfig, host: LinuxHost, id_map: IdMap | None) -> Surroundings:
     facts = host.facts()
+    volume_quotas = quota.supported(config.data_root)
     return Surroundings(
         traits=_traits(config, facts, id_map),
         rules=RuleFacts(
@@ -283,7 +284,8 @@ def _surroundings(config: DaemonConfig, host: LinuxHost, id_map: IdMap | None) -
             cgroup_v2=facts.cgroup_version == "2",
             cgroup_driver=config.cgroup_driver,
             remapped=id_map is not None,
-            quotas=config.storage_driver == OVERLAY and quota.supported(config.data_root),
+            quotas=config.storage_driver == OVERLAY and volume_quotas,
+            volume_quotas=volume_quotas,
         ),
         platform=Platform(os="linux", architecture=facts.machine).normalized,
         ephemeral=_ephemeral_range(),

@@ -135,3 +135,67 @@ def test_ipvlan_where_the_kernel_has_it_and_clear_words_elsewhere(engine: Engine
                    "busybox", "sh", "-c", SERVE)  # fmt: skip
         reached(engine, outside)
         clear_wire(engine)
+
+
+def test_a_vlan_of_an_interface_is_made_for_its_network_and_goes_with_it(engine: Engine) -> None:
+    """NET-29: `parent=cable0.10`; the neighbour hears the container on VLAN 10 alone."""
+    with neighbour(engine) as outside:
+        vlan = ("link", "add", "link", "cable0", "name", "probe0", "type", "vlan", "id", "9")
+        if engine.in_namespace("ip", *vlan, check=False).returncode:
+            pytest.skip("this kernel has no VLAN interfaces")
+        engine.in_namespace("ip", "link", "delete", "probe0")
+        wire = ("--subnet", "198.18.10.0/24", "--gateway", "198.18.10.1", "-o", "parent=cable0.10")
+        engine.cli("network", "create", "-d", "macvlan", *wire, "wire")
+        engine.cli("run", "-d", "--name", "web", "--hostname", "web", "--network", "wire", "--ip", "198.18.10.20",
+                   "busybox", "sh", "-c", SERVE)  # fmt: skip
+        cable = outside.interface
+        outside.run("ip", "link", "add", "link", cable, "name", "ten", "type", "vlan", "id", "10")
+        outside.run("ip", "addr", "add", "198.18.10.1/24", "dev", "ten")
+        outside.run("ip", "link", "set", "ten", "up")
+        engine.wait_for(lambda: outside.fetch("http://198.18.10.20/") == "page of web\n")
+        engine.kill()
+        engine.start()
+        assert outside.fetch("http://198.18.10.20/") == "page of web\n"
+        assert "cable0.10" in engine.in_namespace("ip", "link").stdout
+        clear_wire(engine)
+        assert "cable0.10" not in engine.in_namespace("ip", "link").stdout
+
+
+@pytest.mark.parametrize("driver", ["macvlan", "ipvlan"])
+def test_a_network_without_a_parent_is_a_wire_of_its_own(engine: Engine, driver: str) -> None:
+    """NET-29, NET-30: a dummy as the parent; containers reach each other, by name too, and nobody else."""
+    with neighbour(engine):
+        if not kernel_has(engine, driver):
+            pytest.skip(f"this kernel has no {driver} interfaces")
+        dummy = engine.in_namespace("ip", "link", "add", "probe1", "type", "dummy", check=False)
+        if dummy.returncode:
+            status, words = refusal(engine, driver)
+            assert (status, "dummy" in words) == (501, True)
+            pytest.skip("this kernel has no dummy interfaces")
+        engine.in_namespace("ip", "link", "delete", "probe1")
+        engine.cli("network", "create", "-d", driver, "wire")
+        engine.cli("run", "-d", "--name", "web", "--hostname", "web", "--network", "wire", "busybox", "sh", "-c", SERVE)
+        ask = ("run", "--rm", "--network", "wire", "busybox", "wget", "-qO-", "http://web/")
+        engine.wait_for(lambda: engine.cli(*ask, check=False).stdout == "page of web\n")
+        assert engine.cli("run", "--rm", "--network", "wire", "busybox", "ping", "-c1", "-W1", HOST_ADDRESS,
+                          check=False).returncode  # fmt: skip
+        engine.cli("rm", "-f", "web")
+        engine.cli("network", "rm", "wire")
+        assert "dummy" not in engine.in_namespace("ip", "-d", "link").stdout
+
+
+@pytest.mark.parametrize(("mode", "flag"), [("l2", "bridge"), ("l2", "private"), ("l3", "vepa"), ("l3s", "bridge")])
+def test_modes_of_ipvlan(engine: Engine, mode: str, flag: str) -> None:
+    """NET-30."""
+    with neighbour(engine) as outside:
+        if not kernel_has(engine, "ipvlan"):
+            pytest.skip("this kernel has no ipvlan interfaces")
+        wire = ("--subnet", "198.51.100.0/24", "-o", "parent=cable0", "-o", f"ipvlan_mode={mode}")
+        engine.cli("network", "create", "-d", "ipvlan", *wire, "-o", f"ipvlan_flag={flag}", "wire")
+        engine.cli("run", "-d", "--name", "web", "--hostname", "web", "--network", "wire", "--ip", ADDRESS,
+                   "busybox", "sh", "-c", SERVE)  # fmt: skip
+        assert f"mode {mode}" in inside(engine, "web", "ip", "-d", "link", "show", "eth0")
+        assert flag in inside(engine, "web", "ip", "-d", "link", "show", "eth0")
+        outside.run("ip", "route", "replace", ADDRESS, "dev", outside.interface)
+        reached(engine, outside)
+        clear_wire(engine)

@@ -1,4 +1,4 @@
-"""Limits of read-write layers, on xfs mounted with `pquota`: a kernel without it skips these."""
+"""Limits of read-write layers and of volumes, on xfs mounted with `pquota`: a kernel without it skips these."""
 
 from __future__ import annotations
 
@@ -92,3 +92,18 @@ def test_a_container_says_that_its_disk_is_full_and_the_others_have_theirs(engin
     assert engine.cli("start", "-a", "small", check=False).returncode, "it is as full as before"
     refused = engine.cli("create", "--storage-opt", "colour=white", "busybox", check=False)
     assert "Unknown option colour" in refused.stderr
+
+
+def test_a_volume_holds_what_it_was_made_for_and_no_more(engine: Engine) -> None:
+    """VOL-07: `--opt size=`, also after a restart; a volume made at the first use has its own."""
+    engine.cli("volume", "create", "--opt", "size=8M", "small")
+    fill = ("sh", "-c", "dd if=/dev/zero of=/data/$(date +%s%N) bs=1M count=6")
+    assert engine.cli("run", "--rm", "-v", "small:/data", "busybox", *fill).returncode == 0
+    engine.restart()
+    full = engine.cli("run", "--rm", "-v", "small:/data", "busybox", *fill, check=False)
+    assert FULL in full.stderr
+    assert engine.cli("run", "--rm", "-v", "free:/data", "busybox", *fill).returncode == 0
+    assert engine.cli("run", "--rm", "-v", "free:/data", "busybox", *fill).returncode == 0
+    option = ("--mount", "type=volume,src=made,dst=/data,volume-opt=size=4M")
+    assert FULL in engine.cli("run", "--rm", *option, "busybox", *fill, check=False).stderr
+    assert "invalid size" in engine.cli("volume", "create", "--opt", "size=much", check=False).stderr

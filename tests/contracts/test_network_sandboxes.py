@@ -824,3 +824,34 @@ def fill_ports(route: socket.socket, bridge: int) -> None:
             assert end is not None
             netlink.transact(route, [links.set_link(end.index, master=bridge)])
     os.close(here)
+
+
+async def test_a_published_sctp_port_answers_another_host_and_a_sibling(world: World) -> None:
+    """NET-13. DNAT alone: what listens on the host's loopback is not relayed."""
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_SCTP).close()
+    except OSError:
+        pytest.skip("this kernel has no SCTP")
+    spec = await world.network(18)
+    container = await world.container(spec, 2, published(8080, protocol="sctp"))
+    sibling = await world.container(spec, 3)
+
+    def opened() -> socket.socket:
+        return socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_SCTP)
+
+    def listening() -> socket.socket:
+        server = opened()
+        server.bind(("0.0.0.0", 80))
+        server.listen()
+        return server
+
+    server = await world.inside(container.netns_fd, listening)
+    for netns_fd in (world.outside_fd, sibling.netns_fd):
+        with await world.inside(netns_fd, opened) as client:
+            client.settimeout(5)
+            await trio.to_thread.run_sync(client.connect, (HOST_ADDRESS, 8080))
+            answering, _ = server.accept()
+            with answering:
+                answering.sendall(b"hello")
+            assert client.recv(100) == b"hello"
+    server.close()

@@ -39,6 +39,8 @@ class RuleFacts(ResourceFacts, frozen=True, kw_only=True):
     remapped: bool = False
     quotas: bool = False
     """Whether a read-write layer can be limited."""
+    volume_quotas: bool = False
+    """Whether a volume can be limited."""
     cgroup_driver: str = "cgroupfs"
     ip_forwarding: bool = True
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import trio
 
 from engine.aggregates.decider import Cause, Reason, Rejected
+from engine.aggregates.values import go_values
 from engine.aggregates.values.ids import RESTRICTED_NAME, VolumeName
 from engine.aggregates.volume import CreateVolume, RemoveVolume, VolumeState, VolumeStatus
 from engine.api.app import EngineApp, not_implemented
@@ -103,7 +104,7 @@ class VolumeRoutes:
         check_name(name)
         driver = body.driver or "local"
         options = dict(body.driver_opts or {})
-        check_driver(name, driver, options)
+        check_driver(name, driver, options, quotas=self._context.facts.volume_quotas)
         command = CreateVolume(
             name=VolumeName(name),
             at=self._context.clock.now_ns(),
@@ -167,7 +168,7 @@ def check_name(name: str) -> None:
         )
 
 
-def check_driver(name: str, driver: str, options: dict[str, str]) -> None:
+def check_driver(name: str, driver: str, options: dict[str, str], *, quotas: bool) -> None:
     """The local driver is the only one; its options are checked before anything is recorded (VOL-07)."""
     if driver != "local":
         raise Rejected(
@@ -177,9 +178,18 @@ def check_driver(name: str, driver: str, options: dict[str, str]) -> None:
     for option in options:
         if option not in LOCAL_OPTIONS:
             raise Rejected(Reason.INVALID, f'create {name}: invalid option: "{option}"')
-    if "size" in options:
-        raise Rejected(Reason.INVALID, f"create {name}: quota size requested but no quota support")
+    if options.get("size"):
+        _check_size(name, options["size"], quotas=quotas)
     if (options.get("o") or options.get("device")) and not options.get("type"):
         raise Rejected(Reason.INVALID, f'create {name}: missing required option: "type"')
     if options.get("type") and not options.get("device"):
         raise Rejected(Reason.INVALID, f'create {name}: missing required option: "device"')
+
+
+def _check_size(name: str, text: str, *, quotas: bool) -> None:
+    try:
+        size_bytes = go_values.binary_bytes(text)
+    except ValueError as error:
+        raise Rejected(Reason.INVALID, f"create {name}: {error}") from error
+    if size_bytes and not quotas:
+        raise Rejected(Reason.INVALID, f"create {name}: quota size requested but no quota support")

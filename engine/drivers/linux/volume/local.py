@@ -19,12 +19,20 @@ import trio
 
 from engine.aggregates.values.id_map import IdMap
 from engine.aggregates.values.ids import RESTRICTED_NAME, VolumeName
-from engine.drivers.linux.storage import kernel
+from engine.drivers.linux.storage import kernel, quota
 from engine.drivers.linux.storage.errors import as_port_error
 from engine.drivers.linux.storage.measuring import tree_sizes
 from engine.drivers.linux.storage.places import Places
 from engine.drivers.linux.storage.workers import Workers, id_map_fields
-from engine.drivers.linux.volume.options import BIND_CHANGES, PROPAGATION, MountRequest, mount_request, validate
+from engine.drivers.linux.volume.options import (
+    BIND_CHANGES,
+    NO_QUOTAS,
+    PROPAGATION,
+    MountRequest,
+    mount_request,
+    size_of,
+    validate,
+)
 from engine.errors import Fault, PortError
 
 _ROOT_MODE = 0o701
@@ -47,7 +55,8 @@ class LocalVolumes:
     async def create(self, name: VolumeName, options: Mapping[str, str]) -> str:
         validate(options)
         with as_port_error("create volume"):
-            _make_directories(self._root, self._folder(name), (0, 0) if self._id_map is None else self._id_map.root)
+            owner = (0, 0) if self._id_map is None else self._id_map.root
+            _make_directories(self._root, self._folder(name), owner, size_of(options))
         return self._data(name)
 
     async def remove(self, name: VolumeName) -> None:
@@ -130,9 +139,15 @@ def is_mount_point(path: str) -> bool:
         return any(line.split(" ")[4].encode().decode("unicode_escape") == wanted for line in file)
 
 
-def _make_directories(root: str, folder: str, owner: tuple[int, int]) -> None:
-    """owner: of the data, the containers' root."""
+def _make_directories(root: str, folder: str, owner: tuple[int, int], size_bytes: int) -> None:
+    """owner: of the data, the containers' root. size_bytes: of all that will be in the folder, 0 for no limit."""
     os.makedirs(root, _ROOT_MODE, exist_ok=True)
+    if size_bytes and not os.path.exists(f"{folder}/_data"):
+        if not quota.supported(root):
+            raise PortError("create volume", NO_QUOTAS, fault=Fault.INVALID)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(folder, _ROOT_MODE)
+        quota.limit(folder, root, size_bytes)
     for path, mode, (uid, gid) in ((folder, _ROOT_MODE, (0, 0)), (f"{folder}/_data", _DATA_MODE, owner)):
         with contextlib.suppress(FileExistsError):
             os.mkdir(path, mode)

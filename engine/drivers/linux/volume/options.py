@@ -10,10 +10,12 @@ from collections.abc import Mapping
 
 import msgspec
 
+from engine.aggregates.values import go_values
 from engine.drivers.linux.storage import kernel
 from engine.errors import Fault, PortError
 
 _VALID = ("type", "o", "device", "size")
+NO_QUOTAS = "quota size requested but no quota support"
 _TOGETHER = {"device": ("type",), "type": ("device",), "o": ("device", "type")}
 
 _FLAGS: dict[str, tuple[bool, int]] = {
@@ -61,16 +63,23 @@ class MountRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def validate(options: Mapping[str, str]) -> None:
-    """Raise PortError(INVALID) for options the driver does not know or that lack a companion."""
+    """Raise PortError(INVALID) for options the driver does not know, that lack a companion, or that say nothing."""
     for name, value in options.items():
         if name not in _VALID:
             raise _invalid(f'invalid option: "{name}"')
         for needed in _TOGETHER.get(name, ()) if value else ():
             if not options.get(needed):
                 raise _invalid(f'missing required option: "{needed}"')
-    if options.get("size"):
-        # A size needs project quotas on the volumes' file system, which this driver does not set up.
-        raise _invalid("quota size requested but no quota support")
+    size_of(options)
+
+
+def size_of(options: Mapping[str, str]) -> int:
+    """What a volume may hold, in bytes; 0 without limit. Raises PortError(INVALID)."""
+    text = options.get("size", "")
+    try:
+        return go_values.binary_bytes(text) if text else 0
+    except ValueError as error:
+        raise _invalid(str(error)) from error
 
 
 def mount_request(options: Mapping[str, str]) -> MountRequest | None:
