@@ -148,8 +148,7 @@ def test_a_vlan_of_an_interface_is_made_for_its_network_and_goes_with_it(engine:
         engine.cli("network", "create", "-d", "macvlan", *wire, "wire")
         engine.cli("run", "-d", "--name", "web", "--hostname", "web", "--network", "wire", "--ip", "198.18.10.20",
                    "busybox", "sh", "-c", SERVE)  # fmt: skip
-        cable = outside.interface
-        outside.run("ip", "link", "add", "link", cable, "name", "ten", "type", "vlan", "id", "10")
+        outside.run("ip", "link", "add", "link", "cable1", "name", "ten", "type", "vlan", "id", "10")
         outside.run("ip", "addr", "add", "198.18.10.1/24", "dev", "ten")
         outside.run("ip", "link", "set", "ten", "up")
         engine.wait_for(lambda: outside.fetch("http://198.18.10.20/") == "page of web\n")
@@ -196,6 +195,6 @@ def test_modes_of_ipvlan(engine: Engine, mode: str, flag: str) -> None:
                    "busybox", "sh", "-c", SERVE)  # fmt: skip
         assert f"mode {mode}" in inside(engine, "web", "ip", "-d", "link", "show", "eth0")
         assert flag in inside(engine, "web", "ip", "-d", "link", "show", "eth0")
-        outside.run("ip", "route", "replace", ADDRESS, "dev", outside.interface)
+        outside.run("ip", "route", "replace", ADDRESS, "dev", "cable1")
         reached(engine, outside)
         clear_wire(engine)
