@@ -8,6 +8,7 @@ import secrets
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -435,6 +436,23 @@ async def test_create_is_idempotent_and_remove_leaves_nothing(world: World) -> N
     await world.networking.networks.remove(spec)
     assert link_names() == before
     assert bridge not in os.popen("nft list ruleset").read()
+
+
+async def test_a_bridge_is_marked_as_ours_in_the_same_call_that_makes_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine that is killed between two calls would leave one that is used as somebody else's, and never deleted."""
+    sent: list[int] = []
+    transact = netlink.transact
+
+    def counted(route: socket.socket, requests: Sequence[netlink.Request]) -> None:
+        transact(route, requests)
+        sent.append(sum(link.kind == "bridge" and not link.alias for link in links.all_links(route)))
+
+    monkeypatch.setattr(netlink, "transact", counted)
+    await world.network(18)
+    assert sent
+    assert set(sent) == {0}
 
 
 async def test_the_default_network_is_docker0_and_host_and_null_need_nothing(world: World) -> None:

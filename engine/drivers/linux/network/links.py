@@ -144,6 +144,15 @@ def set_link(
     return Request(_NEWLINK, REQUEST | ACK, body)
 
 
+def mark(name: str, alias: str, mac_address: str = "") -> Request:
+    """Say whose a link is, by its name: sent together with the request that makes it, so that an engine which is killed
+    leaves no link that is nobody's."""
+    body = _head() + netlink.text(_IFLA_IFNAME, name) + netlink.attribute(_IFLA_IFALIAS, alias.encode())
+    if mac_address:
+        body += netlink.attribute(_IFLA_ADDRESS, mac_bytes(mac_address))
+    return Request(_NEWLINK, REQUEST | ACK, body)
+
+
 def delete_link_at(index: int) -> Request:
     return Request(_DELLINK, REQUEST | ACK, _head(index))
 

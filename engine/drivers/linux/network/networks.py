@@ -189,13 +189,12 @@ class LinuxNetworks:
             raise _failed("create", f"cannot create network {spec.network_id} ({rules.bridge})", error) from error
 
     def _make_bridge(self, spec: NetworkSpec, name: str, mtu: int) -> Link:
-        netlink.transact(self._kernel.route, [links.new_bridge(name, mtu)])
-        found = links.find(self._kernel.route, name)
-        assert found is not None, "a bridge just made is there"
         # An address of its own: else the bridge takes the lowest of its ports', and another as containers come and go.
         mac_address = ":".join(("02", "42", *(spec.network_id[at : at + 2] for at in range(0, 8, 2))))
-        owned = links.set_link(found.index, alias=ALIAS + spec.network_id, mac_address=mac_address)
-        netlink.transact(self._kernel.route, [owned])
+        marked = links.mark(name, ALIAS + spec.network_id, mac_address)
+        netlink.transact(self._kernel.route, [links.new_bridge(name, mtu), marked])
+        found = links.find(self._kernel.route, name)
+        assert found is not None, "a bridge just made is there"
         return found
 
     def _take_over(self, spec: NetworkSpec, bridge: Link) -> None:

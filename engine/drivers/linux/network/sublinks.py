@@ -97,14 +97,13 @@ def _make(route: socket.socket, driver: SublinkDriver, network_id: NetworkID, pa
     else:
         raise _invalid(f"invalid subinterface vlan name {parent.name}, example formatting is eth0.10")
     try:
-        netlink.transact(route, [request])
+        netlink.transact(route, [request, links.mark(parent.name, ALIAS + network_id)])
     except OSError as error:
         what = "dummy interfaces" if parent.dummy else "VLAN interfaces"
         raise refused(f"failed to create the {driver.kind} parent {parent.name}", what, error) from error
     found = links.find(route, parent.name)
     assert found is not None, "a link just made is there"
-    netlink.transact(route, [links.set_link(found.index, alias=ALIAS + network_id)])
-    return links.find(route, parent.name) or found
+    return found
 
 
 def remove(route: socket.socket, driver: SublinkDriver, spec: NetworkSpec) -> None:
