@@ -43,6 +43,7 @@ from engine.aggregates.volume import CreateVolume
 from engine.api import creation_versions, naming
 from engine.api.context import ApiContext
 from engine.api.image_platforms import find
+from engine.api.volume_rules import check_driver
 from engine.errors import PortError
 
 PLATFORM_SINCE = (1, 41)
@@ -190,11 +191,9 @@ class Creation:
             return replace(point, image_id=image.image_id, layers=image.chain)
         if point.type != "volume":
             return point
-        if point.driver != "local":
-            raise Rejected(
-                Reason.NOT_FOUND,
-                f'error looking up volume plugin {point.driver}: plugin "{point.driver}" not found',
-            )
+        if self._context.views.volumes.get(VolumeName(point.name)) is None:
+            quotas = self._context.facts.volume_quotas
+            check_driver(point.name, point.driver, point.volume_options or {}, quotas=quotas)
         return replace(point, source=f"{self._context.config.data_root}/volumes/{point.name}/_data")
 
     def _attachments(self, host: HostConfig) -> tuple[NetworkAttachment, ...]:

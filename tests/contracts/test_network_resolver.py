@@ -273,6 +273,22 @@ async def test_a_sandbox_is_served_again_after_an_engine_restart(site: Site) -> 
     assert addresses(await site.ask("web")) == ["172.18.0.5"]
 
 
+async def test_a_client_that_keeps_its_socket_is_answered_by_the_engines_next_run(site: Site) -> None:
+    """The kernel leads a flow that it tracks to where it led before."""
+    resolver = site.world.networking.resolver
+    packet = dnslib.DNSRecord.question("web").pack()
+    opened = await site.world.inside(site.container.netns_fd, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    opened.setblocking(False)
+    with trio.socket.from_stdlib_socket(opened) as client, trio.fail_after(6):
+        await client.connect((RESOLVER, 53))
+        for owner in (site.container.container_id, ContainerID("e" * 64)):
+            if owner != site.container.container_id:
+                await resolver.stop_serving(site.container.container_id)
+                await resolver.serve(owner, site.container.netns_fd, (site.first.network_id,), [])
+            await client.send(packet)
+            assert addresses(dnslib.DNSRecord.parse(await client.recv(1000))) == ["172.18.0.5"]
+
+
 async def test_an_answer_is_remembered_only_as_long_as_it_is_true(site: Site) -> None:
     """NET-24: the same question again and again, while names come, move and go."""
     resolver = site.world.networking.resolver

@@ -14,6 +14,7 @@ from unittest import mock
 import trio
 
 from engine.aggregates.catalog import ALL_DECIDERS
+from engine.aggregates.container.rules import RuleFacts
 from engine.aggregates.decider import Cause, Command
 from engine.aggregates.values.descriptor import Descriptor
 from engine.aggregates.values.ids import Digest, VolumeName
@@ -338,7 +339,7 @@ async def running_engine(
                 ports=ports,
                 config=config,
                 images=service,
-                facts=None,
+                facts=RuleFacts(cpus=frozenset({0})),
                 ephemeral=None,
                 sizes=Sizes(ports.rootfs, ports.volumes, ports.layers, views, nursery),
                 host_routes=lambda: ("172.18.0.0/16",),

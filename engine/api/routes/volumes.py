@@ -5,8 +5,7 @@ from __future__ import annotations
 import trio
 
 from engine.aggregates.decider import Cause, Reason, Rejected
-from engine.aggregates.values import go_values
-from engine.aggregates.values.ids import RESTRICTED_NAME, VolumeName
+from engine.aggregates.values.ids import VolumeName
 from engine.aggregates.volume import CreateVolume, RemoveVolume, VolumeState, VolumeStatus
 from engine.api.app import EngineApp, not_implemented
 from engine.api.bodies import decode_body
@@ -17,11 +16,11 @@ from engine.api.pruning import PRUNE_FILTERS, alone, prune_label_match, tell_pru
 from engine.api.responses import Response, empty, json_response
 from engine.api.shapes import volumes as shapes
 from engine.api.streams import current_request, request
+from engine.api.volume_rules import check_driver, check_name
 from engine.errors import Fault, PortError
 
 ANONYMOUS_LABEL = "com.docker.volume.anonymous"
 LIST_FILTERS = frozenset({"dangling", "name", "driver", "label"})
-LOCAL_OPTIONS = frozenset({"type", "o", "device", "size"})
 REMOVE_DEADLINE_S = 120.0
 """Removing renames and unmounts; an NFS server that is gone can hold it up this long before the client is told."""
 
@@ -155,41 +154,3 @@ class VolumeRoutes:
         await tell_pruned(self._context, "volume", reclaimed, cause)
         return deleted, reclaimed
 
-
-def check_name(name: str) -> None:
-    """Raises Rejected(INVALID) in the words of moby's volume service."""
-    if len(name) == 1:
-        raise Rejected(Reason.INVALID, "volume name is too short, names should be at least two alphanumeric characters")
-    if not RESTRICTED_NAME.fullmatch(name):
-        raise Rejected(
-            Reason.INVALID,
-            f'create {name}: "{name}" includes invalid characters for a local volume name, only '
-            '"[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed. If you intended to pass a host directory, use absolute path',
-        )
-
-
-def check_driver(name: str, driver: str, options: dict[str, str], *, quotas: bool) -> None:
-    """The local driver is the only one; its options are checked before anything is recorded (VOL-07)."""
-    if driver != "local":
-        raise Rejected(
-            Reason.NOT_FOUND,
-            f'error looking up volume plugin {driver}: plugin "{driver}" not found',
-        )
-    for option in options:
-        if option not in LOCAL_OPTIONS:
-            raise Rejected(Reason.INVALID, f'create {name}: invalid option: "{option}"')
-    if options.get("size"):
-        _check_size(name, options["size"], quotas=quotas)
-    if (options.get("o") or options.get("device")) and not options.get("type"):
-        raise Rejected(Reason.INVALID, f'create {name}: missing required option: "type"')
-    if options.get("type") and not options.get("device"):
-        raise Rejected(Reason.INVALID, f'create {name}: missing required option: "device"')
-
-
-def _check_size(name: str, text: str, *, quotas: bool) -> None:
-    try:
-        size_bytes = go_values.binary_bytes(text)
-    except ValueError as error:
-        raise Rejected(Reason.INVALID, f"create {name}: {error}") from error
-    if size_bytes and not quotas:
-        raise Rejected(Reason.INVALID, f"create {name}: quota size requested but no quota support")

@@ -1,4 +1,4 @@
-"""Forgetting UDP flows when a published port comes or goes.
+"""Forgetting UDP flows when what they lead to comes or goes: a published port, the resolver of a sandbox.
 
 A UDP flow that was tracked before its port was published keeps its old way as long as packets keep coming, and one that
 was tracked while it was published keeps leading to a container that is gone. TCP needs nothing: a connection ends.
@@ -11,7 +11,7 @@ import contextlib
 import errno
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from engine.aggregates.values.endpoints import PublishedPort
 from engine.drivers.linux.network import netlink
@@ -26,9 +26,14 @@ _BY_PROTOCOL, _BY_DESTINATION_PORT = 1 << 3, 1 << 5
 
 
 def forget_udp(netfilter: socket.socket, ports: Iterable[PublishedPort]) -> None:
-    """Delete the tracked flows to the host ports of published UDP ports, of both families. Idempotent. The kernel
-    filters (5.8 or later); on older ones the whole table is read, and filtered here."""
-    for host_port in sorted({port.host_port for port in ports if port.protocol == "udp"}):
+    """Delete the tracked flows to the host ports of published UDP ports, of both families. Idempotent."""
+    forget_flows(netfilter, {port.host_port for port in ports if port.protocol == "udp"})
+
+
+def forget_flows(netfilter: socket.socket, ports: Collection[int]) -> None:
+    """Delete the tracked UDP flows to these ports. Idempotent. The kernel filters (5.8 or later); on older ones the
+    whole table is read, and filtered here."""
+    for host_port in sorted(ports):
         for family in (socket.AF_INET, socket.AF_INET6):
             # A kernel without this interface publishes ports all the same; moby only warns, too.
             with contextlib.suppress(OSError):

@@ -11,7 +11,7 @@ import errno
 import socket
 import struct
 
-from engine.drivers.linux.network import netlink
+from engine.drivers.linux.network import conntrack, netlink
 from engine.drivers.linux.network.netlink import ACK, CREATE, EXCLUSIVE, REQUEST, Request
 
 _TABLE, _CHAIN = "ishmael_resolver", "output"
@@ -43,6 +43,8 @@ def redirect(netfilter: socket.socket, address: str, port: int, targets: dict[in
         # Only a namespace served before has the table. Deleting it every time would make the close of the socket wait
         # 10 ms for the kernel to have freed it.
         netlink.batch(netfilter, [_request(_DELTABLE, 0, table), *requests])
+        # A client that asks by the socket it had would go on being led to where nobody listens any more.
+        conntrack.forget_flows(netfilter, [port])
 
 
 def _request(kind: int, flags: int, body: bytes) -> Request:
