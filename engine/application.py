@@ -31,6 +31,7 @@ from eventsourcing.utils import Environment, EnvType
 from engine.aggregates.decider import Cause, Command, Decider, Event, Recorded, Rejected
 from engine.archive.segment import Row
 from engine.archive.store import Archive, Sealed
+from engine.bisection import position_before
 from engine.checkpoints import Checkpoints
 from engine.clock import Clock
 from engine.codec import EventCodec, LogError
@@ -348,14 +349,7 @@ class Application:
 
     def position_before(self, time_ns: int) -> int:
         """The last position recorded before a time (0: none), assuming that the clock never stepped back. Blocks."""
-        low, high = 0, self.position
-        while low < high:
-            middle = (low + high + 1) // 2
-            if self.read(middle - 1, 1)[0].time_ns < time_ns:
-                low = middle
-            else:
-                high = middle - 1
-        return low
+        return position_before(self.read, self.position, time_ns)
 
     def _recorded(self, row: Row) -> Recorded:
         position, stream, version, topic, state = row

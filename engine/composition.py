@@ -213,14 +213,14 @@ class Engine:
         )
         salvaged = await trio.to_thread.run_sync(salvage, root, views.all(), why)
         logger.error("read only: %s", salvaged.statement)
-        log = cast(Application, ReadOnlyLog(salvaged))
+        log = cast(Application, ReadOnlyLog(root, salvaged))
         vault = await stack.enter_async_context(Vault(root / "keys.db", self._entropy).running())
         nursery = await stack.enter_async_context(_cancelled_at_exit())
         self.hands = Hands(application=log, views=views, vault=vault, clock=self._clock, entropy=self._entropy)
         images, linked = self._image_service(), self._linked()
         drift = self._drift(images, linked)
-        self._context = self._make_context(nursery, images, lambda state: state.health.log, (), drift)
         self.damage = salvaged.statement
+        self._context = self._make_context(nursery, images, lambda state: state.health.log, (), drift)
         self.app = _app(self._context)
         self.app.refusal = salvaged.statement
 
@@ -460,6 +460,7 @@ class Engine:
             recent_health=recent_health,
             host_routes=lambda: subnets,
             drift=drift,
+            damage=lambda: tuple(filter(None, (self.damage, hands.vault.damage))),
         )
 
 

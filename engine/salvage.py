@@ -21,6 +21,7 @@ from engine.aggregates.catalog import ALL_DECIDERS
 from engine.aggregates.decider import Command, Recorded
 from engine.archive.segment import Commit, Row, SegmentError, leaf_of
 from engine.archive.store import FOLDER, Archive, manifest
+from engine.bisection import position_before
 from engine.checkpoints import LiveStreams
 from engine.codec import EventCodec, LogError
 from engine.errors import Fault, PortError
@@ -68,10 +69,15 @@ def _recorded(codec: EventCodec, row: Row) -> Recorded:
     return Recorded(position=position, stream=stream, version=version, time_ns=time_ns, cause=cause, event=event)
 
 
+def _readable(folder: Path) -> contextlib.closing[sqlite3.Connection]:
+    """The log's file, not to be changed."""
+    address = f"file:{quote(str(folder / 'events.db'))}?mode=ro"
+    return contextlib.closing(sqlite3.connect(address, uri=True))
+
+
 def _commits(folder: Path) -> Iterator[Commit]:
     """Whole commits in order. Raises at the first that is not."""
-    address = f"file:{quote(str(folder / 'events.db'))}?mode=ro"
-    with contextlib.closing(sqlite3.connect(address, uri=True)) as connection:
+    with _readable(folder) as connection:
         archive = Archive(folder / FOLDER)
         archive.use(manifest(connection))
         yield from _sealed(archive)
@@ -103,13 +109,17 @@ def _sealed(archive: Archive) -> Iterator[Commit]:
 
 
 class ReadOnlyLog:
-    """In the application's place: knows the living states, and writes nothing."""
+    """In the application's place: reads what is whole, and writes nothing."""
 
-    def __init__(self, salvaged: Salvaged) -> None:
+    def __init__(self, folder: Path, salvaged: Salvaged) -> None:
+        self._folder = folder
         self._statement = salvaged.statement
         self._deciders = {decider.name: decider for decider in ALL_DECIDERS}
+        self._codec = EventCodec(event for decider in ALL_DECIDERS for event in decider.events)
         self.position = salvaged.position
-        self.archive = Archive(Path("/nonexistent"))
+        self.archive = Archive(folder / FOLDER)
+        with contextlib.suppress(sqlite3.Error, SegmentError), _readable(folder) as connection:
+            self.archive.use(manifest(connection))
         self.pump = Pump(
             read=lambda after, limit: (), fold=self._fold, ended=lambda stream, state: False,
             limiter=trio.CapacityLimiter(1),
@@ -119,10 +129,19 @@ class ReadOnlyLog:
         raise self._refusal()
 
     def read(self, after: int, limit: int) -> list[Recorded]:
-        raise self._refusal()
+        """As of the application, up to where the log is whole. Blocks."""
+        last = min(after + limit, self.position)
+        floor = min(self.archive.floor, last)
+        try:
+            rows = list(self.archive.rows(after + 1, floor)) if after < floor else []
+            with _readable(self._folder) as connection:
+                rows += connection.execute(_ROWS, (max(after, floor) + 1, last)).fetchall()
+        except (sqlite3.Error, SegmentError) as error:
+            raise self._refusal() from error
+        return [_recorded(self._codec, row) for row in rows]
 
     def position_before(self, time_ns: int) -> int:
-        raise self._refusal()
+        return position_before(self.read, self.position, time_ns)
 
     def state(self, kind: str, key: str) -> Any:
         return self._deciders[kind].initial(key)

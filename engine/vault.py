@@ -47,6 +47,8 @@ class Vault:
         self._doomed: set[str] = set()
         self._save_s = 0.0
         self._connection: sqlite3.Connection | None = None
+        self.damage = ""
+        """What is lost of the keys, in a sentence, as long as the file lies there that was set aside."""
         # Only the loop reads, by a connection of its own: a look at one that a thread is erasing with would make the
         # erasure fail as locked.
         self._reader: sqlite3.Connection | None = None
@@ -171,6 +173,13 @@ class Vault:
                     raise
                 self._set_aside(error)
                 self._connect()
+            self._tell_damage()
+
+    def _tell_damage(self) -> None:
+        aside = sorted(self._path.parent.glob(f"{self._path.name}.damaged-*"))
+        if aside:
+            files = ", ".join(map(str, aside))
+            self.damage = f"keys.db was damaged and set aside as {files}: values that it had sealed can not be read"
 
     def _set_aside(self, error: sqlite3.DatabaseError) -> None:
         """Damaged keys are kept for whoever can mend them; the engine goes on without: values sealed with them can not

@@ -201,5 +201,7 @@ class ApiContext:
     """Destinations the host reaches already: new networks stay away from them."""
     drift: Drift | None = None
     """Log and world compared; an engine of tests may have none."""
+    damage: Callable[[], Sequence[str]] = tuple
+    """What is lost of the engine's own files, in sentences; nothing when all is well."""
     ready: Callable[[], bool] = lambda: True
     """False while the start-up recovers: everything but `_ping` and `version` answers 503 then."""

@@ -120,6 +120,18 @@ def test_what_is_whole_of_a_damaged_log_is_served(engine: Engine) -> None:
     status, body = engine.request("DELETE", "/networks/here")
     assert status == 503
     assert "`replay verify`" in json.loads(body)["message"]
+    (told,) = (words for words in engine.json("/info")["Warnings"] if "damaged behind position" in words)
+    assert json.loads(body)["message"] in told
+    assert told in engine.cli("info", check=False).stderr
+    whole = int(told.partition("behind position ")[2].partition(":")[0])
+    assert whole < position
+    for moment in (f"@{whole}", f"{time.time():.3f}"):
+        then, now = (engine.json(f"/containers/json?all=1{at}") for at in (f"&at={moment}", ""))
+        assert [(row["Id"], row["State"]) for row in then] == [(row["Id"], row["State"]) for row in now]
+    assert engine.json("/containers/json?all=1&at=@1") == []
+    status, body = engine.request("GET", f"/containers/json?at=@{position}")
+    assert status == 400
+    assert f"has not come yet: the log ends at @{whole}" in json.loads(body)["message"]
     engine.restart()
     assert engine.request("GET", "/_ping")[0] == 200
     engine.stop()

@@ -47,6 +47,7 @@ def register(app: EngineApp, context: ApiContext) -> None:
             now_ns=context.clock.now_ns(),
             containers=count_containers(context.views.containers),
             images=len(context.views.images),
+            damage=tuple(context.damage()),
         )
         return json_response(shapes.info(facts, current_request().api_version))
 

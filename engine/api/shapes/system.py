@@ -39,7 +39,7 @@ _LIMIT_KEYS = {
 
 
 class InfoFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What `/info` is made of. containers: running, paused, stopped."""
+    """What `/info` is made of. containers: running, paused, stopped. damage: sentences about what is lost."""
 
     host: HostFacts
     config: DaemonConfig
@@ -47,6 +47,7 @@ class InfoFacts(msgspec.Struct, frozen=True, kw_only=True):
     now_ns: int
     containers: tuple[int, int, int]
     images: int
+    damage: tuple[str, ...] = ()
 
 
 def version(host: HostFacts) -> dict[str, Any]:
@@ -211,7 +212,7 @@ V1_IS_OLD = (
 
 
 def warnings(facts: InfoFacts) -> list[str]:
-    """What the CLI prints below `docker info`, in moby's words."""
+    """What the CLI prints below `docker info`, in moby's words; damage, which moby does not know, comes first."""
     unified = facts.host.cgroup_version == "2"
     missing = [("memory", "No memory limit support"), ("swap", "No swap limit support")]
     if not unified:
@@ -233,7 +234,8 @@ def warnings(facts: InfoFacts) -> list[str]:
         ("blkio-write-iops", "wiops", "write_iops_device"),
     ):
         missing.append((limit, f"No io.max ({word}) support" if unified else f"No blkio throttle.{file} support"))
-    found = [f"WARNING: {words}" for limit, words in missing if limit not in facts.host.limits]
+    found = [f"WARNING: {words}" for words in facts.damage]
+    found += [f"WARNING: {words}" for limit, words in missing if limit not in facts.host.limits]
     if not unified:
         found.append(V1_IS_OLD)
     if not facts.host.ip_forwarding:

@@ -6,6 +6,7 @@ that has any. Source for the order: moby daemon/graphdriver/driver.go New.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 
@@ -39,10 +40,18 @@ async def storage_driver(data_root: str, wanted: str) -> str:
 def _begun_with(data_root: str) -> str:
     with as_port_error("storage driver"):
         try:
-            with open(_mark(data_root)) as file:
-                return file.read().strip()
+            with open(_mark(data_root), "rb") as file:
+                found = file.read().strip().decode(errors="replace")
         except FileNotFoundError:
-            return OVERLAY if os.path.isdir(Places(data_root).layers) else ""  # from before there was a choice.
+            found = ""
+        if found in (OVERLAY, VFS):
+            return found
+        supposed = OVERLAY if os.path.isdir(Places(data_root).layers) else ""
+        if found:
+            _logger.error("%s is damaged: layers are taken to be of %s", _mark(data_root), supposed or "no driver")
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(_mark(data_root))
+        return supposed  # Without a mark: from before there was a choice.
 
 
 def _begin_with(data_root: str, chosen: str) -> None:

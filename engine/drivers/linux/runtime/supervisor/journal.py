@@ -1,12 +1,14 @@
 """Exits on disk, one small file each, from the moment of reaping until the engine has them in its log.
 
-File name: `<container id>.<run>[.<exec id>]`; content: exit code, OOM flag, time in ns. An exit that finds no room on
-the disk waits in memory and is written as soon as there is some; an engine that is connected hears of it anyway.
+File name: `<container id>.<run>[.<exec id>]`; content: exit code, OOM flag, time in ns, and a checksum (a wrong code
+would be worse than none), which files of older supervisors lack. An exit that finds no room on the disk waits in memory
+and is written as soon as there is some; an engine that is connected hears of it anyway.
 Refuses to know: who is connected; the caller says whether the exit must survive a power cut at once.
 """
 
 from __future__ import annotations
 
+import binascii
 import os
 
 TYPE_CHECKING = False
@@ -22,7 +24,7 @@ class Journal:
     def record(self, exit_: dict[str, Any], *, durable: bool) -> None:
         path = self._path(exit_["container_id"], exit_["run"], exit_["exec_id"])
         text = b"%d %d %d\n" % (exit_["exit_code"], exit_["oom_killed"], exit_["finished_at_ns"])
-        self._waiting[path] = text, durable
+        self._waiting[path] = _with_checksum(text), durable
         self.write()
 
     def write(self) -> bool:
@@ -62,7 +64,8 @@ class Journal:
                 continue
 
     def read(self) -> list[dict[str, Any]]:
-        """All exits, oldest first. A torn file (power cut without fsync) is dropped: its container is reported lost."""
+        """All exits, oldest first. A damaged file (a power cut without fsync) is dropped: its container is reported
+        lost."""
         os.makedirs(self.directory, 0o700, exist_ok=True)
         found = []
         for name in os.listdir(self.directory):
@@ -70,8 +73,9 @@ class Journal:
             try:
                 with open(os.path.join(self.directory, name), "rb") as file:
                     text = file.read()
-                code, oom, finished = text.split()
-                if not text.endswith(b"\n"):
+                code, oom, finished, *checksum = text.split()
+                told = b"%s %s %s\n" % (code, oom, finished)
+                if text != (_with_checksum(told) if checksum else told):
                     raise ValueError(name)
                 if name.endswith(".new"):  # whole, but its writer did not live to rename it
                     os.rename(os.path.join(self.directory, name), os.path.join(self.directory, name[: -len(".new")]))
@@ -91,3 +95,7 @@ class Journal:
 
     def _path(self, container_id: str, run: int, exec_id: str) -> str:
         return f"{self.directory}/{container_id}.{run}" + (f".{exec_id}" if exec_id else "")
+
+
+def _with_checksum(text: bytes) -> bytes:
+    return b"%s %08x\n" % (text.rstrip(b"\n"), binascii.crc32(text))
