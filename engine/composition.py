@@ -41,6 +41,7 @@ from engine.api.routes import (
     disk_usage,
     drift,
     execs,
+    image_transfers,
     images,
     networks,
     registry,
@@ -475,6 +476,7 @@ def _app(context: ApiContext) -> EngineApp:
         execs,
         commit,
         images,
+        image_transfers,
         networks,
         registry,
         volumes,
@@ -489,7 +491,7 @@ def _app(context: ApiContext) -> EngineApp:
 def _reading_app(context: ApiContext) -> EngineApp:
     """The routes that the past may be asked through."""
     app = EngineApp(context.ready)
-    for routes in (containers, images, networks, volumes):
+    for routes in (containers, images, image_transfers, networks, volumes):
         routes.register(app, context)
     return app
 

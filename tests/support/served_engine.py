@@ -21,7 +21,7 @@ from engine.aggregates.values.ids import Digest, VolumeName
 from engine.aggregates.values.platform import Platform
 from engine.aggregates.values.reference import Reference
 from engine.api.app import EngineApp
-from engine.api.routes import disk_usage, images, networks, registry, volumes
+from engine.api.routes import disk_usage, image_transfers, images, networks, registry, volumes
 from engine.api.sizes import Sizes
 from engine.application import Application
 from engine.clock import SystemClock
@@ -346,7 +346,7 @@ async def running_engine(
             )
 
             def register(app: EngineApp) -> None:
-                for routes in (images, networks, volumes, registry, disk_usage):
+                for routes in (images, image_transfers, networks, volumes, registry, disk_usage):
                     routes.register(app, given)
                 if also is not None:
                     also(app, given)

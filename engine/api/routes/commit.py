@@ -8,9 +8,9 @@ from engine.aggregates.values.config import ContainerConfig
 from engine.api.app import EngineApp
 from engine.api.bodies import decode_body
 from engine.api.context import ApiContext
+from engine.api.image_names import tag_reference
 from engine.api.params import Query, cause_of
 from engine.api.responses import Response
-from engine.api.routes.images import tag_reference
 from engine.api.streams import current_request, json_response
 
 UNSETTLED = frozenset({Status.STARTING, Status.STARTING_AGAIN, Status.PAUSING, Status.UNPAUSING})

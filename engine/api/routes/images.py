@@ -1,37 +1,33 @@
-"""`/images/...`: list, inspect, history, pull, push, import, load, save, tag, delete, prune (IMG-01 to IMG-18)."""
+"""`/images/...` that looks at what is here, names it, removes it (IMG-08 to IMG-13, IMG-18).
+
+What moves images in and out is in image_transfers.py."""
 
 from __future__ import annotations
-
-from collections.abc import AsyncIterator
 
 import trio
 
 from engine.aggregates.decider import Reason, Rejected
 from engine.aggregates.image import ImageStatus
-from engine.aggregates.values.ids import SHA256_DIGEST
-from engine.aggregates.values.platform import Platform
-from engine.aggregates.values.reference import TAG, Reference, parse
 from engine.api.app import EngineApp, not_implemented
 from engine.api.context import ApiContext
 from engine.api.filters import Filters
 from engine.api.image_lists import filtered, summary_of, target_of
-from engine.api.image_platforms import decode_platform, find, platform_of
+from engine.api.image_names import tag_reference
+from engine.api.image_platforms import decode_platform, find
 from engine.api.image_removal import ImageRemovals, Record
-from engine.api.params import Query, cause_of, forgiven_credentials
+from engine.api.params import Query, cause_of
 from engine.api.pruning import PRUNE_FILTERS, alone, prune_label_match, prune_until, tell_pruned
 from engine.api.responses import Response, empty, json_response
 from engine.api.shapes import images as shapes
-from engine.api.streams import Emit, current_request, eager_raw_response, progress_stream, request
-from engine.errors import PortError
-
-TAR = "application/x-tar"
-NO_CREDENTIALS = "no basic auth credentials"
+from engine.api.streams import current_request, request
 
 
 def register(app: EngineApp, context: ApiContext) -> None:
-    removals = ImageRemovals(context)
-    pruning = trio.Lock()
+    _register_looks(app, context)
+    _register_changes(app, context)
 
+
+def _register_looks(app: EngineApp, context: ApiContext) -> None:
     @app.route("/images/json", methods=["GET"])
     async def list_images() -> Response:
         query, version = Query.of(request), current_request().api_version
@@ -42,34 +38,6 @@ def register(app: EngineApp, context: ApiContext) -> None:
         manifests = version >= (1, 47) and query.flag("manifests")
         told = [await summary_of(context, state, version, shared, manifests=manifests) for state in found]
         return json_response(told)
-
-    @app.route("/images/create", methods=["POST"])
-    async def create() -> Response:
-        query = Query.of(request)
-        wanted = platform_of(context, query.text("platform")) if current_request().api_version >= (1, 32) else None
-        if query.text("fromImage"):
-            return await _pull(context, query, wanted)
-        return await _import(context, query, wanted)
-
-    @app.route("/images/load", methods=["POST"])
-    async def load() -> Response:
-        cause, body = cause_of(request), _body()
-        quiet = Query.of(request).flag("quiet", default=True)
-        platforms = _platforms()
-
-        async def produce(emit: Emit) -> None:
-            await context.images.load(body, emit, cause, quiet=quiet, platforms=platforms)
-
-        return await progress_stream(produce, always_ok=True)
-
-    @app.route("/images/get", methods=["GET"])
-    async def save_many() -> Response:
-        names = Query.of(request).all("names")
-        return await eager_raw_response(context.images.save(names, cause_of(request), _platforms()), TAR)
-
-    @app.route("/images/<path:name>/get", methods=["GET"])
-    async def save(name: str) -> Response:
-        return await eager_raw_response(context.images.save((name,), cause_of(request), _platforms()), TAR)
 
     @app.route("/images/<path:name>/json", methods=["GET"])
     async def inspect(name: str) -> Response:
@@ -89,6 +57,11 @@ def register(app: EngineApp, context: ApiContext) -> None:
         state = find(context, name, decode_platform(asked) if asked else None)
         return json_response(shapes.history(state, await context.images.config_of(state)))
 
+
+def _register_changes(app: EngineApp, context: ApiContext) -> None:
+    removals = ImageRemovals(context)
+    pruning = trio.Lock()
+
     @app.route("/images/<path:name>/tag", methods=["POST"])
     async def tag(name: str) -> Response:
         query = Query.of(request)
@@ -101,19 +74,6 @@ def register(app: EngineApp, context: ApiContext) -> None:
         index = context.views.images.index_of(state, name)
         await context.images.tag(state.image_id, reference, cause_of(request), index)
         return empty(201)
-
-    @app.route("/images/<path:name>/push", methods=["POST"])
-    async def push(name: str) -> Response:
-        query = Query.of(request)
-        reference = push_reference(name, query.text("tag"))
-        asked = query.text("platform") if current_request().api_version >= (1, 46) else ""
-        platform = decode_platform(asked) if asked else None
-        credentials, cause = forgiven_credentials(request), cause_of(request)
-
-        async def produce(emit: Emit) -> None:
-            await context.images.push(reference, credentials, emit, cause, platform)
-
-        return await progress_stream(produce)
 
     @app.route("/images/prune", methods=["POST"])
     async def prune() -> Response:
@@ -131,108 +91,6 @@ def register(app: EngineApp, context: ApiContext) -> None:
             platforms = [decode_platform(text) for text in asked]
             return json_response(await removals.remove_platforms(name, platforms, force=force, cause=cause))
         return json_response(await removals.remove(name, force=force, prune=not query.flag("noprune"), cause=cause))
-
-
-# -- pull and import ---------------------------------------------------------------------------------------------------
-
-
-async def _pull(context: ApiContext, query: Query, platform: Platform | None) -> Response:
-    reference, all_tags = pull_reference(query.text("fromImage"), query.text("tag"))
-    if reference.familiar_name == "scratch":
-        raise Rejected(Reason.FORBIDDEN, "'scratch' is a reserved name")
-    credentials, cause = forgiven_credentials(request), cause_of(request)
-
-    async def produce(emit: Emit) -> None:
-        try:
-            await context.images.pull(reference, platform, credentials, emit, cause, all_tags=all_tags)
-        except PortError as error:
-            if NO_CREDENTIALS not in error.message:
-                raise
-            # dockerd says this with a 500: on a 401 the CLI would ask for a password, also where nobody can answer.
-            raise PortError(error.operation, error.message) from error
-
-    return await progress_stream(produce)
-
-
-async def _import(context: ApiContext, query: Query, platform: Platform | None) -> Response:
-    source = query.text("fromSrc")
-    reference = tag_reference(query.text("repo"), query.text("tag"))
-    body, cause = _body(), cause_of(request)
-    message = query.text("message") or f"Imported from {source}"
-    made = (reference, platform or context.images.host_platform, message, query.all("changes"), cause)
-    url = source if "://" in source else f"http://{source}"
-
-    async def produce(emit: Emit) -> None:
-        if source == "-":
-            image_id = await context.images.import_image(body, *made)
-        else:
-            image_id = await context.images.import_url(url, emit, *made)
-        await emit({"status": image_id})
-
-    return await progress_stream(produce)
-
-
-def pull_reference(image: str, tag: str) -> tuple[Reference, bool]:
-    """(reference, all tags): `tag` may be a digest; without any tag, all of them are meant (the CLI always sends one,
-    and `-a` sends none). Raises Rejected(INVALID)."""
-    reference = parse(image.removesuffix(":"))
-    if tag:
-        fields = {"domain": reference.domain, "path": reference.path}
-        if SHA256_DIGEST.fullmatch(tag):
-            return Reference(**fields, digest=tag), False
-        if not TAG.fullmatch(tag):
-            raise Rejected(Reason.INVALID, "invalid tag format")
-        return Reference(**fields, tag=tag), False
-    if reference.digest:
-        return Reference(domain=reference.domain, path=reference.path, digest=reference.digest), False
-    return reference, not reference.tag
-
-
-def push_reference(image: str, tag: str) -> Reference:
-    """Without any tag, all of the repository's are meant. Raises Rejected(INVALID)."""
-    reference = parse(image)
-    if not tag:
-        return reference
-    if not TAG.fullmatch(tag):
-        raise Rejected(Reason.INVALID, "invalid tag format")
-    return Reference(domain=reference.domain, path=reference.path, tag=tag)
-
-
-def tag_reference(repository: str, tag: str) -> Reference | None:
-    """A name to give; None without a repository. Raises Rejected(INVALID)."""
-    if not repository:
-        return None
-    reference = parse(repository)
-    if reference.digest:
-        raise Rejected(Reason.INVALID, "cannot import digest reference")
-    if tag:
-        if not TAG.fullmatch(tag):
-            raise Rejected(Reason.INVALID, "invalid tag format")
-        return Reference(domain=reference.domain, path=reference.path, tag=tag)
-    return reference.with_default_tag()
-
-
-def _platforms() -> tuple[Platform, ...]:
-    """Of which platforms an archive is. Raises Rejected(INVALID)."""
-    version = current_request().api_version
-    asked = Query.of(request).all("platform") if version >= (1, 48) else ()
-    if len(asked) > 1 and version < (1, 52):
-        raise Rejected(
-            Reason.INVALID,
-            "multiple platform parameters are not supported in this API version; use API version 1.52 or later",
-        )
-    return tuple(decode_platform(text) for text in asked if text)
-
-
-def _body() -> AsyncIterator[bytes]:
-    """The request's body as it flows in. Taken here, because a stream is produced outside the request's context."""
-    body = current_request().body
-
-    async def chunks() -> AsyncIterator[bytes]:
-        async for chunk in body:
-            yield chunk
-
-    return chunks()
 
 
 # -- prune -------------------------------------------------------------------------------------------------------------
