@@ -87,7 +87,7 @@ class Commits:
             await self._frozen(state)
             with self._holds.arrival():
                 async with self._holds.hold() as hold:
-                    return await self._made(state, parent, config, wish, commit_id, hold, reactor)
+                    image_id = await self._made(state, parent, config, wish, commit_id, hold, reactor)
         except BaseException as error:
             failure = first_failure(error)
             words = "cancelled by the client" if isinstance(failure, trio.Cancelled) else str(failure)
@@ -95,6 +95,8 @@ class Commits:
                 failed = self._failed(state, commit_id, words or type(failure).__name__)
                 await self._hands.application.execute(failed, cause=reactor)
             raise
+        await self._thawed(state)
+        return image_id
 
     def _parent(self, state: ContainerState) -> ImageState:
         parent = self._hands.views.images.get(state.image_id)
@@ -116,6 +118,12 @@ class Commits:
         )
         if now.freeze_failures > failures:
             raise Rejected(Reason.SYSTEM, f"Cannot pause container {state.container_id}: {now.freeze_error}")
+
+    async def _thawed(self, state: ContainerState) -> None:
+        """As behind moby's lock: who hears of the image finds the container running again."""
+        await self._hands.pump.until(
+            f"container:{state.container_id}", lambda now: now.status is not Status.UNPAUSING
+        )
 
     async def _made(
         self,
