@@ -347,7 +347,8 @@ def _remove(state: NetworkState, command: RemoveNetwork) -> tuple[Event, ...]:
         raise Rejected(Reason.FORBIDDEN, f"{state.settings.name} is a pre-defined network and cannot be removed")
     if state.endpoints:
         users = ", ".join(
-            f'name:"{owner[:12]}" id:"{held.endpoint_id[:12]}"' for owner, held in sorted(state.endpoints.items())
+            f'name:"{(held.dns_names or (owner[:12],))[0]}" id:"{held.endpoint_id[:12]}"'
+            for owner, held in sorted(state.endpoints.items())
         )
         raise Rejected(
             Reason.FORBIDDEN,

@@ -172,8 +172,11 @@ class Creation:
         return f"container:{self._context.views.containers.find(reference).container_id}"
 
     def _with_hostname(self, config: ContainerConfig, host: HostConfig, container_id: ContainerID) -> ContainerConfig:
-        if config.hostname or host.network_mode.startswith("container:"):
+        if config.hostname:
             return config
+        if host.network_mode.startswith("container:"):
+            donor: ContainerState = self._context.views.containers.find(host.network_mode.partition(":")[2])
+            return replace(config, hostname=donor.config.hostname)
         own = socket.gethostname() if host.network_mode == "host" or host.uts_mode == "host" else short(container_id)
         return replace(config, hostname=own)
 

@@ -186,6 +186,7 @@ def test_who_shares_a_network_stays_without_one_when_its_owner_ends(engine: Engi
     fixed = ("--network", "plan", "--ip", "10.78.0.9")
     serve(engine, "web", *fixed)
     engine.cli("run", "-d", "--name", "shares", "--network", "container:web", "busybox", "sleep", "1000")
+    assert engine.out("exec", "shares", "hostname") == engine.out("exec", "web", "hostname")
     assert "10.78.0.9" in engine.out("exec", "shares", "ip", "addr")
     engine.cli("kill", "web")
     assert "eth0" not in engine.out("exec", "shares", "ip", "addr")
@@ -200,7 +201,7 @@ def test_a_network_in_use_cannot_be_removed(engine: Engine) -> None:
     assert "network with name yard already exists" in engine.cli("network", "create", "yard", check=False).stderr
     engine.cli("run", "-d", "--name", "tenant", "--network", "yard", "busybox", "sleep", "1000")
     status, body = engine.request("DELETE", "/networks/yard")
-    assert (status, b"has active endpoints" in body) == (403, True)
+    assert (status, b"has active endpoints" in body, b"tenant" in body) == (403, True, True)
     engine.cli("rm", "-f", "tenant")
     engine.cli("network", "rm", "yard")
     assert engine.request("GET", "/networks/yard")[0] == 404
