@@ -44,7 +44,7 @@ GUEST_TESTS := tests/compat/test_systemd_scopes.py tests/compat/test_resources.p
   tests/contracts/test_runtime_lifecycle.py tests/compat/test_security_options.py::test_apparmor_confines \
   tests/compat/test_logging.py::test_the_journal_finds_a_containers_lines_by_its_name \
   tests/compat/test_macvlan.py tests/compat/test_quota.py \
-  tests/contracts/test_network_sandboxes.py::test_a_published_sctp_port_answers_another_host_and_a_sibling
+  tests/contracts/test_network_publishing.py::test_a_published_sctp_port_answers_another_host_and_a_sibling
 guest: setup tools
 	ENGINE_VM=$(ENGINE_VM) scripts/guest.sh $(GUEST_TESTS)
 

@@ -1,6 +1,6 @@
 """Networks and Sandboxes as engines use them: what the kernel's driver and the simulated one promise alike.
 
-What traffic sees is the kernel's, and in test_network_sandboxes.py.
+What traffic sees is the kernel's, and in test_network_publishing.py and test_network_isolation.py.
 """
 
 from __future__ import annotations

@@ -2,53 +2,27 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import secrets
 import socket
 import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import msgspec
 import pytest
 import trio
 
-from engine.aggregates.values.endpoints import PublishedPort
-from engine.aggregates.values.ids import ContainerID, NetworkID
+from engine.aggregates.values.ids import ContainerID
 from engine.drivers.linux.network import links, namespaces, netlink
 from engine.drivers.linux.network.driver import LinuxNetworking
 from engine.drivers.linux.network.state import NetworkingOptions
-from engine.drivers.ports.drift import Ledger
-from engine.drivers.ports.network import NetworkInventory, Networks, NetworkSpec, Opening, Sandboxes
+from engine.drivers.ports.network import NetworkInventory, Networks, Sandboxes
 from engine.errors import PortError
-from tests.support.netns import HOST_ADDRESS, Container, World, link_names, open_world, running
+from tests.support.netns import HOST_ADDRESS, Container, World, link_names, mended, published, running
 
 pytestmark = pytest.mark.root
 HOST = -1
-ICC_OFF = {"com.docker.network.bridge.enable_icc": "false"}
-
-
-def published(
-    host_port: int, container_port: int = 80, protocol: str = "tcp", host_ip: str = "0.0.0.0"
-) -> PublishedPort:
-    return PublishedPort(host_ip=host_ip, host_port=host_port, container_port=container_port, protocol=protocol)
-
-
-async def mended(networking: LinuxNetworking, *owned: NetworkSpec | Container) -> list[str]:
-    """Make the kernel what a log says that knows these alone; the keys of what differed."""
-    containers = [each for each in owned if isinstance(each, Container)]
-    ledger = Ledger(
-        networks=tuple(each for each in owned if isinstance(each, NetworkSpec)),
-        leased=frozenset(join.endpoint.endpoint_id for each in containers for join in each.joins),
-        ports=frozenset(port for each in containers for join in each.joins for port in join.ports),
-        recovering=True,
-    )
-    found = await networking.inspector.look(ledger)
-    for difference in found:
-        await networking.inspector.mend(difference, ledger)
-    return [each.key for each in found]
 
 
 async def test_the_driver_has_the_shape_of_the_ports() -> None:
@@ -92,280 +66,6 @@ async def test_without_masquerade_a_container_leaves_under_its_own_address(world
     one = await world.container(spec, 2)
     await world.serve_tcp(world.outside_fd, 7000)
     assert await world.ask_tcp(one.netns_fd, "10.99.0.2", 7000) == "7000 172.18.0.2"
-
-
-@pytest.mark.parametrize("host_address", [HOST_ADDRESS, "127.0.0.1", "172.18.0.1"])
-async def test_a_published_port_answers_at_every_address_of_the_host(world: World, host_address: str) -> None:
-    spec = await world.network(18)
-    one = await world.container(spec, 2, published(8080))
-    await world.serve_tcp(one.netns_fd, 80)
-    assert (await world.ask_tcp(HOST, host_address, 8080)).startswith("80 ")
-
-
-async def test_a_published_port_answers_another_host_and_shows_its_address(world: World) -> None:
-    spec = await world.network(18)
-    one = await world.container(spec, 2, published(8080))
-    await world.serve_tcp(one.netns_fd, 80)
-    assert await world.ask_tcp(world.outside_fd, HOST_ADDRESS, 8080) == "80 10.99.0.2"
-
-
-@pytest.mark.parametrize("host_address", [HOST_ADDRESS, "172.18.0.1"])
-async def test_a_published_port_answers_siblings_and_the_container_itself(world: World, host_address: str) -> None:
-    spec = await world.network(18)
-    one = await world.container(spec, 2, published(8080))
-    two = await world.container(spec, 3)
-    await world.serve_tcp(one.netns_fd, 80)
-    assert (await world.ask_tcp(two.netns_fd, host_address, 8080)).startswith("80 ")
-    assert (await world.ask_tcp(one.netns_fd, host_address, 8080)).startswith("80 ")
-
-
-async def test_a_published_port_answers_a_container_of_another_network(world: World) -> None:
-    one = await world.container(await world.network(18), 2, published(8080))
-    two = await world.container(await world.network(19), 2)
-    await world.serve_tcp(one.netns_fd, 80)
-    assert (await world.ask_tcp(two.netns_fd, HOST_ADDRESS, 8080)).startswith("80 ")
-    assert (await world.ask_tcp(two.netns_fd, "172.19.0.1", 8080)).startswith("80 ")
-
-
-async def test_a_published_udp_port_answers(world: World) -> None:
-    spec = await world.network(18)
-    one = await world.container(spec, 2, published(5353, 53, "udp"))
-    await world.serve_udp(one.netns_fd, 53)
-    assert await world.ask_udp(HOST, "127.0.0.1", 5353) == "53 hello"
-    assert await world.ask_udp(world.outside_fd, HOST_ADDRESS, 5353) == "53 hello"
-    assert await world.ask_udp(one.netns_fd, HOST_ADDRESS, 5353) == "53 hello"
-
-
-async def test_a_port_published_at_one_address_answers_only_there(world: World) -> None:
-    spec = await world.network(18)
-    one = await world.container(spec, 2, published(8080, host_ip="127.0.0.1"))
-    await world.serve_tcp(one.netns_fd, 80)
-    assert (await world.ask_tcp(HOST, "127.0.0.1", 8080)).startswith("80 ")
-    assert not await world.reaches(world.outside_fd, HOST_ADDRESS, 8080)
-    assert not await world.reaches(HOST, HOST_ADDRESS, 8080)
-
-
-async def test_networks_are_isolated_from_each_other(world: World) -> None:
-    one = await world.container(await world.network(18), 2)
-    two = await world.container(await world.network(19), 2, published(8080))
-    await world.serve_tcp(two.netns_fd, 80)
-    assert not await world.reaches(one.netns_fd, two.address, 80)
-
-
-async def test_an_unpublished_port_is_not_reached_from_another_host(world: World) -> None:
-    one = await world.container(await world.network(18), 2, published(8080))
-    await world.serve_tcp(one.netns_fd, 80)
-    await world.serve_tcp(one.netns_fd, 81)
-    assert not await world.reaches(world.outside_fd, one.address, 81)
-    assert not await world.reaches(world.outside_fd, one.address, 80)
-
-
-async def test_gateway_mode_nat_unprotected_lets_other_hosts_reach_unpublished_ports(world: World) -> None:
-    """NET-08."""
-    spec = await world.network(18, options={"com.docker.network.bridge.gateway_mode_ipv4": "nat-unprotected"})
-    one = await world.container(spec, 2)
-    await world.serve_tcp(one.netns_fd, 81)
-    assert await world.ask_tcp(world.outside_fd, one.address, 81) == "81 10.99.0.2"
-
-
-async def test_an_internal_network_reaches_its_own_and_nothing_else(world: World) -> None:
-    spec = await world.network(18, internal=True)
-    one = await world.container(spec, 2, published(8080))
-    two = await world.container(spec, 3)
-    await world.serve_tcp(two.netns_fd, 80)
-    await world.serve_tcp(world.outside_fd, 7000)
-    assert await world.ask_tcp(one.netns_fd, two.address, 80) == f"80 {one.address}"
-    assert not await world.reaches(one.netns_fd, "10.99.0.2", 7000)
-    assert not await world.reaches(world.outside_fd, two.address, 80)
-    assert not await world.reaches(world.outside_fd, HOST_ADDRESS, 8080)
-
-
-async def test_with_icc_off_containers_reach_the_host_but_not_each_other(world: World) -> None:
-    """NET-08, NET-18."""
-    spec = await world.network(18, options=ICC_OFF)
-    one = await world.container(spec, 2)
-    two = await world.container(spec, 3, published(8080))
-    await world.serve_tcp(two.netns_fd, 80)
-    await world.serve_tcp(HOST, 9000)
-    assert not await world.reaches(one.netns_fd, two.address, 80)
-    assert (await world.ask_tcp(one.netns_fd, "172.18.0.1", 9000)).startswith("9000")
-    assert (await world.ask_tcp(world.outside_fd, HOST_ADDRESS, 8080)).startswith("80")
-
-
-async def linked(world: World, spec: NetworkSpec, last: int, *openings: Opening) -> Container:
-    """A container that links: all that it reaches of its network are the openings."""
-    container_id = ContainerID(secrets.token_hex(32))
-    join = msgspec.structs.replace(world.plan_join(spec, container_id, last), openings=openings)
-    netns_fd = await world.networking.sandboxes.open(container_id, {})
-    await world.networking.sandboxes.join(container_id, netns_fd, [join])
-    container = Container(container_id, netns_fd, [join])
-    world.containers.append(container)
-    return container
-
-
-def opening(to: Container, *ports: str) -> Opening:
-    return Opening(endpoint_id=to.joins[0].endpoint.endpoint_id, ports=ports)
-
-
-@pytest.mark.parametrize("br_netfilter", ["0", "1"])
-async def test_with_icc_off_a_link_opens_the_exposed_ports_of_one_container(world: World, br_netfilter: str) -> None:
-    """NET-18, CTR-44: whether bridged frames meet the rules of the IP layer or not; both families."""
-    for setting in Path("/proc/sys/net/bridge").glob("bridge-nf-call-ip*tables"):
-        setting.write_text(br_netfilter)
-    spec = await world.network(18, ipv6=True, options=ICC_OFF)
-    database, other = await world.container(spec, 2), await world.container(spec, 3)
-    web = await linked(world, spec, 4, opening(database, "5432/tcp", "53/udp"))
-    for each in (database, other, web):
-        await world.serve_tcp(each.netns_fd, 5432)
-        await world.serve_tcp(each.netns_fd, 5433)
-        await world.serve_tcp(each.netns_fd, 5432, address=each.address6)
-        await world.serve_udp(each.netns_fd, 53)
-    assert await world.ask_tcp(web.netns_fd, database.address, 5432) == f"5432 {web.address}"
-    assert await world.ask_tcp(web.netns_fd, database.address6, 5432) == f"5432 {web.address6}"
-    assert await world.ask_udp(web.netns_fd, database.address, 53) == "53 hello"
-    refused = [(web, database, 5433), (web, other, 5432), (database, web, 5432), (database, web, 5433)]
-    refused += [(other, web, 5432), (other, database, 5432), (database, other, 5432)]
-    for one, two, port in refused:
-        assert not await world.reaches(one.netns_fd, two.address, port), (one.address, two.address, port)
-    with pytest.raises(trio.TooSlowError):
-        await world.ask_udp(web.netns_fd, other.address, 53, within_s=0.3)
-    await world.serve_tcp(HOST, 9000)
-    assert (await world.ask_tcp(web.netns_fd, "172.18.0.1", 9000)).startswith("9000")
-
-
-async def test_an_exposed_port_answers_and_opens_nothing(world: World) -> None:
-    """NET-18: who is linked to does not reach the one that links, even from the port that may answer."""
-    spec = await world.network(18, options=ICC_OFF)
-    database = await world.container(spec, 2)
-    web = await linked(world, spec, 4, opening(database, "5432/tcp"))
-    await world.serve_tcp(web.netns_fd, 80)
-
-    def from_the_exposed_port() -> None:
-        with socket.create_connection((web.address, 80), timeout=0.3, source_address=(database.address, 5432)):
-            pass
-
-    with pytest.raises(TimeoutError):
-        await world.inside(database.netns_fd, from_the_exposed_port)
-
-
-@pytest.mark.parametrize("br_netfilter", ["0", "1"])
-@pytest.mark.parametrize("ipv6", [False, True])
-async def test_datagrams_in_fragments_pass_a_link(world: World, br_netfilter: str, ipv6: bool) -> None:
-    """NET-18."""
-    for setting in Path("/proc/sys/net/bridge").glob("bridge-nf-call-ip*tables"):
-        setting.write_text(br_netfilter)
-    spec = await world.network(18, ipv6=True, options=ICC_OFF)
-    database = await world.container(spec, 2)
-    web = await linked(world, spec, 4, opening(database, "53/udp"))
-    address = database.address6 if ipv6 else database.address
-    await world.serve_udp(database.netns_fd, 53, address="::" if ipv6 else "0.0.0.0")
-
-    def ask() -> bytes:
-        with socket.socket(socket.AF_INET6 if ipv6 else socket.AF_INET, socket.SOCK_DGRAM) as client:
-            client.settimeout(3)
-            client.connect((address, 53))
-            client.send(b"x" * 1900)
-            return client.recv(4000)
-
-    assert await world.inside(web.netns_fd, ask) == b"53 " + b"x" * 1900
-
-
-async def test_what_a_link_opened_follows_the_links_and_ends_with_its_container(world: World) -> None:
-    """NET-18, CTR-44."""
-    spec = await world.network(18, options=ICC_OFF)
-    one, two = await world.container(spec, 2), await world.container(spec, 3)
-    web = await linked(world, spec, 4, opening(one, "80/tcp"))
-    for each in (one, two):
-        await world.serve_tcp(each.netns_fd, 80)
-    sandboxes = world.networking.sandboxes
-    moved = msgspec.structs.replace(web.joins[0], openings=(opening(two, "80/tcp"),))
-    await sandboxes.open_between(moved)
-    await sandboxes.open_between(moved)
-    assert not await world.reaches(web.netns_fd, one.address, 80)
-    assert await world.ask_tcp(web.netns_fd, two.address, 80) == f"80 {web.address}"
-    await sandboxes.open_between(msgspec.structs.replace(moved, openings=()))
-    assert not await world.reaches(web.netns_fd, two.address, 80)
-    world.end(web)
-    await sandboxes.leave(web.container_id, web.joins, sandbox_gone=True)
-    await sandboxes.leave(web.container_id, web.joins, sandbox_gone=True)
-    veth = f"veth{web.joins[0].endpoint.endpoint_id[:7]}"
-    assert veth not in os.popen("nft list table bridge ishmael").read()
-
-
-async def test_what_a_link_of_a_lost_container_opened_is_found_as_an_orphan(world: World) -> None:
-    spec = await world.network(18, options=ICC_OFF)
-    database = await world.container(spec, 2)
-    web = await linked(world, spec, 4, opening(database, "80/tcp"))
-    name = web.joins[0].endpoint.endpoint_id[:7]
-    world.end(web)
-    with trio.fail_after(10):
-        while f"veth{name}" in link_names():
-            await trio.sleep(0.01)  # the kernel destroys a namespace in the background and tells nobody
-    assert name in (await world.networking.networks.inventory()).veths
-    await mended(world.networking, spec, database)
-    assert name not in (await world.networking.networks.inventory()).veths
-    assert name not in os.popen("nft list table bridge ishmael").read()
-
-
-async def test_a_refused_join_opens_nothing(world: World) -> None:
-    spec = await world.network(18, options=ICC_OFF)
-    database = await world.container(spec, 2)
-    missing = msgspec.structs.replace(spec, network_id=NetworkID("0" * 64))
-    container_id = ContainerID(secrets.token_hex(32))
-    netns_fd = await world.networking.sandboxes.open(container_id, {})
-    first = msgspec.structs.replace(world.plan_join(spec, container_id, 4), openings=(opening(database, "80/tcp"),))
-    second = world.plan_join(missing, container_id, 5, interface="eth1")
-    with pytest.raises(PortError, match="has no bridge"):
-        await world.networking.sandboxes.join(container_id, netns_fd, [first, second])
-    os.close(netns_fd)
-    inventory = await world.networking.networks.inventory()
-    assert inventory.veths == (database.joins[0].endpoint.endpoint_id[:7],)
-
-
-async def test_where_containers_reach_each_other_a_link_adds_no_rules(world: World) -> None:
-    spec = await world.network(18)
-    database = await world.container(spec, 2)
-    await linked(world, spec, 4, opening(database, "80/tcp"))
-    assert "bridge ishmael" not in os.popen("nft list tables").read()
-
-
-async def test_containers_can_not_reach_what_listens_on_the_hosts_loopback(world: World) -> None:
-    spec = await world.network(18)
-    one = await world.container(spec, 2)
-    await world.serve_tcp(HOST, 9000, address="127.0.0.1")
-
-    def to_host_loopback() -> None:
-        # A container with CAP_NET_ADMIN can send to 127.0.0.1 by way of the bridge.
-        os.system(
-            "ip addr del 127.0.0.1/8 dev lo; sysctl -qw net.ipv4.conf.eth0.route_localnet=1;"
-            "ip route del local 127.0.0.0/8 table local 2>/dev/null; ip route add 127.0.0.1 via 172.18.0.1"
-        )
-
-    await world.inside(one.netns_fd, to_host_loopback)
-    assert not await world.reaches(one.netns_fd, "127.0.0.1", 9000)
-
-
-async def test_a_port_a_foreign_process_listens_on_is_refused_in_dockers_words_and_nothing_leaks(world: World) -> None:
-    spec = await world.network(18)
-    await world.serve_tcp(HOST, 8080)
-    before = link_names()
-    with pytest.raises(PortError) as refused:
-        await world.container(spec, 2, published(8081), published(8080))
-    assert refused.value.errno == errno.EADDRINUSE
-    assert refused.value.message.startswith("driver failed programming external connectivity on endpoint web (")
-    assert refused.value.message.endswith(
-        "failed to bind host port for 0.0.0.0:8080:172.18.0.2:80/tcp: address already in use"
-    )
-    assert link_names() == before
-    assert (await world.networking.networks.inventory()).ports == ()
-    await world.container(spec, 2, published(8081))
-
-
-async def test_a_published_port_can_not_be_taken_by_a_foreign_process(world: World) -> None:
-    await world.container(await world.network(18), 2, published(8080), published(5353, 53, "udp"))
-    for kind, port in ((socket.SOCK_STREAM, 8080), (socket.SOCK_DGRAM, 5353)):
-        with socket.socket(socket.AF_INET, kind) as foreign, pytest.raises(OSError, match="in use"):
-            foreign.bind(("0.0.0.0", port))
 
 
 async def test_after_leave_and_the_end_of_its_processes_nothing_of_a_container_is_left(world: World) -> None:
@@ -510,31 +210,6 @@ async def test_orphans_are_listed_by_their_owners_and_removed_and_foreign_things
     assert spec.network_id[:12] not in rules
 
 
-async def test_published_ports_survive_the_engine_and_are_adopted(namespace: None) -> None:
-    async with open_world() as world:
-        spec: NetworkSpec = await world.network(18)
-        one = await world.container(spec, 2, published(8080))
-        await world.serve_tcp(one.netns_fd, 80)
-        # A second driver takes over while the first has given up its sockets: the order of an engine's restart.
-        for held in list(world.networking.sandboxes._held.values()):
-            for reservation in held.reservations:
-                reservation.close()
-        assert (await world.ask_tcp(world.outside_fd, HOST_ADDRESS, 8080)).startswith("80")
-        second = LinuxNetworking(NetworkingOptions(pool_size=1))
-        async with running(second):
-            assert (await world.ask_tcp(world.outside_fd, HOST_ADDRESS, 8080)).startswith("80")
-            await second.networks.create(spec)
-            await second.sandboxes.adopt(one.container_id, os.getpid(), one.joins)
-            with socket.socket() as foreign, pytest.raises(OSError, match="in use"):
-                foreign.bind(("0.0.0.0", 8080))
-            assert (await world.ask_tcp(HOST, "127.0.0.1", 8080)).startswith("80")
-
-
-async def test_forwarding_turned_on_by_the_driver_does_not_make_the_host_a_router_for_strangers(world: World) -> None:
-    assert open("/proc/sys/net/ipv4/ip_forward").read() == "1\n"
-    assert "policy drop" in os.popen("nft list chain ip ishmael forward").read()
-
-
 async def test_ipv6_works_beside_ipv4(world: World) -> None:
     """NET-12."""
     spec = await world.network(18, ipv6=True)
@@ -547,20 +222,6 @@ async def test_ipv6_works_beside_ipv4(world: World) -> None:
     assert (await world.ask_tcp(HOST, "::1", 8080)).startswith("80 ")
     assert (await world.ask_tcp(two.netns_fd, "fd99::1", 8080)).startswith("80 ")
     assert not await world.reaches(world.outside_fd, one.address6, 80)
-
-
-async def test_an_ipv6_host_address_leads_to_a_container_without_ipv6(world: World) -> None:
-    spec = await world.network(18)
-    one = await world.container(
-        spec, 2, published(8080), published(8080, host_ip="::"), published(5353, 53, "udp", host_ip="::")
-    )
-    await world.serve_tcp(one.netns_fd, 80)
-    await world.serve_udp(one.netns_fd, 53)
-    assert await world.ask_tcp(HOST, "::1", 8080) == "80 172.18.0.1"
-    assert await world.ask_tcp(world.outside_fd, "fd99::1", 8080) == "80 172.18.0.1"
-    assert await world.ask_udp(HOST, "::1", 5353) == "53 hello"
-    await world.networking.sandboxes.leave(one.container_id, one.joins, sandbox_gone=False)
-    assert not await world.reaches(HOST, "::1", 8080)
 
 
 async def test_a_failed_join_of_several_undoes_the_first(world: World) -> None:
@@ -629,29 +290,6 @@ trio.run(main)
 """
 
 
-async def test_a_udp_flow_from_before_follows_a_port_when_it_is_published_and_when_it_moves(world: World) -> None:
-    spec = await world.network(18)
-    opened = await world.inside(world.outside_fd, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-    opened.setblocking(False)
-    with trio.socket.from_stdlib_socket(opened) as client:
-        await client.connect((HOST_ADDRESS, 5353))
-
-        async def ask() -> str:
-            with trio.fail_after(3):
-                await client.send(b"hello")
-                return (await client.recv(100)).decode()
-
-        with pytest.raises(ConnectionRefusedError):
-            await ask()
-        one = await world.container(spec, 2, published(5353, 53, "udp"))
-        await world.serve_udp(one.netns_fd, 53)
-        assert await ask() == "53 hello"
-        await world.networking.sandboxes.leave(one.container_id, one.joins, sandbox_gone=False)
-        two = await world.container(spec, 3, published(5353, 54, "udp"))
-        await world.serve_udp(two.netns_fd, 54)
-        assert await ask() == "54 hello"
-
-
 async def test_the_default_route_can_move_to_another_endpoint(world: World) -> None:
     first, second = await world.network(18), await world.network(19)
     one = await world.container(first, 2)
@@ -692,38 +330,6 @@ async def test_a_stopped_driver_gives_its_ports_back_and_a_new_one_keeps_the_for
     assert "policy drop" in os.popen("nft list chain ip ishmael forward").read()
 
 
-async def test_without_a_firewall_no_rules_are_written_and_published_ports_are_relayed(namespace: None) -> None:
-    """NET-17."""
-    async with open_world(NetworkingOptions(firewall=False, pool_size=1)) as world:
-        spec = await world.network(18)
-        one = await world.container(spec, 2, published(8080), published(5353, 53, "udp"))
-        await world.serve_tcp(one.netns_fd, 80)
-        await world.serve_udp(one.netns_fd, 53)
-        assert await world.ask_tcp(HOST, "127.0.0.1", 8080) == "80 172.18.0.1"
-        assert await world.ask_tcp(world.outside_fd, HOST_ADDRESS, 8080) == "80 172.18.0.1"
-        assert await world.ask_udp(world.outside_fd, HOST_ADDRESS, 5353) == "53 hello"
-        assert os.popen("nft list ruleset").read() == ""
-        await world.networking.sandboxes.leave(one.container_id, one.joins, sandbox_gone=False)
-        await world.networking.networks.remove(spec)
-        with socket.socket() as free:
-            free.bind(("0.0.0.0", 8080))
-
-
-async def test_without_relays_the_port_is_reserved_but_only_dnat_leads_to_it(namespace: None) -> None:
-    """NET-15."""
-    async with open_world(NetworkingOptions(relays=False, pool_size=1)) as world:
-        one = await world.container(await world.network(18), 2, published(8080), published(8080, host_ip="::"))
-        await world.serve_tcp(one.netns_fd, 80)
-        assert (await world.ask_tcp(HOST, "127.0.0.1", 8080)).startswith("80")
-        assert not await world.reaches(HOST, "::1", 8080)
-
-
-async def test_forwarding_is_left_alone_when_told_so(namespace: None) -> None:
-    """NET-17."""
-    async with open_world(NetworkingOptions(forwarding=False, pool_size=1)):
-        assert open("/proc/sys/net/ipv4/ip_forward").read() == "0\n"
-
-
 async def test_whoever_is_not_root_in_a_container_may_bind_low_ports_and_ping(world: World) -> None:
     one = await world.container(await world.network(18), 2)
     read = await world.inside(
@@ -731,55 +337,6 @@ async def test_whoever_is_not_root_in_a_container_may_bind_low_ports_and_ping(wo
         lambda: [open(f"/proc/sys/net/ipv4/{n}").read() for n in ("ip_unprivileged_port_start", "ping_group_range")],
     )
     assert read == ["0\n", "0\t2147483647\n"]
-
-
-async def test_an_isolated_network_has_no_address_of_the_host(world: World) -> None:
-    options = {"com.docker.network.bridge.gateway_mode_ipv4": "isolated"}
-    spec = await world.network(18, internal=True, options=options)
-    one, two = await world.container(spec, 2), await world.container(spec, 3)
-    await world.serve_tcp(two.netns_fd, 80)
-    await world.serve_tcp(HOST, 9000)
-    assert await world.ask_tcp(one.netns_fd, two.address, 80) == f"80 {one.address}"
-    assert not await world.reaches(one.netns_fd, "172.18.0.1", 9000)
-    assert "172.18.0.1" not in os.popen("ip addr").read()
-
-
-ROUTED = {f"com.docker.network.bridge.gateway_mode_ipv{version}": "routed" for version in (4, 6)}
-
-
-@pytest.mark.parametrize("version", [4, 6])
-async def test_a_routed_network_is_reached_at_its_own_addresses_and_only_published_ports(
-    world: World, version: int
-) -> None:
-    spec = await world.network(18, ipv6=True, options=ROUTED)
-    one = await world.container(spec, 2, published(8080), published(8080, host_ip="::"))
-    here, there, any_address = {
-        4: (HOST_ADDRESS, one.address, "0.0.0.0"),
-        6: ("fd99::1", one.address6, "::"),
-    }[version]
-    for port in (80, 81):
-        await world.serve_tcp(one.netns_fd, port, address=any_address)
-    family = "-6" if version == 6 else "-4"
-    subnet = next(subnet for subnet in spec.subnets if (":" in subnet) == (version == 6))
-    await world.inside(world.outside_fd, lambda: os.system(f"ip {family} route add {subnet} via {here}"))
-    assert (await world.ask_tcp(world.outside_fd, there, 80)).startswith("80 ")
-    assert not await world.reaches(world.outside_fd, there, 81)
-    assert not await world.reaches(world.outside_fd, here, 8080), "the host has no such port"
-    assert not await world.reaches(HOST, here, 8080)
-    outside = {4: "10.99.0.2", 6: "fd99::2"}[version]
-    await world.serve_tcp(world.outside_fd, 7000, address=any_address)
-    assert await world.ask_tcp(one.netns_fd, outside, 7000) == f"7000 {there}", "not masqueraded"
-    await world.networking.sandboxes.leave(one.container_id, one.joins, sandbox_gone=False)
-    assert "dport" not in os.popen("nft list set ip ishmael opened").read()
-    assert one.address not in os.popen("nft list table ip ishmael").read()
-
-
-async def test_one_family_may_be_routed_and_the_other_not(world: World) -> None:
-    spec = await world.network(18, ipv6=True, options={"com.docker.network.bridge.gateway_mode_ipv6": "routed"})
-    one = await world.container(spec, 2, published(8080), published(8080, host_ip="::"))
-    await world.serve_tcp(one.netns_fd, 80)
-    assert (await world.ask_tcp(world.outside_fd, HOST_ADDRESS, 8080)).startswith("80 ")
-    assert not await world.reaches(world.outside_fd, "fd99::1", 8080)
 
 
 async def test_a_pair_that_a_killed_engine_had_not_finished_is_found_and_goes(world: World) -> None:
@@ -842,34 +399,3 @@ def fill_ports(route: socket.socket, bridge: int) -> None:
             assert end is not None
             netlink.transact(route, [links.set_link(end.index, master=bridge)])
     os.close(here)
-
-
-async def test_a_published_sctp_port_answers_another_host_and_a_sibling(world: World) -> None:
-    """NET-13. DNAT alone: what listens on the host's loopback is not relayed."""
-    try:
-        socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_SCTP).close()
-    except OSError:
-        pytest.skip("this kernel has no SCTP")
-    spec = await world.network(18)
-    container = await world.container(spec, 2, published(8080, protocol="sctp"))
-    sibling = await world.container(spec, 3)
-
-    def opened() -> socket.socket:
-        return socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_SCTP)
-
-    def listening() -> socket.socket:
-        server = opened()
-        server.bind(("0.0.0.0", 80))
-        server.listen()
-        return server
-
-    server = await world.inside(container.netns_fd, listening)
-    for netns_fd in (world.outside_fd, sibling.netns_fd):
-        with await world.inside(netns_fd, opened) as client:
-            client.settimeout(5)
-            await trio.to_thread.run_sync(client.connect, (HOST_ADDRESS, 8080))
-            answering, _ = server.accept()
-            with answering:
-                answering.sendall(b"hello")
-            assert client.recv(100) == b"hello"
-    server.close()

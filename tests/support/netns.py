@@ -22,6 +22,7 @@ from engine.drivers.linux.network import links, namespaces, netlink
 from engine.drivers.linux.network.driver import LinuxNetworking
 from engine.drivers.linux.network.namespaces import NamespaceThread
 from engine.drivers.linux.network.state import NetworkingOptions
+from engine.drivers.ports.drift import Ledger
 from engine.drivers.ports.network import Join, NetworkSpec
 
 T = TypeVar("T")
@@ -274,3 +275,24 @@ def _connect_outside(netns_fd: int, outside: socket.socket, unused: int) -> None
                     outside,
                     [links.default_route(link.index, HOST_ADDRESS), links.default_route(link.index, HOST_ADDRESS6)],
                 )
+
+
+def published(
+    host_port: int, container_port: int = 80, protocol: str = "tcp", host_ip: str = "0.0.0.0"
+) -> PublishedPort:
+    return PublishedPort(host_ip=host_ip, host_port=host_port, container_port=container_port, protocol=protocol)
+
+
+async def mended(networking: LinuxNetworking, *owned: NetworkSpec | Container) -> list[str]:
+    """Make the kernel what a log says that knows these alone; the keys of what differed."""
+    containers = [each for each in owned if isinstance(each, Container)]
+    ledger = Ledger(
+        networks=tuple(each for each in owned if isinstance(each, NetworkSpec)),
+        leased=frozenset(join.endpoint.endpoint_id for each in containers for join in each.joins),
+        ports=frozenset(port for each in containers for join in each.joins for port in join.ports),
+        recovering=True,
+    )
+    found = await networking.inspector.look(ledger)
+    for difference in found:
+        await networking.inspector.mend(difference, ledger)
+    return [each.key for each in found]

@@ -16,10 +16,11 @@ from msgspec.structs import replace
 from engine.aggregates.values.drift import Deviation, Difference
 from engine.drivers.linux.network import links, netlink, networks
 from engine.drivers.linux.network.elements import Publication
+from engine.drivers.linux.network.joining import attachment, publications_of, veth_name
 from engine.drivers.linux.network.links import Link
 from engine.drivers.linux.network.networks import VETH, LinuxNetworks, rules_of
 from engine.drivers.linux.network.ruleset import BridgeRules
-from engine.drivers.linux.network.sandboxes import LinuxSandboxes, attachment, publications_of, veth_name
+from engine.drivers.linux.network.sandboxes import LinuxSandboxes
 from engine.drivers.linux.network.state import Kernel
 from engine.drivers.linux.network.sublinks import ALIAS
 from engine.drivers.ports.drift import Ledger, LiveEndpoint

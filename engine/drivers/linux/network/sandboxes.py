@@ -9,7 +9,6 @@ A start costs one hand-over to the link thread: veth pairs, their inside, and th
 from __future__ import annotations
 
 import errno
-import ipaddress
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
@@ -18,13 +17,22 @@ from typing import TypeVar
 import trio
 
 from engine.aggregates.values import endpoint_options
-from engine.aggregates.values.bridge_options import ROUTED
 from engine.aggregates.values.endpoint_options import DEFAULT_PREFIX
 from engine.aggregates.values.endpoints import Endpoint, PublishedPort
 from engine.aggregates.values.ids import ContainerID
 from engine.drivers.linux.network import hostports, links, namespaces, netlink, networks, sublinks
-from engine.drivers.linux.network.elements import Publication
 from engine.drivers.linux.network.hostports import Reservation
+from engine.drivers.linux.network.joining import (
+    LINKED,
+    attachment,
+    configuration,
+    is_routed,
+    is_sublink,
+    needs_relay,
+    publications_of,
+    target_of,
+    veth_name,
+)
 from engine.drivers.linux.network.namespaces import Owner, ReadySandbox, Veth
 from engine.drivers.linux.network.networks import SUBLINK_DRIVERS
 from engine.drivers.linux.network.relay import relay
@@ -34,9 +42,6 @@ from engine.drivers.ports.network import Join
 from engine.errors import Fault, PortError
 
 T = TypeVar("T")
-
-LINKED = frozenset({"bridge", *SUBLINK_DRIVERS})
-"""Drivers that give a container an interface."""
 
 
 class _Held:
@@ -130,7 +135,7 @@ class LinuxSandboxes:
                 ready.close()
         for join, reservations in held:
             self._kernel.network_names[join.network.network_id] = join.network.name
-            self._hold(container_id, join, reservations, os.dup(netns_fd) if _is_sublink(join) else -1)
+            self._hold(container_id, join, reservations, os.dup(netns_fd) if is_sublink(join) else -1)
 
     async def leave(self, container_id: ContainerID, joins: Sequence[Join], *, sandbox_gone: bool) -> None:
         """Undo `join`, and an `open` without one. Idempotent. sandbox_gone: the veths died with the namespace; deleting
@@ -164,7 +169,7 @@ class LinuxSandboxes:
                 await self.open_between(join)
             self._kernel.network_names[join.network.network_id] = join.network.name
             self._let_go(container_id, join)
-            netns_fd = await self.enter(container_id, pid) if _is_sublink(join) else -1
+            netns_fd = await self.enter(container_id, pid) if is_sublink(join) else -1
             self._hold(container_id, join, self._reserve(join, tolerant=True), netns_fd)
 
     def unused_veths(self) -> frozenset[int]:
@@ -183,10 +188,10 @@ class LinuxSandboxes:
     def _reserve(self, join: Join, *, tolerant: bool = False) -> list[Reservation]:
         made: list[Reservation] = []
         for port in join.ports:
-            if _is_sublink(join) or is_routed(join, port) or not port.host_port:
+            if is_sublink(join) or is_routed(join, port) or not port.host_port:
                 continue  # Nobody asks the host for it.
             try:
-                reservation = hostports.reserve(port, _target(join, port), relayed=self._is_relayed(join, port))
+                reservation = hostports.reserve(port, target_of(join, port), relayed=self._is_relayed(join, port))
             except PortError as error:
                 if tolerant:
                     continue
@@ -203,7 +208,7 @@ class LinuxSandboxes:
         assert nursery is not None, "the driver is running"
         for reservation in reservations:
             if reservation.socket is not None and self._is_relayed(join, reservation.port):
-                target = (_target(join, reservation.port), reservation.port.container_port)
+                target = (target_of(join, reservation.port), reservation.port.container_port)
                 scope = trio.CancelScope()
                 held.relays.append(scope)
                 nursery.start_soon(relay, scope, reservation.socket, target, name="port-relay")
@@ -277,7 +282,7 @@ class LinuxSandboxes:
             raise _attachment_failed(join, error) from error
         if join.endpoint.ipv6_address:
             _allow_ipv6(netns_fd, namespaces.UNUSED_INTERFACE if ready is not None else join.interface)
-        netlink.transact(inside, _configuration(join, veth.inside, networks.mtu_of(join.network)))
+        netlink.transact(inside, configuration(join, veth.inside, networks.mtu_of(join.network)))
         _write_sysctls(netns_fd, join)
 
     def _anew(self, name: str, attempt: Callable[[], T]) -> T:
@@ -300,7 +305,7 @@ class LinuxSandboxes:
         made.append(index)
         if join.endpoint.ipv6_address:
             _allow_ipv6(netns_fd, join.interface)
-        netlink.transact(inside, _configuration(join, index, networks.mtu_of(join.network)))
+        netlink.transact(inside, configuration(join, index, networks.mtu_of(join.network)))
         _write_sysctls(netns_fd, join)
 
     def _leave(self, container_id: ContainerID, joins: Sequence[Join], *, sandbox_gone: bool) -> None:
@@ -308,7 +313,7 @@ class LinuxSandboxes:
         self._close_between(joins)
         if not sandbox_gone:
             for join in joins:
-                if _is_sublink(join):
+                if is_sublink(join):
                     self._delete_inside(container_id, join)
                 else:
                     self._delete(veth_name(join.endpoint.endpoint_id))
@@ -365,84 +370,9 @@ class LinuxSandboxes:
             raise _join_failed(error) from error
 
 
-def attachment(join: Join, veth: int, bridge: int) -> list[netlink.Request]:
-    """The host's end of an endpoint as it should be: its name, up, on the bridge (both by index)."""
-    name = veth_name(join.endpoint.endpoint_id)
-    requests = [links.set_link(veth, name=name, mtu=networks.mtu_of(join.network), master=bridge, up=True)]
-    isolated = not networks.icc_of(join.network)
-    if isolated or join.ports:
-        # Where br_netfilter is loaded, a container that asks for its own published port is answered on the bridge,
-        # by the port it asked from: the packet never reaches the IP layer.
-        requests.append(links.set_bridge_port(name, hairpin=bool(join.ports), isolated=isolated))
-    return requests
-
-
 def _interfaces(pid: int) -> set[str]:
     with open(f"/proc/{pid}/net/dev") as table:
         return {line.partition(":")[0].strip() for line in table}
-
-
-def _is_sublink(join: Join) -> bool:
-    return join.network.driver in SUBLINK_DRIVERS
-
-
-def veth_name(endpoint_id: str) -> str:
-    return f"veth{endpoint_id[:7]}"
-
-
-def publications_of(join: Join) -> list[Publication]:
-    """The elements of an endpoint's ports: those whose host address and endpoint share a family. Internal networks
-    publish nothing, as in moby, and containers that are on the wire themselves need nothing published."""
-    if join.network.internal or _is_sublink(join):
-        return []
-    found: dict[str, Publication] = {}
-    for port in join.ports:
-        address = _address_of_family(join, _version(port.host_ip))
-        routed = is_routed(join, port)
-        if address and (port.host_port or routed):
-            publication = Publication(port=port, address=address, routed=routed)
-            found.setdefault(publication.place, publication)
-    return list(found.values())
-
-
-def is_routed(join: Join, port: PublishedPort) -> bool:
-    """Whether a port is reached at the container's own address, because the network's is routed by others."""
-    version = _version(_target(join, port) or port.host_ip)
-    return join.network.driver == "bridge" and networks.gateway_mode(join.network, version) == ROUTED
-
-
-def needs_relay(join: Join, port: PublishedPort) -> bool:
-    """IPv6 addresses are relayed: `::1` can not be DNATed, and a container may have no IPv6 address; DNAT, where it can
-    serve the packet, comes before. Likewise an IPv4 host address of a container without IPv4."""
-    return _version(port.host_ip) == 6 or not join.endpoint.ipv4_address
-
-
-def _target(join: Join, port: PublishedPort) -> str:
-    version = _version(port.host_ip)
-    return _address_of_family(join, version) or _address_of_family(join, 10 - version)
-
-
-def _address_of_family(join: Join, version: int) -> str:
-    return join.endpoint.ipv4_address if version == 4 else join.endpoint.ipv6_address
-
-
-def _version(address: str) -> int:
-    return ipaddress.ip_address(address).version
-
-
-def _configuration(join: Join, index: int, mtu: int) -> list[netlink.Request]:
-    """Name, addresses, up, default routes: in one send."""
-    endpoint = join.endpoint
-    requests = [links.set_link(index, name=join.interface, mac_address=endpoint.mac_address, mtu=mtu)]
-    if endpoint.ipv4_address:
-        requests.append(links.new_address(index, endpoint.ipv4_address, endpoint.ipv4_prefix_length))
-    if endpoint.ipv6_address:
-        requests.append(links.new_address(index, endpoint.ipv6_address, endpoint.ipv6_prefix_length))
-    requests.append(links.set_link(index, up=True))
-    if join.default_route:
-        gateways = (endpoint.ipv4_gateway, endpoint.ipv6_gateway)
-        requests += [links.default_route(index, gateway) for gateway in gateways if gateway]
-    return requests
 
 
 def _link_with(inside: socket.socket, endpoint: Endpoint) -> links.Link | None:
