@@ -39,6 +39,7 @@ from engine.errors import LogDamaged, PortError
 from engine.folds import Fold, Folds
 from engine.mapper import Entry, EventMapper
 from engine.private_file import create_private
+from engine.projections.audience import Audience
 from engine.projections.base import Checkpoint, Head, Projection
 from engine.pump import Pump
 from engine.recorder import LogFactory, LogRecorder
@@ -124,14 +125,14 @@ class Application:
         self._deciders = {decider.name: decider for decider in deciders}
         self._by_command = {command: decider for decider in deciders for command in decider.commands}
         self._clock = clock
-        self._projections = tuple(projections)
+        self._audience = Audience(projections)
         self._options = options
         codec = EventCodec((event for decider in deciders for event in decider.events), upcasters)
         self._mapper = EventMapper(codec)
         self._checkpoints = Checkpoints(
             directory / "views.db",
             deciders=self._deciders,
-            projections=self._projections,
+            projections=projections,
             snapshot_from=options.snapshot_from,
         )
         self._store: _Store | None = None
@@ -446,9 +447,8 @@ class Application:
             for stream, fold in call.written.items():
                 self._settle(stream, fold)
             call.committed = Committed(recorded=tuple(recorded), position=position)
-        for one, _ in shown:
-            for projection in self._projections:
-                projection.apply(one)
+        for one, state in shown:
+            self._audience.tell(one, state)
         self.pump.publish(shown)
         for call in calls:
             call.done.set()

@@ -21,6 +21,7 @@ from engine.codec import LogError
 from engine.fingerprint import fingerprint_of
 from engine.folds import Fold, Folds, key_of, kind_of
 from engine.projections.base import Checkpoint, Head, Projection, Read, SealAt, ViewStore, restore
+from engine.projections.states import States
 
 _LOGGER = logging.getLogger("ishmael.log")
 
@@ -38,7 +39,9 @@ class Checkpoints:
     ) -> None:
         self._views = ViewStore(path)
         self._deciders = deciders
-        self._live = LiveStreams(deciders)
+        self._views_of = {kind: view for view in projections if isinstance(view, States) for kind in view.kinds}
+        # What has a view of its states is known to live by being in it.
+        self._live = LiveStreams({kind: each for kind, each in deciders.items() if kind not in self._views_of})
         self._projections: tuple[Projection, ...] = (*projections, self._live)
         self._snapshot_from = snapshot_from
         self._fingerprint = ""
@@ -79,7 +82,8 @@ class Checkpoints:
 
     def live(self, kind: str) -> tuple[str, ...]:
         """Keys of the streams of an aggregate that have begun and not ended, sorted."""
-        return self._live.of(kind)
+        view = self._views_of.get(kind)
+        return tuple(sorted(view.keys())) if view is not None else self._live.of(kind)
 
     def load_snapshot(self, stream: str) -> Fold | None:
         """A stream's state snapshot, if this code made it and it can be read."""
@@ -94,7 +98,8 @@ class Checkpoints:
 
     def note(self, stream: str, fold: Fold, *, ended: bool) -> None:
         """A stream has moved."""
-        self._live.note(stream, ended=ended)
+        if kind_of(stream) in self._live.kinds:
+            self._live.note(stream, ended=ended)
         if fold.version < self._snapshot_from:
             return
         if ended:
@@ -127,7 +132,8 @@ class Checkpoints:
 
 
 class LiveStreams:
-    """A projection: which streams have begun and not ended. What recovery looks at, whatever the length of history.
+    """A projection: which streams of some aggregates have begun and not ended. What recovery looks at, whatever the
+    length of history.
 
     While catching up it folds the streams that begin on the way, and only notes which others moved; `settle` then asks
     for their states. Asking for all of them would look up every stream of the whole history, one by one."""
@@ -135,6 +141,7 @@ class LiveStreams:
     name = "live-streams"
 
     def __init__(self, deciders: Mapping[str, Decider[Any]]) -> None:
+        self.kinds = frozenset(deciders)
         self._keys: dict[str, set[str]] = {kind: set() for kind in deciders}
         self._deciders = deciders
         self._moved: set[str] = set()
@@ -154,7 +161,9 @@ class LiveStreams:
         self._folding.clear()
 
     def apply(self, recorded: Recorded) -> None:
-        stream, decider = recorded.stream, self._deciders[recorded.kind]
+        stream, decider = recorded.stream, self._deciders.get(recorded.kind)
+        if decider is None:
+            return
         before = decider.initial(recorded.key) if recorded.version == 1 else self._folding.get(stream)
         if before is None:
             self._moved.add(stream)

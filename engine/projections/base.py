@@ -12,9 +12,10 @@ folded anew. Deleting views.db loses nothing.
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,7 +30,7 @@ BATCH_EVENTS = 2048
 class Projection(Protocol):
     """A read model: a pure fold of the log, kept in memory.
 
-    `apply` is called once for every event, in order, and must neither block nor fail. `dump` gives the whole state as
+    `apply` is called once for every event of its kinds, in order, and must neither block nor fail. `dump` gives the whole state as
     something msgpack can encode; it is encoded later in another thread, so it must be made of frozen values or fresh
     containers. `restore` gets those bytes back; an exception means "fold anew", after `reset`.
     """
@@ -39,6 +40,11 @@ class Projection(Protocol):
         """Unique among projections; the key of the checkpoint."""
         ...
 
+    @property
+    def kinds(self) -> frozenset[str]:
+        """The aggregates whose events it is told of; empty for all of them."""
+        ...
+
     def apply(self, recorded: Recorded) -> None: ...
 
     def dump(self) -> object: ...
@@ -46,6 +52,11 @@ class Projection(Protocol):
     def restore(self, dumped: bytes) -> None: ...
 
     def reset(self) -> None: ...
+
+
+def follows(projection: Projection, kind: str) -> bool:
+    """Whether it is told of an aggregate's events."""
+    return not projection.kinds or kind in projection.kinds
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True):
@@ -206,16 +217,36 @@ def restore(
     """Bring every projection to the head of the log; the position each was restored at (0: folded from the start)."""
     views = store.views()
     positions = {projection.name: _restore_one(projection, views, fingerprint, seal_at) for projection in projections}
-    reached = dict(positions)
-    cursor = min(reached.values(), default=0)
+    with _uncollected():
+        _catch_up([(projection, positions[projection.name]) for projection in projections], read)
+    return positions
+
+
+def _catch_up(projections: Sequence[tuple[Projection, int]], read: Read) -> None:
+    """Show each projection what lies behind its position."""
+    cursor = min((position for _, position in projections), default=0)
+    followers: dict[str, list[tuple[Callable[[Recorded], None], int]]] = {}
     while projections and (events := read(cursor, BATCH_EVENTS)):
         for recorded in events:
-            for projection in projections:
-                if reached[projection.name] < recorded.position:
-                    projection.apply(recorded)
-                    reached[projection.name] = recorded.position
+            kind, position = recorded.kind, recorded.position
+            if kind not in followers:
+                followers[kind] = [(each.apply, start) for each, start in projections if follows(each, kind)]
+            for apply, start in followers[kind]:
+                if position > start:
+                    apply(recorded)
         cursor = events[-1].position
-    return positions
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """A fold makes millions of values and no cycle: looking for some would take half of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _restore_one(projection: Projection, views: Mapping[str, View], fingerprint: str, seal_at: SealAt) -> int:

@@ -19,7 +19,7 @@ import msgspec
 import trio
 
 from engine.aggregates.decider import Recorded
-from engine.projections.feed_messages import MESSAGES_PER_EVENT_MAX, FeedMessage, Narrator, Subjects
+from engine.projections.feed_messages import MESSAGES_PER_EVENT_MAX, TOLD_KINDS, FeedMessage, Narrator, Subjects
 from engine.projections.feed_store import FeedStore
 
 logger = logging.getLogger("ishmael.events")
@@ -59,6 +59,7 @@ class EventsFeed:
     """The projection. store: opened by whoever made it; None keeps everything in memory."""
 
     name = "events_feed"
+    kinds = TOLD_KINDS
 
     def __init__(self, store: FeedStore | None = None) -> None:
         self._store = store

@@ -24,6 +24,9 @@ from engine.aggregates.values import reference
 MESSAGES_PER_EVENT_MAX = 1024
 """A cursor is position x this + place within the event."""
 
+TOLD_KINDS = frozenset({"container", "daemon", "drift", "exec", "image", "network", "prune", "transfer", "volume"})
+"""Aggregates whose events can become messages."""
+
 Attributes = Mapping[str, str]
 
 

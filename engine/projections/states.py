@@ -32,12 +32,22 @@ class States(Generic[S]):
     def name(self) -> str:
         return f"{self._decider.name}s"
 
+    @property
+    def kinds(self) -> frozenset[str]:
+        return frozenset((self._decider.name,))
+
     def apply(self, recorded: Recorded) -> None:
-        if recorded.kind != self._decider.name:
-            return
+        kind, _, key = recorded.stream.partition(":")
+        if kind == self._decider.name:
+            before = self._states.get(key)
+            self._put(key, before, self._decider.evolve(before or self._decider.initial(key), recorded.event))
+
+    def take(self, recorded: Recorded, after: S) -> None:
+        """As `apply` for an event of this aggregate, by who has the state after it already."""
         key = recorded.key
-        before = self._states.get(key)
-        after = self._decider.evolve(before if before is not None else self._decider.initial(key), recorded.event)
+        self._put(key, self._states.get(key), after)
+
+    def _put(self, key: str, before: S | None, after: S) -> None:
         if self._decider.terminal(after):
             self._states.pop(key, None)
             self.changed(key, before, None)
@@ -59,6 +69,10 @@ class States(Generic[S]):
 
     def changed(self, key: str, before: S | None, after: S | None) -> None:
         """Hook for indexes: called once for every event of a member, after None when it ended."""
+
+    def keys(self) -> tuple[str, ...]:
+        """Of all living members, oldest first."""
+        return tuple(self._states)
 
     def get(self, key: str) -> S | None:
         return self._states.get(key)

@@ -78,6 +78,7 @@ class Totals:
     """A projection: total by stream, and how often it was told."""
 
     name = "totals"
+    kinds: frozenset[str] = frozenset()
 
     def __init__(self) -> None:
         self.totals: dict[str, int] = {}

@@ -7,8 +7,10 @@ Source: moby daemon/libnetwork/ipams/defaultipam, ipamutils, daemon/network.go (
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import ipaddress
+import itertools
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
@@ -149,40 +151,43 @@ def make_pool(
 def next_address(pool: Pool, taken: Collection[str], wanted: str, cursor: str) -> str:
     """An address of the pool that is neither taken nor the gateway nor auxiliary.
 
-    wanted: the user's choice, or "". cursor: the last address given, or "": the search starts behind it and wraps, so
-    an address rests before it is given again. The first address of a subnet is never given, nor IPv4's last (except in
-    /31, /32). Raises Rejected: FORBIDDEN taken, INVALID out of range, UNAVAILABLE none left."""
-    reserved = {*taken, pool.gateway, *pool.auxiliary.values()}
+    taken: as they were given. wanted: the user's choice, or "". cursor: the last address given, or "": the search
+    starts behind it and wraps, so an address rests before it is given again. The first address of a subnet is never
+    given, nor IPv4's last (except in /31, /32). Raises Rejected: FORBIDDEN taken, INVALID out of range, UNAVAILABLE
+    none left."""
+    reserved = {*taken, *_held_back(pool.gateway, *pool.auxiliary.values())}
     if wanted:
         return _claim(pool, reserved, wanted)
-    used = {
-        int(ipaddress.ip_address(address))
-        for address in reserved
-        if address and (":" in address) == (":" in pool.subnet)
-    }
-    first, last = _assignable(pool)
+    first, last = _assignable(pool.subnet, pool.ip_range)
     begin = first
     if cursor and first <= int(ipaddress.ip_address(cursor)) < last:
         begin = int(ipaddress.ip_address(cursor)) + 1
-    number = _first_free_number(begin, last, used)
-    if number is None:
-        number = _first_free_number(first, begin - 1, used)
-    if number is None:
-        raise Rejected(Reason.UNAVAILABLE, "no available addresses on this pool")
-    return str(ipaddress.IPv6Address(number) if ":" in pool.subnet else ipaddress.IPv4Address(number))
+    written = _written_6 if ":" in pool.subnet else _written_4
+    # Refuses at most as many as are reserved, however many there are.
+    for number in itertools.chain(range(begin, last + 1), range(first, begin)):
+        if (address := written(number)) not in reserved:
+            return address
+    raise Rejected(Reason.UNAVAILABLE, "no available addresses on this pool")
 
 
-def _first_free_number(first: int, last: int, used: Collection[int]) -> int | None:
-    """Refuses at most len(used) numbers, however many there are."""
-    number = first
-    while number <= last and number in used:
-        number += 1
-    return number if number <= last else None
+@functools.lru_cache(maxsize=256)
+def _held_back(*addresses: str) -> frozenset[str]:
+    """As addresses that are given are written: a gateway may be `2001:db8::0001`."""
+    return frozenset(str(ipaddress.ip_address(address)) for address in addresses if address)
 
 
-def _assignable(pool: Pool) -> tuple[int, int]:
-    subnet = ipaddress.ip_network(pool.subnet, strict=False)
-    chosen = ipaddress.ip_network(pool.ip_range, strict=False) if pool.ip_range else subnet
+def _written_4(number: int) -> str:
+    return f"{number >> 24}.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
+
+
+def _written_6(number: int) -> str:
+    return str(ipaddress.IPv6Address(number))
+
+
+@functools.lru_cache(maxsize=256)
+def _assignable(subnet_text: str, ip_range: str) -> tuple[int, int]:
+    subnet = ipaddress.ip_network(subnet_text, strict=False)
+    chosen = ipaddress.ip_network(ip_range, strict=False) if ip_range else subnet
     first, last = int(chosen.network_address), int(chosen.broadcast_address)
     if subnet.prefixlen < subnet.max_prefixlen - 1:
         first = max(first, int(subnet.network_address) + 1)
@@ -200,10 +205,7 @@ def _claim(pool: Pool, reserved: Collection[str], wanted: str) -> str:
     if address.version != subnet.version or address not in subnet:
         raise Rejected(Reason.INVALID, "requested address is out of range")
     ends = {subnet.network_address, subnet.broadcast_address} if subnet.version == 4 else {subnet.network_address}
-    # Compared as addresses: a gateway may be written `2001:db8::0001`.
-    if any(address == ipaddress.ip_address(each) for each in reserved if each) or (
-        subnet.num_addresses > 2 and address in ends
-    ):
+    if str(address) in reserved or (subnet.num_addresses > 2 and address in ends):
         raise Rejected(Reason.FORBIDDEN, "Address already in use")
     return str(address)
 
