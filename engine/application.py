@@ -463,10 +463,10 @@ class Application:
 
     def _settle(self, stream: str, fold: Fold) -> None:
         """A pending fold has become the committed one."""
-        self._folds.put(stream, fold)
+        ended = self._folds.put(stream, fold)
         if self._pending.get(stream) is fold:
             del self._pending[stream]
-        self._checkpoints.note(stream, fold, ended=self._folds.ended(stream, fold.state))
+        self._checkpoints.note(stream, fold, ended=ended)
 
     def _fail(self, error: PortError) -> None:
         """Nothing of these calls was appended, and later ones were decided on what never happened."""

@@ -56,13 +56,16 @@ class Folds:
             self._cached.move_to_end(stream)
         return fold
 
-    def put(self, stream: str, fold: Fold) -> None:
+    def put(self, stream: str, fold: Fold) -> bool:
+        """Whether the stream has ended."""
+        ended = self.ended(stream, fold.state)
         self._cached[stream] = fold
         # An ended stream is asked for a last time or two (`wait`, a second `rm`), and one that has not begun perhaps
         # never again, or at every start (the ports of a host that publishes none): they stay until room is needed.
-        self._cached.move_to_end(stream, last=bool(fold.version) and not self.ended(stream, fold.state))
+        self._cached.move_to_end(stream, last=bool(fold.version) and not ended)
         while len(self._cached) > self._capacity:
             self._cached.popitem(last=False)
+        return ended
 
     def ended(self, stream: str, state: Any) -> bool:
         return self._deciders[kind_of(stream)].terminal(state)

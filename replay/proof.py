@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,8 @@ def add(verbs: Any, common: argparse.ArgumentParser) -> None:
 def _check(path: Path, expected: list[Head]) -> Verification:
     views = path.with_name("views.db")
     noted = [(head.position, head.seal) for head in expected]
-    return verify(path, expect=noted, views=views if views.exists() else None)
+    processors = len(os.sched_getaffinity(0))
+    return verify(path, expect=noted, views=views if views.exists() else None, processes=processors)
 
 
 def _verify(arguments: argparse.Namespace) -> int:

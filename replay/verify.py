@@ -21,8 +21,8 @@ import msgspec
 from engine import chain
 from engine.archive.segment import SegmentError
 from engine.archive.store import FOLDER, Archive, manifest
+from replay import segments
 from replay.reader import UNREADABLE, open_read_only
-from replay.segments import SegmentWalk
 
 FINDINGS_MAX = 200
 
@@ -68,11 +68,15 @@ class _Commit(NamedTuple):
     seal: bytes
 
 
-def verify(path: Path, *, expect: Sequence[tuple[int, str]] = (), views: Path | None = None) -> Verification:
+def verify(
+    path: Path, *, expect: Sequence[tuple[int, str]] = (), views: Path | None = None, processes: int = 1
+) -> Verification:
     """Check a log file. expect: (position, seal) of heads noted earlier. views: a views.db whose head is compared.
+    processes: that share a long archive; they are forked, so whoever has threads has one.
     Raises OSError when there is no file to read; damage is never an exception."""
     # Read first: the views of a living engine only ever remember what its log already holds.
     remembered = _head_of(views) if views is not None else None
+    wanted = frozenset(position for position, _ in (*expect, *((remembered,) if remembered else ())))
     with contextlib.ExitStack() as stack:
         checker = _Checker()
         try:
@@ -80,7 +84,7 @@ def verify(path: Path, *, expect: Sequence[tuple[int, str]] = (), views: Path | 
             connection.text_factory = bytes
             # One snapshot for chain and events, whatever a living engine appends meanwhile.
             connection.execute("BEGIN")
-            checker.check_archive(Archive(path.parent / FOLDER), connection)
+            checker.check_archive(Archive(path.parent / FOLDER), connection, wanted, processes)
             checker.check(connection)
         except (*UNREADABLE, TypeError, ValueError, OverflowError) as error:
             # A damaged schema makes columns of other types, or other columns; nothing more can be said by position.
@@ -108,18 +112,19 @@ class _Checker:
         if len(self._findings) < FINDINGS_MAX:
             self._findings.append(Finding(position=position, kind=kind, message=message))
 
-    def check_archive(self, archive: Archive, connection: sqlite3.Connection) -> None:
+    def check_archive(
+        self, archive: Archive, connection: sqlite3.Connection, wanted: frozenset[int], processes: int
+    ) -> None:
         """Sealed history first: the chain in the file goes on where it ends."""
         try:
             archive.use(manifest(connection))
         except SegmentError as error:
             self.find(0, "segment", str(error))
             return
-        walk = SegmentWalk(archive, self.find)
-        walk.walk()
+        walked = segments.walk(archive, self.find, wanted=wanted, processes=processes)
         self._floor, self._floor_seal = archive.floor, archive.seal
-        self._sealed_events, self._sealed_commits = walk.events, walk.commits
-        self._seals.update(walk.seals)
+        self._sealed_events, self._sealed_commits = walked.events, walked.commits
+        self._seals.update(walked.seals)
 
     def check(self, connection: sqlite3.Connection) -> None:
         self._read_commits(connection)

@@ -13,7 +13,9 @@ and streams they have, and the seal before each. The trailer is the index's plac
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import itertools
 import struct
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
@@ -49,6 +51,13 @@ class Commit(NamedTuple):
     last: int
     rows: Sequence[Row]
     leaves: bytes
+
+
+class Proof(NamedTuple):
+    """What a block proves, without its rows. events: how many are there; commits: (first, last, leaves), in order."""
+
+    events: int
+    commits: Sequence[tuple[int, int, bytes]]
 
 
 class BlockPlace(msgspec.Struct, frozen=True, array_like=True):
@@ -128,19 +137,32 @@ class SegmentFile:
 
     def commits(self, place: BlockPlace, *, trusting: bool = False) -> list[Commit]:
         """What a block holds, in order. trusting: without leaves, for who only wants the rows."""
+        with self._columns(place) as columns:
+            return list(_commits(columns, trusting))
+
+    def proof(self, place: BlockPlace) -> Proof:
+        """What a block proves: for who wants no rows."""
+        with self._columns(place) as columns:
+            return Proof(len(columns.present), _proven(columns))
+
+    def suspects(self, place: BlockPlace) -> list[int]:
+        """Positions whose bytes are not those that were sealed, by their marks."""
+        with self._columns(place) as columns:
+            return self._unlike_marks(columns)
+
+    @contextlib.contextmanager
+    def _columns(self, place: BlockPlace) -> Iterator[_Columns]:
+        """A block's columns; whatever is wrong with them, also while they are used, is a SegmentError."""
         try:
             with self.path.open("rb") as file:
                 file.seek(place.offset)
                 data = _decompressed(file.read(place.length), self.path)
-            return list(_commits(msgspec.msgpack.decode(data, type=_Columns), trusting))
-        except (OSError, ValueError, IndexError, msgspec.MsgspecError) as error:
+            yield msgspec.msgpack.decode(data, type=_Columns)
+        except (OSError, ValueError, IndexError, struct.error, msgspec.MsgspecError) as error:
             raise SegmentError(f"{self.path}: positions {place.first} to {place.last}: {error}") from error
 
-    def suspects(self, place: BlockPlace) -> list[int]:
-        """Positions whose bytes are not those that were sealed, by their marks."""
-        with self.path.open("rb") as file:
-            file.seek(place.offset)
-            columns = msgspec.msgpack.decode(_decompressed(file.read(place.length), self.path), type=_Columns)
+    @staticmethod
+    def _unlike_marks(columns: _Columns) -> list[int]:
         marks = [columns.marks[at : at + MARK_BYTES] for at in range(0, len(columns.marks), MARK_BYTES)]
         rows = [row for commit in _commits(columns, True) for row in commit.rows]
         return [row[0] for row, mark in zip(rows, marks, strict=True) if leaf_of(row)[:MARK_BYTES] != mark]
@@ -218,22 +240,47 @@ def _place(group: Sequence[Commit], offset: int, length: int, seal: bytes) -> Bl
 
 def _commits(columns: _Columns, trusting: bool) -> Iterator[Commit]:
     rows = _rows(columns)
-    left_out = iter(chain.split_leaves(columns.leaves))
-    first, at = columns.first, 0
-    for size in columns.sizes:
-        last, begin = first + size - 1, at
+    proven = _proven(columns) if not trusting else [(first, last, b"") for first, last in _spans(columns)]
+    at = 0
+    for first, last, leaves in proven:
+        begin = at
         while at < len(rows) and rows[at][0] <= last:
             at += 1
-        own = rows[begin:at]
-        leaves = b""
-        if not trusting:
-            found = {row[0]: leaf_of(row) for row in own}
-            leaves = b"".join(
-                leaf if (leaf := found.get(position)) is not None else next(left_out)
-                for position in range(first, last + 1)
-            )
-        yield Commit(first, last, own, leaves)
-        first = last + 1
+        yield Commit(first, last, rows[begin:at], leaves)
+
+
+def _spans(columns: _Columns) -> list[tuple[int, int]]:
+    ends = list(itertools.accumulate(columns.sizes, initial=columns.first - 1))
+    return [(before + 1, last) for before, last in itertools.pairwise(ends)]
+
+
+def _proven(columns: _Columns) -> list[tuple[int, int, bytes]]:
+    """Each commit's positions and leaves."""
+    leaves = _leaves(columns)
+    if len(leaves) != sum(columns.sizes):
+        raise ValueError("events are missing")
+    offset = columns.first
+    return [(first, last, b"".join(leaves[first - offset : last + 1 - offset])) for first, last in _spans(columns)]
+
+
+def _leaves(columns: _Columns) -> list[bytes]:
+    """Of all positions in order, also of events that are left out. No row is made: hashing is most of a verification,
+    and shall stay most of it."""
+    streams = [name.encode() for name in columns.stream_names]
+    topics = [name.encode() for name in columns.topic_names]
+    left_out, known = chain.split_leaves(columns.leaves), 0
+    states, start = columns.states, 0
+    leaves: list[bytes] = []
+    columns_of_rows = zip(
+        columns.present, columns.streams, columns.versions, columns.topics, columns.lengths, strict=True
+    )
+    for distance, stream, version, topic, length in columns_of_rows:
+        if distance > 1:
+            leaves += left_out[known : known + distance - 1]
+            known += distance - 1
+        leaves.append(chain.leaf(streams[stream], version, topics[topic], states[start : start + length]))
+        start += length
+    return [*leaves, *left_out[known:]]
 
 
 def _rows(columns: _Columns) -> list[Row]:

@@ -30,9 +30,9 @@ BATCH_EVENTS = 2048
 class Projection(Protocol):
     """A read model: a pure fold of the log, kept in memory.
 
-    `apply` is called once for every event of its kinds, in order, and must neither block nor fail. `dump` gives the whole state as
-    something msgpack can encode; it is encoded later in another thread, so it must be made of frozen values or fresh
-    containers. `restore` gets those bytes back; an exception means "fold anew", after `reset`.
+    `apply` is called once for every event of its kinds, in order, and must neither block nor fail. `dump` gives the
+    whole state as something msgpack can encode; it is encoded later in another thread, so it must be made of frozen
+    values or fresh containers. `restore` gets those bytes back; an exception means "fold anew", after `reset`.
     """
 
     @property
@@ -99,6 +99,8 @@ class ViewStore:
         self._path = path
         self._database: sqlite_utils.Database | None = None
         self._reader: sqlite_utils.Database | None = None
+        self._snapshotted: set[str] = set()
+        """Streams that have a snapshot: most have none, and are looked for whenever one begins."""
 
     def open(self) -> None:
         """Open or make the file. Idempotent."""
@@ -125,6 +127,8 @@ class ViewStore:
 
     def snapshot(self, stream: str, fingerprint: str) -> tuple[int, bytes] | None:
         """(version, state bytes) of a stream's snapshot, if this code made it."""
+        if stream not in self._snapshotted:
+            return None
         rows = self._query("SELECT * FROM state_snapshots WHERE stream=? AND fingerprint=?", stream, fingerprint)
         for row in rows:
             if _digest(stream, row["version"], row["data"]) == row["digest"]:
@@ -149,6 +153,7 @@ class ViewStore:
             data = encode(state)
             snapshots.append((stream, version, checkpoint.fingerprint, data, _digest(stream, version, data)))
         ended = [(stream,) for stream in checkpoint.ended]
+        self._snapshotted.update(checkpoint.snapshots)
         with self._opened.conn as transaction:
             transaction.executemany("INSERT OR REPLACE INTO views VALUES (?,?,?,?,?,?)", views)
             transaction.executemany("INSERT OR REPLACE INTO state_snapshots VALUES (?,?,?,?,?)", snapshots)
@@ -180,6 +185,7 @@ class ViewStore:
             database.conn.close()
             raise
         self._database = database
+        self._snapshotted = {row["stream"] for row in self._query("SELECT stream FROM state_snapshots")}
 
     def _connect(self) -> sqlite_utils.Database:
         connection = sqlite3.connect(self._path, check_same_thread=False)
