@@ -206,7 +206,11 @@ class Application:
         self._recorder = self._store.log_recorder
         self._recorder.open()
         self._checkpoints.open(
-            self._folds, head=self._recorder.position, read=self.read, seal_at=self._recorder.seal_at
+            self._folds,
+            self._recorder.archive,
+            head=self._recorder.position,
+            read=self.read,
+            seal_at=self._recorder.seal_at,
         )
         self.pump.position = self._recorder.position
         self._opened = True

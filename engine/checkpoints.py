@@ -7,6 +7,7 @@ Refuses to know: commands, commits, when a checkpoint is due (the application sa
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
@@ -17,10 +18,22 @@ import msgspec
 
 from engine.aggregates.decider import Decider, Recorded
 from engine.archive.retention import MORTAL
+from engine.archive.states import kept_before
+from engine.archive.store import Archive
 from engine.codec import LogError
 from engine.fingerprint import fingerprint_of
 from engine.folds import Fold, Folds, key_of, kind_of
-from engine.projections.base import Checkpoint, Head, Projection, Read, SealAt, ViewStore, restore
+from engine.projections.base import (
+    Checkpoint,
+    Head,
+    Projection,
+    Read,
+    Rest,
+    SealAt,
+    ViewStore,
+    catch_up,
+    restore,
+)
 from engine.projections.states import States
 
 _LOGGER = logging.getLogger("ishmael.log")
@@ -44,7 +57,9 @@ class Checkpoints:
         self._live = LiveStreams({kind: each for kind, each in deciders.items() if kind not in self._views_of})
         self._projections: tuple[Projection, ...] = (*projections, self._live)
         self._snapshot_from = snapshot_from
-        self._fingerprint = ""
+        self._fingerprints = {name: fingerprint_of(decider) for name, decider in deciders.items()}
+        """Of each aggregate; of each projection in `_views_fingerprints`."""
+        self._views_fingerprints = {each.name: self._fingerprint(each) for each in self._projections}
         self._due: dict[str, Fold] = {}
         self._ended: set[str] = set()
         self.position = 0
@@ -52,7 +67,7 @@ class Checkpoints:
         self.restored: dict[str, int] = {}
         """Where each projection was restored at this start; 0 means folded from the beginning."""
 
-    def open(self, folds: Folds, *, head: int, read: Read, seal_at: SealAt) -> None:
+    def open(self, folds: Folds, archive: Archive, *, head: int, read: Read, seal_at: SealAt) -> None:
         """Bring all projections to the head of the log."""
         self._views.open()
         seen = self._views.head()
@@ -69,13 +84,36 @@ class Checkpoints:
                 head,
             )
             self._views.clear()
-        own = (type(projection) for projection in self._projections)
-        self._fingerprint = fingerprint_of([*self._deciders.values(), *own])
         self.restored = restore(
-            self._projections, self._views, fingerprint=self._fingerprint, read=read, seal_at=seal_at
+            self._projections, self._views, fingerprints=self._views_fingerprints, seal_at=seal_at
         )
+        self._restore_from(archive)
+        catch_up([(projection, self.restored[projection.name]) for projection in self._projections], read)
         self._live.settle(lambda stream: folds.ended(stream, folds.get(stream).state))
         self.position = min(self.restored.values())
+
+    def _restore_from(self, archive: Archive) -> None:
+        """What has no checkpoint begins with the state snapshots of sealed history."""
+        known: list[States[Any] | LiveStreams] = [*self._views_of.values(), self._live]
+        lost = [view for view in known if not self.restored[view.name]]
+        kinds = frozenset[str]().union(*(view.kinds for view in lost))
+        if not kinds or not archive.segments:
+            return
+        kept = kept_before(archive, [self._deciders[kind] for kind in kinds], archive.floor)
+        for view in lost:
+            own = {kind: kept[kind] for kind in view.kinds if kind in kept}
+            if own.keys() == view.kinds and len(positions := {each.position for each in own.values()}) == 1:
+                try:
+                    view.restore(msgspec.msgpack.encode(view.dump_of({k: each.states for k, each in own.items()})))
+                    self.restored[view.name] = positions.pop()
+                except (msgspec.MsgspecError, LookupError, ValueError):
+                    view.reset()
+
+    def _fingerprint(self, projection: Projection) -> str:
+        if projection is not self._live:
+            return fingerprint_of(type(projection))
+        own = sorted(self._fingerprints[kind] for kind in self._live.kinds)
+        return "-".join((fingerprint_of(LiveStreams), hashlib.sha256("".join(own).encode()).hexdigest()))
 
     def close(self) -> None:
         self._views.close()
@@ -87,7 +125,7 @@ class Checkpoints:
 
     def load_snapshot(self, stream: str) -> Fold | None:
         """A stream's state snapshot, if this code made it and it can be read."""
-        saved = self._views.snapshot(stream, self._fingerprint)
+        saved = self._views.snapshot(stream, self._fingerprints[kind_of(stream)])
         if saved is None:
             return None
         state_type = type(self._deciders[kind_of(stream)].initial(key_of(stream)))
@@ -113,9 +151,11 @@ class Checkpoints:
         """Everything as of now, to be saved in another thread. Call it between two commits."""
         checkpoint = Checkpoint(
             head=head,
-            fingerprint=self._fingerprint,
-            views={projection.name: projection.dump() for projection in self._projections},
-            snapshots={stream: (fold.version, fold.state) for stream, fold in self._due.items()},
+            views={each.name: Rest(0, self._views_fingerprints[each.name], each.dump()) for each in self._projections},
+            snapshots={
+                stream: Rest(fold.version, self._fingerprints[kind_of(stream)], fold.state)
+                for stream, fold in self._due.items()
+            },
             ended=tuple(self._ended),
         )
         self._due = {}
@@ -178,6 +218,10 @@ class LiveStreams:
 
     def dump(self) -> object:
         return {kind: sorted(keys) for kind, keys in self._keys.items()}
+
+    def dump_of(self, states: Mapping[str, Mapping[str, object]]) -> object:
+        """What `dump` would give, of these living states by aggregate and key."""
+        return {kind: list(own) for kind, own in states.items()}
 
     def restore(self, dumped: bytes) -> None:
         for kind, keys in msgspec.msgpack.decode(dumped, type=dict[str, list[str]]).items():

@@ -25,11 +25,12 @@ from engine.projections.views import Views
 from engine.projections.volumes import Volumes
 
 PAGE_EVENTS = 2048
+_DECIDERS = tuple(each for each in ALL_DECIDERS if each.name in ("container", "image", "network", "volume"))
 
 
 def views_at(archive: Archive, read: Callable[[int, int], Sequence[Recorded]], position: int) -> Views:
     """Everything up to and with a position. The feed stays empty. Raises LogError, PortError."""
-    living = living_at(archive, ALL_DECIDERS, position)
+    living = living_at(archive, _DECIDERS, position)
     after = living.position
     while after < position and (page := read(after, min(PAGE_EVENTS, position - after))):
         for recorded in page:

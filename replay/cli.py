@@ -141,7 +141,9 @@ def _show(question: Question) -> int:
 def _at(question: Question) -> int:
     arguments = question.arguments
     then = question.moment(arguments.moment)
-    world = living_at(question.reader, ALL_DECIDERS, then.position)
+    kind = {"ps": "container"}.get(arguments.view, arguments.view.rstrip("s"))
+    deciders = ALL_DECIDERS if arguments.view == "inspect" else [each for each in ALL_DECIDERS if each.name == kind]
+    world = living_at(question.reader, deciders, then.position)
     if arguments.view == "inspect":
         if not arguments.object:
             return _complain("inspect needs an object", UNREADABLE)
@@ -154,7 +156,6 @@ def _at(question: Question) -> int:
         state = plain(world.states[stream])
         question.print_json(state) if arguments.json else render.document(question.out, state)
         return OK
-    kind = {"ps": "container"}.get(arguments.view, arguments.view.rstrip("s"))
     if arguments.json:
         states = [state for state in world.living(kind) if kind != "container" or arguments.all or state.alive]
         question.print_json([plain(state) for state in states])

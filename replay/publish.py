@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import json
 import sys
-import webbrowser
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -19,7 +18,6 @@ from replay.question import Question
 from replay.reader import LogReader
 from replay.report.model import Painter
 from replay.report.page import page
-from replay.report.serve import Gallery, server
 
 EVENTS_MAX = 20_000
 """More than anybody can look at, and few enough for a browser."""
@@ -71,6 +69,10 @@ def _report(question: Question) -> int:
 
 
 def _serve(question: Question) -> int:
+    import webbrowser  # here: a web server is much to load for all other questions
+
+    from replay.report.serve import Gallery, server
+
     arguments, path = question.arguments, question.reader.path
     codec = EventCodec(event for decider in ALL_DECIDERS for event in decider.events)
 

@@ -13,7 +13,7 @@ import contextlib
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar
@@ -80,10 +80,15 @@ class LogReader:
         """The last position; 0 for an empty log."""
         return int(next(self._query("SELECT MAX(rowid) FROM stored_events"))[0] or self.archive.floor)
 
-    def events(self, *, after: int = 0, upto: int | None = None) -> Iterator[Recorded]:
-        """Events past a position, in order, up to and with another one."""
+    def events(
+        self, *, after: int = 0, upto: int | None = None, kinds: Collection[str] | None = None
+    ) -> Iterator[Recorded]:
+        """Events past a position, in order, up to and with another one. kinds: only of these aggregates."""
         last = upto if upto is not None else self.head
-        yield from map(self._recorded, self.rows(after=after, upto=last))
+        rows = self.rows(after=after, upto=last)
+        if kinds is not None:
+            rows = (row for row in rows if row[1].partition(":")[0] in kinds)
+        yield from map(self._recorded, rows)
 
     def rows(self, *, after: int, upto: int) -> Iterator[Row]:
         """As stored. Raises LogError where a segment is damaged, or was not copied with the file."""

@@ -7,9 +7,11 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
+from rich.text import Text
 from rich.tree import Tree
 
 from engine.aggregates.decider import Recorded
@@ -25,6 +27,7 @@ from replay.why import Story
 from replay.world import World
 
 _MARKS = {"added": "[green]+[/]", "removed": "[red]-[/]", "changed": "[yellow]~[/]"}
+COLUMN_GAP = 3
 PIPE_WIDTH = 240
 """Columns when nobody looks: wide, so that nothing is cut off."""
 
@@ -43,7 +46,16 @@ def log_line(out: Console, recorded: Recorded, world: World) -> None:
 
 
 def table(out: Console, content: Table) -> None:
-    grid = RichTable(box=None, pad_edge=False, header_style="bold", padding=(0, 3, 0, 0))
+    """Columns side by side. Where they fit they are written at once: rich takes half a millisecond for a row."""
+    cells = [content.columns, *content.rows]
+    widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
+    if sum(widths) + COLUMN_GAP * (len(widths) - 1) <= out.width:
+        gap = " " * COLUMN_GAP
+        lines = [gap.join(map(set_cell_size, row, widths)).rstrip() for row in cells]
+        out.print(Text(lines[0], style="bold"))
+        out.file.writelines(f"{line}\n" for line in lines[1:])
+        return
+    grid = RichTable(box=None, pad_edge=False, header_style="bold", padding=(0, COLUMN_GAP, 0, 0))
     for column in content.columns:
         grid.add_column(column, overflow="fold")
     for row in content.rows:

@@ -8,9 +8,7 @@ be read is named with its positions and bridged by the seal that the next one be
 from __future__ import annotations
 
 import itertools
-import multiprocessing
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -48,6 +46,9 @@ def walk(archive: Archive, find: Find, *, wanted: frozenset[int], processes: int
     if parts == 1:
         walked = [work(segments, chain.GENESIS)]
     else:
+        import multiprocessing  # here: they take longer to load than a short archive to check
+        from concurrent.futures import ProcessPoolExecutor
+
         with ProcessPoolExecutor(parts, mp_context=multiprocessing.get_context("fork")) as pool:
             walked = list(pool.map(work, shares, seals))
     for part in walked:

@@ -107,14 +107,14 @@ def world_at(reader: LogReader, deciders: Iterable[Decider[Any]], position: int,
 
 
 def living_at(reader: LogReader, deciders: Sequence[Decider[Any]], position: int) -> World:
-    """As `world_at`, but only what lived then (and ended since the last state snapshot before): what came before need
-    not be folded. Names are those of that moment."""
+    """As `world_at`, but only of these aggregates what lived then (and ended since the last state snapshot before):
+    what came before need not be folded. Names are those of that moment."""
     living = states.living_at(reader.archive, deciders, position)
     world = World({decider.name: decider for decider in deciders})
     world.states = living.states
     world.names = {stream: dict.fromkeys(names_of(state)) for stream, state in living.states.items()}
     world.position = living.position
-    return world.advance(reader.events(after=living.position, upto=position))
+    return world.advance(reader.events(after=living.position, upto=position, kinds=world.deciders))
 
 
 def names_of(state: Any) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """What a projection is, and where its state rests between two lives of the engine.
 
 Owns: the `Projection` protocol, `ViewStore` (views.db: checkpoints of projections, state snapshots of streams, the head
-of the log as last seen), and `restore`, which brings projections to the head of the log.
+of the log as last seen), and `restore` and `catch_up`, which bring projections to the head of the log.
 Refuses to know: what a view means, how the log is written.
 
 A projection is a pure fold in memory. Its checkpoint is an optimisation: it is used only when it was made by the same
@@ -17,7 +17,7 @@ import hashlib
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 import sqlite_utils
@@ -54,6 +54,16 @@ class Projection(Protocol):
     def reset(self) -> None: ...
 
 
+@runtime_checkable
+class Spilling(Protocol):
+    """A projection that keeps most of itself in a file of its own."""
+
+    def spill(self) -> None:
+        """Move what has gathered in memory to the file. Called while the projection catches up with a long history,
+        between two batches of it; blocking."""
+        ...
+
+
 def follows(projection: Projection, kind: str) -> bool:
     """Whether it is told of an aggregate's events."""
     return not projection.kinds or kind in projection.kinds
@@ -76,14 +86,21 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     seal: bytes
 
 
+class Rest(NamedTuple):
+    """Something derived, to rest in views.db. version: of a stream, 0 of a projection; fingerprint: of its code."""
+
+    version: int
+    fingerprint: str
+    state: object
+
+
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything derived that is to rest in views.db, as of `head`. views: by projection; snapshots: stream ->
-    (version, state); ended: streams whose snapshots are of no more use."""
+    """Everything derived that is to rest in views.db, as of `head`. views: by projection; snapshots: by stream;
+    ended: streams whose snapshots are of no more use."""
 
     head: Head
-    fingerprint: str
-    views: Mapping[str, object]
-    snapshots: Mapping[str, tuple[int, object]]
+    views: Mapping[str, Rest]
+    snapshots: Mapping[str, Rest]
     ended: tuple[str, ...]
 
 
@@ -144,14 +161,14 @@ class ViewStore:
         encode = msgspec.msgpack.Encoder().encode
         head = checkpoint.head
         views = []
-        for name, state in checkpoint.views.items():
-            data = encode(state)
+        for name, view in checkpoint.views.items():
+            data = encode(view.state)
             digest = _digest(name, head.position, data)
-            views.append((name, head.position, head.seal, checkpoint.fingerprint, data, digest))
+            views.append((name, head.position, head.seal, view.fingerprint, data, digest))
         snapshots = []
-        for stream, (version, state) in checkpoint.snapshots.items():
-            data = encode(state)
-            snapshots.append((stream, version, checkpoint.fingerprint, data, _digest(stream, version, data)))
+        for stream, fold in checkpoint.snapshots.items():
+            data = encode(fold.state)
+            snapshots.append((stream, fold.version, fold.fingerprint, data, _digest(stream, fold.version, data)))
         ended = [(stream,) for stream in checkpoint.ended]
         self._snapshotted.update(checkpoint.snapshots)
         with self._opened.conn as transaction:
@@ -218,20 +235,26 @@ SealAt = Callable[[int], bytes | None]
 
 
 def restore(
-    projections: Sequence[Projection], store: ViewStore, *, fingerprint: str, read: Read, seal_at: SealAt
+    projections: Sequence[Projection], store: ViewStore, *, fingerprints: Mapping[str, str], seal_at: SealAt
 ) -> dict[str, int]:
-    """Bring every projection to the head of the log; the position each was restored at (0: folded from the start)."""
+    """Give every projection its checkpoint; the position of each (0: it is empty). fingerprints: by projection."""
     views = store.views()
-    positions = {projection.name: _restore_one(projection, views, fingerprint, seal_at) for projection in projections}
+    return {
+        projection.name: _restore_one(projection, views, fingerprints[projection.name], seal_at)
+        for projection in projections
+    }
+
+
+def catch_up(projections: Sequence[tuple[Projection, int]], read: Read) -> None:
+    """Show each projection what lies behind its position, up to the head of the log."""
     with _uncollected():
-        _catch_up([(projection, positions[projection.name]) for projection in projections], read)
-    return positions
+        _catch_up(projections, read)
 
 
 def _catch_up(projections: Sequence[tuple[Projection, int]], read: Read) -> None:
-    """Show each projection what lies behind its position."""
     cursor = min((position for _, position in projections), default=0)
     followers: dict[str, list[tuple[Callable[[Recorded], None], int]]] = {}
+    spilling = [projection for projection, _ in projections if isinstance(projection, Spilling)]
     while projections and (events := read(cursor, BATCH_EVENTS)):
         for recorded in events:
             kind, position = recorded.kind, recorded.position
@@ -240,6 +263,8 @@ def _catch_up(projections: Sequence[tuple[Projection, int]], read: Read) -> None
             for apply, start in followers[kind]:
                 if position > start:
                     apply(recorded)
+        for projection in spilling:
+            projection.spill()
         cursor = events[-1].position
 
 

@@ -10,6 +10,7 @@ without a store, everything stays in memory and all else is the same.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sqlite3
 from collections.abc import AsyncIterator
@@ -25,6 +26,8 @@ from engine.projections.feed_store import FeedStore
 logger = logging.getLogger("ishmael.events")
 RING_MESSAGES = 1024
 PAGE_MESSAGES = 512
+SPILL_MESSAGES = 16 * RING_MESSAGES
+"""Gathered while history is folded anew: about 10 MB."""
 FLUSH_AFTER_S = 0.5
 FLUSH_AGAIN_S = 5.0
 
@@ -77,7 +80,8 @@ class EventsFeed:
         self.cursor = recorded.position * MESSAGES_PER_EVENT_MAX + max(len(messages) - 1, 0)
         if messages:
             self._recent.extend(messages)
-            self._moved.unpark_all()
+            if self._moved:
+                self._moved.unpark_all()
 
     def dump(self) -> object:
         subjects = self._narrator.subjects
@@ -144,17 +148,29 @@ class EventsFeed:
         return True
 
     async def _move(self) -> None:
-        store = self._store
-        waiting = [message for message in self._recent if message.cursor > self._stored]
-        if store is None or not waiting:
+        waiting = self._waiting()
+        if self._store is None or not waiting:
             return
-        await trio.to_thread.run_sync(store.append, waiting, limiter=self._limiter)
-        self._stored = waiting[-1].cursor
+        await trio.to_thread.run_sync(self._store.append, waiting, limiter=self._limiter)
+        self._forget_until(waiting[-1].cursor)
+
+    def spill(self) -> None:
+        """See Spilling. A file that refuses leaves the messages in memory, for `keep` to try again."""
+        if self._store is not None and len(self._recent) >= SPILL_MESSAGES:
+            waiting = self._waiting()
+            with contextlib.suppress(sqlite3.Error):
+                stored = self._store.append_packed(waiting)
+                self._forget_until(waiting[stored - 1].cursor)
+
+    def _waiting(self) -> list[FeedMessage]:
+        return self._recent[_behind(self._recent, self._stored) :]
+
+    def _forget_until(self, stored: int) -> None:
+        self._stored = stored
         # Only what is in the file may leave memory; the newest stay for those who follow.
         surplus = len(self._recent) - RING_MESSAGES
         if surplus > 0:
-            stored = sum(1 for message in self._recent[:surplus] if message.cursor <= self._stored)
-            del self._recent[:stored]
+            del self._recent[: min(surplus, _behind(self._recent, self._stored))]
 
     async def _begin(self, since_ns: int) -> int:
         """A cursor before the first message at or after a time."""

@@ -23,6 +23,9 @@ CREATE TABLE IF NOT EXISTS packed (last INTEGER PRIMARY KEY, last_ns INTEGER NOT
 """
 PACK_MESSAGES, LOOSE_MESSAGES = 1024, 8192
 """How many are packed together, and how many of the newest never are."""
+PACK_LEVEL = 3
+"""zstd's: 9 takes several times as long, which a history that is folded anew feels."""
+_INSERT_PACK = "INSERT OR REPLACE INTO packed VALUES (?, ?, ?)"
 
 
 class FeedStore:
@@ -63,17 +66,32 @@ class FeedStore:
         for _ in range((loose - LOOSE_MESSAGES) // PACK_MESSAGES):
             self._pack(connection)
 
+    def append_packed(self, messages: Sequence[FeedMessage]) -> int:
+        """Append old messages, by whole thousands; how many are stored now. For who folds a long history anew: a row
+        each, to be packed at once, would cost more than the fold."""
+        connection = self._opened()
+        if connection.execute("SELECT COUNT(*) FROM messages").fetchone()[0]:
+            self.append(messages)
+            return len(messages)
+        whole = len(messages) - len(messages) % PACK_MESSAGES
+        packs = [self._packed(messages[at : at + PACK_MESSAGES]) for at in range(0, whole, PACK_MESSAGES)]
+        with connection:
+            connection.executemany(_INSERT_PACK, packs)
+        return whole
+
     def _pack(self, connection: sqlite3.Connection) -> None:
         """The oldest loose messages."""
-        import zstandard  # here: a young engine has nothing to pack
-
         query = "SELECT message FROM messages ORDER BY cursor LIMIT ?"
         messages = [self._decoder.decode(row[0]) for row in connection.execute(query, (PACK_MESSAGES,))]
-        last, last_ns = messages[-1].cursor, max(message.time_ns for message in messages)
-        data = zstandard.ZstdCompressor(level=9).compress(self._encoder.encode(messages))
         with connection:
-            connection.execute("INSERT OR REPLACE INTO packed VALUES (?, ?, ?)", (last, last_ns, data))
-            connection.execute("DELETE FROM messages WHERE cursor<=?", (last,))
+            connection.execute(_INSERT_PACK, self._packed(messages))
+            connection.execute("DELETE FROM messages WHERE cursor<=?", (messages[-1].cursor,))
+
+    def _packed(self, messages: Sequence[FeedMessage]) -> tuple[int, int, bytes]:
+        import zstandard  # here: a young engine has nothing to pack
+
+        data = zstandard.ZstdCompressor(level=PACK_LEVEL).compress(self._encoder.encode(messages))
+        return messages[-1].cursor, max(message.time_ns for message in messages), data
 
     def _unpacked(self, data: bytes) -> list[FeedMessage]:
         import zstandard

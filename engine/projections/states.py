@@ -6,7 +6,7 @@ Refuses to know: what the states mean; subclasses add their indexes by overridin
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Generic, TypeVar
 
 import msgspec
@@ -57,6 +57,10 @@ class States(Generic[S]):
 
     def dump(self) -> object:
         return list(self._states.items())
+
+    def dump_of(self, states: Mapping[str, Mapping[str, object]]) -> object:
+        """What `dump` would give, of these living states by aggregate and key; encoded ones (`msgspec.Raw`) will do."""
+        return list(states[self._decider.name].items())
 
     def restore(self, dumped: bytes) -> None:
         self.reset()

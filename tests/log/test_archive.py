@@ -8,6 +8,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 
@@ -21,7 +22,7 @@ from engine.archive.store import FOLDER, Sealed
 from engine.codec import EventCodec, LogError
 from replay.reader import LogReader
 from replay.verify import verify
-from tests.support.counter import CAUSE, COUNTER, Add, End, SteppingClock, Totals, counters
+from tests.support.counter import CAUSE, COUNTER, Add, CounterState, End, SteppingClock, Totals, counters
 
 POLICY = Policy(kept_events=50, segment_events=100, low_days=0)
 
@@ -96,6 +97,24 @@ async def test_views_are_folded_anew_through_the_archive(tmp_path: Path) -> None
     async with counters(tmp_path, totals=again).running() as application:
         assert again.totals == totals.totals
         assert application.state("counter", "c2").total == totals.totals["c2"]
+
+
+async def test_what_has_no_checkpoint_begins_with_the_states_of_sealed_history(tmp_path: Path) -> None:
+    async with counters(tmp_path, totals=Totals()).running() as application:
+        await fill(application)
+        await keeper(application, tmp_path).look()
+        floor, living = application.archive.floor, application.live("counter")
+    changed = msgspec.structs.replace(COUNTER, initial=told_of)
+    for decider, begins_at in ((COUNTER, floor), (changed, 0)):
+        (tmp_path / "views.db").unlink()
+        async with counters(tmp_path, totals=Totals(), decider=decider).running() as application:
+            assert application.restored == {"totals": 0, "live-streams": begins_at}
+            assert application.live("counter") == living
+
+
+def told_of(key: str) -> CounterState:
+    """The same fold by other code."""
+    return CounterState(name=key)
 
 
 class Cut(BaseException):

@@ -13,7 +13,7 @@ import trio
 from engine.aggregates.catalog import ALL_DECIDERS
 from engine.application import Application
 from engine.projections import base
-from engine.projections.base import Checkpoint, Head, ViewStore
+from engine.projections.base import Checkpoint, Head, Rest, ViewStore
 from engine.projections.containers import Containers
 from engine.projections.execs import Execs
 from engine.projections.images import Images
@@ -115,9 +115,8 @@ def test_the_store_keeps_views_snapshots_and_the_head(tmp_path: Path) -> None:
     store.save(
         Checkpoint(
             head=Head(position=7, seal=b"s" * 32),
-            fingerprint="f",
-            views={"one": {"a": 1}},
-            snapshots={"counter:a": (70, [1, 2]), "counter:b": (80, [])},
+            views={"one": Rest(0, "f", {"a": 1})},
+            snapshots={"counter:a": Rest(70, "f", [1, 2]), "counter:b": Rest(80, "f", [])},
             ended=("counter:b",),
         )
     )
