@@ -21,7 +21,7 @@ from quart_trio.wrappers.request import TrioRequest
 
 from engine.api.app import EngineApp, understood
 from engine.api.request import Body, Request
-from engine.api.responses import WITHOUT_BODY, Response, closing
+from engine.api.responses import WITHOUT_BODY, Piece, Response, closing
 
 
 class FlowingBody(Body):
@@ -100,8 +100,9 @@ def _as_quart(response: Response) -> QuartResponse:
     return made
 
 
-async def _generated(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _generated(body: AsyncIterator[Piece]) -> AsyncIterator[bytes]:
     """Quart takes generators for streams, and nothing else."""
     async with closing(body):
         async for piece in body:
-            yield piece
+            for part in (piece,) if isinstance(piece, bytes) else piece:
+                yield part

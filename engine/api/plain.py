@@ -150,8 +150,10 @@ async def pieces(method: str, response: Response) -> AsyncGenerator[bytes, None]
     chunked = "Content-Length" not in fields and not bare
     yield head(response.status, {**fields, **({"Transfer-Encoding": "chunked"} if chunked else {})}.items())
     async with closing(body):
-        async for data in body:
-            if data and not bare:
-                yield b"%x\r\n%b\r\n" % (len(data), data) if chunked else data
+        async for piece in body:
+            parts = (piece,) if isinstance(piece, bytes) else piece
+            framed = [b"%x\r\n%b\r\n" % (len(part), part) if chunked else part for part in parts if part]
+            if framed and not bare:
+                yield b"".join(framed)
     if chunked:
         yield b"0\r\n\r\n"

@@ -11,6 +11,10 @@ JSON = "application/json"
 WITHOUT_BODY = frozenset({204, 304})
 
 
+Piece = bytes | tuple[bytes, ...]
+"""Of a body that flows: a chunk, or several chunks that are there together and leave in one write."""
+
+
 class Response:
     """body: all of it, or the pieces it will leave in, each at once. headers: names as they are sent.
 
@@ -19,7 +23,7 @@ class Response:
 
     def __init__(
         self,
-        body: bytes | AsyncIterator[bytes],
+        body: bytes | AsyncIterator[Piece],
         status: int = 200,
         *,
         content_type: str = "",
@@ -32,7 +36,7 @@ class Response:
 
 
 @asynccontextmanager
-async def closing(body: AsyncIterator[bytes]) -> AsyncIterator[None]:
+async def closing(body: AsyncIterator[Piece]) -> AsyncIterator[None]:
     """The pieces of a body end with the block."""
     try:
         yield

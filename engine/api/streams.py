@@ -90,18 +90,6 @@ def json_stream(messages: AsyncIterator[object], content_type: str = JSON) -> Re
     return Response(lines(), content_type=content_type)
 
 
-def event_stream(messages: AsyncIterator[tuple[int, object]]) -> Response:
-    """Server-sent events of (id, document). Source: the WHATWG HTML standard, 9.2."""
-
-    async def events() -> AsyncIterator[bytes]:
-        encode = msgspec.json.Encoder().encode
-        async with aclosing(cast(Any, messages)) as source:
-            async for number, message in source:
-                yield b"id: %d\ndata: %b\n\n" % (number, encode(message))
-
-    return Response(events(), content_type=EVENT_STREAM)
-
-
 async def progress_stream(
     produce: Callable[[Emit], Awaitable[None]], content_type: str = JSON, *, always_ok: bool = False
 ) -> Response:
