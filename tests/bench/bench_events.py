@@ -1,4 +1,4 @@
-"""Many who follow `/events` while much happens: `python -m tests.bench.bench_events [events/s] [seconds] [subscribers]`.
+"""Many who follow `/events` while much happens: `python -m tests.bench.bench_events [events/s] [seconds] [number]`.
 
 The real log with every view and the API on a unix socket, in this process; a process of its own reads. Half of the
 events are told in bursts, as many writers at once give them. One subscriber more reads nothing until the end. Told is
@@ -47,7 +47,8 @@ NUMBER = re.compile(rb'"number":"(\d+)"')
 
 
 async def main(rate: int, seconds: int, subscribers: int) -> None:
-    with tempfile.TemporaryDirectory() as folder, contextlib.closing(FeedStore(Path(folder) / "views-events.db")) as feed:
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        feed = stack.enter_context(contextlib.closing(FeedStore(Path(folder) / "views-events.db")))
         feed.open()
         views = Views(
             containers=Containers(), images=Images(), networks=Networks(), volumes=Volumes(), execs=Execs(),
@@ -72,7 +73,8 @@ async def main(rate: int, seconds: int, subscribers: int) -> None:
                     show(f"subscribers, {name}", found[name], f"of {subscribers}")
                 show("last message behind the last event", (found["at"] - began - told) * 1e3, "ms")
                 late = await trio.to_thread.run_sync(numbers, sleeper, rate * seconds)
-                show("one who slept, messages", len(late), "complete" if complete_order(late, rate * seconds) else "LOST")
+                words = "complete" if complete_order(late, rate * seconds) else "LOST"
+                show("one who slept, messages", len(late), words)
                 show("memory grew by", (memory_kib() - before) / 1024, "MiB")
             nursery.cancel_scope.cancel()
 
