@@ -15,13 +15,16 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 import trio
 
+from engine.aggregates.catalog import ALL_DECIDERS
+from engine.aggregates.decider import Decider
+from engine.archive import states
 from engine.archive.retention import Level
 from engine.archive.segment import SegmentError
 from engine.archive.states import SUFFIX, superfluous
@@ -70,12 +73,24 @@ Work = Callable[[list[str]], Awaitable["Sealed | None"]]
 
 
 class Keeper:
-    def __init__(self, log: Log, path: Path, policy: Policy, clock: Clock, work: Work | None = None) -> None:
+    """deciders: whose states segments keep. work: runs the worker; None runs it in a process of its own."""
+
+    def __init__(
+        self,
+        log: Log,
+        path: Path,
+        policy: Policy,
+        clock: Clock,
+        work: Work | None = None,
+        deciders: Sequence[Decider[Any]] = ALL_DECIDERS,
+    ) -> None:
         self._log = log
         self._path = path
         self._policy = policy
         self._clock = clock
         self._work = work or run_worker
+        self._deciders = deciders
+        self._restated = False
         self._warned = False
         self._told = ""
 
@@ -95,6 +110,7 @@ class Keeper:
         await trio.to_thread.run_sync(self._tidy)
         while await self._log.forget():
             pass
+        await self._restate()
         policy = self._policy
         while self._log.position - self._log.archive.floor >= policy.kept_events + policy.segment_events:
             made = await self._work([str(self._path), "--events", str(policy.segment_events)])
@@ -105,6 +121,12 @@ class Keeper:
                 pass
         await self._thin_old()
         await self._thin_to_size()
+
+    async def _restate(self) -> None:
+        """Once in a life: an upgrade may have made state snapshots useless."""
+        if not self._restated and await trio.to_thread.run_sync(states.outdated, self._log.archive, self._deciders):
+            await self._work([str(self._path), "--states"])
+        self._restated = True
 
     async def _thin_old(self) -> None:
         if not self._policy.low_days:

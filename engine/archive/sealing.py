@@ -27,6 +27,7 @@ from engine.archive import states
 from engine.archive.retention import Level, forgettable, without
 from engine.archive.segment import Commit, SegmentError, encode, leaf_of
 from engine.archive.store import FOLDER, Archive, Sealed, manifest
+from engine.codec import LogError
 
 Deciders = Sequence[Decider[Any]]
 
@@ -45,6 +46,18 @@ def seal_next(log: Path, events: int, deciders: Deciders = ALL_DECIDERS) -> Seal
         living.fold(row for commit in commits for row in commit.rows)
         states.save(living, segment, archive.path(segment), deciders)
     return segment
+
+
+def restate(log: Path, deciders: Deciders = ALL_DECIDERS) -> None:
+    """Write the state snapshots that segments keep, by the code that folds now. Raises LogError, OSError."""
+    with _opened(log) as connection:
+        archive = _archive(log, connection)
+    superfluous = frozenset(states.superfluous(archive.segments))
+    living = states.Living(deciders)
+    for segment in archive.segments:
+        living.fold(archive.rows(segment.first, segment.last))
+        if segment not in superfluous:
+            states.save(living, segment, archive.path(segment), deciders)
 
 
 def thin(log: Path, first: int, level: Level, deciders: Deciders = ALL_DECIDERS) -> Sealed:
@@ -140,15 +153,19 @@ def main() -> int:
     parser.add_argument("log", type=Path)
     parser.add_argument("--events", type=int, default=0, help="seal so many")
     parser.add_argument("--thin", type=int, default=0, help="write the segment that begins here anew")
+    parser.add_argument("--states", action="store_true", help="write the state snapshots anew")
     parser.add_argument("--level", type=int, default=0, help="of what to leave out")
     arguments = parser.parse_args()
     os.nice(10)
     try:
-        if arguments.thin:
-            made: Sealed | None = thin(arguments.log, arguments.thin, Level(arguments.level))
+        made: Sealed | None = None
+        if arguments.states:
+            restate(arguments.log)
+        elif arguments.thin:
+            made = thin(arguments.log, arguments.thin, Level(arguments.level))
         else:
             made = seal_next(arguments.log, arguments.events)
-    except (SegmentError, OSError, sqlite3.Error) as error:
+    except (LogError, OSError, sqlite3.Error) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     sys.stdout.buffer.write(msgspec.json.encode(made))

@@ -106,6 +106,13 @@ def kept_before(archive: Archive, deciders: Sequence[Decider[Any]], position: in
     return found
 
 
+def outdated(archive: Archive, deciders: Sequence[Decider[Any]]) -> bool:
+    """Whether other code has made what the newest segment keeps: what is asked of the past would be folded from far
+    back. Blocking."""
+    kept = kept_before(archive, deciders, archive.floor)
+    return any(decider.name not in kept or kept[decider.name].position < archive.floor for decider in deciders)
+
+
 def save(living: Living, segment: Sealed, path: Path, deciders: Sequence[Decider[Any]]) -> None:
     """Write the snapshot of a segment's end beside it. Losing it costs time, no truth."""
     import zstandard

@@ -14,7 +14,7 @@ import trio
 
 from engine import application as module
 from engine import recorder
-from engine.archive import retention, sealing
+from engine.archive import retention, sealing, states
 from engine.archive.keeper import Keeper, Policy
 from engine.archive.retention import Level
 from engine.archive.segment import SegmentFile, encode
@@ -30,6 +30,8 @@ POLICY = Policy(kept_events=50, segment_events=100, low_days=0)
 async def work(arguments: list[str]) -> Sealed | None:
     """The worker's program, here and with the counters."""
     log = Path(arguments[0])
+    if arguments[1] == "--states":
+        return sealing.restate(log, [COUNTER])
     if arguments[1] == "--thin":
         return sealing.thin(log, int(arguments[2]), Level(int(arguments[4])), [COUNTER])
     return sealing.seal_next(log, int(arguments[2]), [COUNTER])
@@ -42,7 +44,7 @@ async def fill(application: Any, calls: int = 100) -> None:
 
 
 def keeper(application: Any, directory: Path, policy: Policy = POLICY) -> Keeper:
-    return Keeper(application, directory / "events.db", policy, SteppingClock(), work)
+    return Keeper(application, directory / "events.db", policy, SteppingClock(), work, [COUNTER])
 
 
 def everything(application: Any, page_events: int = 77) -> list[Any]:
@@ -110,6 +112,21 @@ async def test_what_has_no_checkpoint_begins_with_the_states_of_sealed_history(t
         async with counters(tmp_path, totals=Totals(), decider=decider).running() as application:
             assert application.restored == {"totals": 0, "live-streams": begins_at}
             assert application.live("counter") == living
+
+
+async def test_states_that_other_code_has_made_are_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with counters(tmp_path, totals=Totals()).running() as application:
+        await fill(application)
+        await keeper(application, tmp_path).look()
+        assert not states.outdated(application.archive, [COUNTER])
+        monkeypatch.setattr(states, "fingerprint_of", lambda folding: "of tomorrow")
+        assert states.outdated(application.archive, [COUNTER])
+        await keeper(application, tmp_path).look()
+        assert not states.outdated(application.archive, [COUNTER])
+        kept = states.kept_before(application.archive, [COUNTER], application.archive.floor)["counter"]
+        folded = states.Living([COUNTER])
+        folded.fold(application.archive.rows(1, application.archive.floor))
+        assert [f"counter:{key}" for key in kept.states] == list(folded.states)
 
 
 def told_of(key: str) -> CounterState:
