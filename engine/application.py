@@ -144,8 +144,10 @@ class Application:
         self._folds = Folds(
             self._deciders,
             capacity=options.folds,
+            load_known=self._known,
             load_snapshot=self._checkpoints.load_snapshot,
             load_tail=self.history,
+            long_load=self._checkpoints.remember,
         )
         self.pump = Pump(read=self.read, fold=self._folds.get, ended=self._folds.ended, limiter=self._limiter)
         """Follows what is committed: `subscribe(after)`, `until(stream, predicate)`."""
@@ -220,7 +222,7 @@ class Application:
         try:
             # A projection that failed half-way through a commit is not to be believed.
             settled = self._opened and self._recorder.position == self.position
-            if settled and self.position != self._checkpoints.position:
+            if settled and (self.position != self._checkpoints.position or self._checkpoints.has_due):
                 self._save(self._derived_state())
         finally:
             self._checkpoints.close()
@@ -355,6 +357,11 @@ class Application:
     def position_before(self, time_ns: int) -> int:
         """The last position recorded before a time (0: none), assuming that the clock never stepped back. Blocks."""
         return position_before(self.read, self.position, time_ns)
+
+    def _known(self, stream: str) -> Fold | None:
+        """Of what lives and has a view: only the version is looked up, and not the whole past read."""
+        state = self._checkpoints.known_state(stream)
+        return Fold(state, self._recorder.last_version(stream)) if state is not None else None
 
     def _recorded(self, row: Row) -> Recorded:
         position, stream, version, topic, state = row

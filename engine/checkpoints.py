@@ -134,6 +134,20 @@ class Checkpoints:
         except msgspec.MsgspecError:
             return None
 
+    def known_state(self, stream: str) -> Any:
+        """The state of a stream that lives, where a view has it; else None."""
+        view = self._views_of.get(kind_of(stream))
+        return view.get(key_of(stream)) if view is not None else None
+
+    @property
+    def has_due(self) -> bool:
+        """Whether state snapshots wait for the next checkpoint."""
+        return bool(self._due)
+
+    def remember(self, stream: str, fold: Fold) -> None:
+        """A stream was long to load: its state is kept with the next checkpoint."""
+        self._due[stream] = fold
+
     def note(self, stream: str, fold: Fold, *, ended: bool) -> None:
         """A stream has moved."""
         if kind_of(stream) in self._live.kinds:

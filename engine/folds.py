@@ -22,6 +22,8 @@ class Fold(NamedTuple):
 
 LoadSnapshot = Callable[[str], Fold | None]
 LoadTail = Callable[[str, int], "list[Recorded]"]
+LONG_EVENTS = 256
+"""A load of so many events is worth a snapshot."""
 
 
 class Folds:
@@ -32,12 +34,18 @@ class Folds:
         deciders: Mapping[str, Decider[Any]],
         *,
         capacity: int,
+        load_known: LoadSnapshot,
         load_snapshot: LoadSnapshot,
         load_tail: LoadTail,
+        long_load: Callable[[str, Fold], None],
     ) -> None:
+        """load_known: the newest fold of a stream, where somebody has it; load_snapshot: an older one, from which
+        load_tail goes on; long_load is told of a fold that took many events."""
         self._deciders = deciders
         self._capacity = capacity
+        self._load_known = load_known
         self._load_snapshot = load_snapshot
+        self._long_load = long_load
         self._load_tail = load_tail
         self._cached: OrderedDict[str, Fold] = OrderedDict()
 
@@ -77,12 +85,19 @@ class Folds:
         return Fold(self._deciders[kind_of(stream)].initial(key_of(stream)), 0)
 
     def _load(self, stream: str) -> Fold:
+        known = self._load_known(stream)
+        if known is not None:
+            return known
         decider = self._deciders[kind_of(stream)]
         fold = self._load_snapshot(stream) or self._initial(stream)
         state, version = fold
-        for recorded in self._load_tail(stream, version):
+        tail = self._load_tail(stream, version)
+        for recorded in tail:
             state, version = decider.evolve(state, recorded.event), recorded.version
-        return Fold(state, version)
+        loaded = Fold(state, version)
+        if len(tail) >= LONG_EVENTS:
+            self._long_load(stream, loaded)
+        return loaded
 
 
 def kind_of(stream: str) -> str:

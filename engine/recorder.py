@@ -143,6 +143,15 @@ class LogRecorder(SQLiteApplicationRecorder):
         )
         return sealed + self._rows(statement, stream, after_version, floor)
 
+    def last_version(self, stream: str) -> int:
+        """The version of a stream's newest event; 0 where there is none."""
+        statement = "SELECT MAX(originator_version) FROM stored_events WHERE originator_id=? AND rowid>?"
+        newest = self._rows(statement, stream, self.archive.floor)[0][0]
+        if newest is None:
+            with _translated("read the log"):
+                newest = self.archive.last_version(stream)
+        return int(newest)
+
     def seal_at(self, position: int) -> bytes | None:
         """The seal of the commit that ended at a position; None when none did."""
         if position == 0:

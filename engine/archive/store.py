@@ -140,14 +140,26 @@ class Archive:
                     yield from (row for row in reversed(self._rows(file, place)) if row[0] <= last)
 
     def rows_of(self, stream: str, after_version: int, last: int) -> Iterator[Row]:
-        """Rows of a stream past a version, up to a position, in order."""
-        for file, place in self.places(1, min(last, self.floor)):
+        """Rows of a stream past a version, up to a position, in order. Blocks are read from the newest back to the
+        one that has that version: a long past is not read for what came last."""
+        found: list[list[Row]] = []
+        for file, place in reversed(list(self.places(1, min(last, self.floor)))):
             if has_stream(place, stream):
-                yield from (
-                    row
-                    for row in self._rows(file, place)
-                    if row[1] == stream and row[2] > after_version and row[0] <= last
-                )
+                own = [row for row in self._rows(file, place) if row[1] == stream and row[0] <= last]
+                found.append([row for row in own if row[2] > after_version])
+                if own and own[0][2] <= after_version + 1:
+                    break
+        for rows in reversed(found):
+            yield from rows
+
+    def last_version(self, stream: str) -> int:
+        """The version of a stream's newest sealed event; 0 where there is none."""
+        for file, place in reversed(list(self.places(1, self.floor))):
+            if has_stream(place, stream):
+                newest = next((row[2] for row in reversed(self._rows(file, place)) if row[1] == stream), 0)
+                if newest:
+                    return newest
+        return 0
 
     def seal_at(self, position: int) -> bytes | None:
         """The seal of the commit that ended at a sealed position; None when none did."""

@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from engine import application as module
-from engine import recorder
+from engine import folds, recorder
 from engine.archive import retention, sealing, states
 from engine.archive.keeper import Keeper, Policy
 from engine.archive.retention import Level
@@ -317,3 +317,17 @@ async def test_the_write_ahead_log_stays_small_while_sealed_rows_are_deleted(
             await keeper(application, tmp_path).look()
         assert len(sizes) > 100
         assert max(sizes) < 1.2 * before, "as long as what 600 events had made it, and no longer"
+
+
+async def test_what_was_long_to_load_is_loaded_from_a_snapshot_by_the_next_engine(tmp_path: Path) -> None:
+    async with counters(tmp_path).running() as application:
+        for _ in range(folds.LONG_EVENTS // 4):
+            await application.execute(Add(name="old", amount=4), cause=CAUSE)
+            await application.execute(Add(name="other", amount=4), cause=CAUSE)
+        await keeper(application, tmp_path).look()
+    (tmp_path / "views.db").unlink()
+    async with counters(tmp_path).running() as application:
+        assert application.state("counter", "old").total == folds.LONG_EVENTS
+    async with counters(tmp_path).running() as application:
+        assert application.state("counter", "old").total == folds.LONG_EVENTS
+        assert len(application.archive._blocks) == 1, "more was read than the newest of it"
