@@ -38,7 +38,6 @@ from engine.aggregates.values.mounts import MountPoint
 from engine.aggregates.values.platform import fallbacks
 from engine.aggregates.values.platform import parse as parse_platform
 from engine.aggregates.values.ports import port_wishes
-from engine.aggregates.values.sealed import Sealed
 from engine.aggregates.volume import CreateVolume
 from engine.api import creation_versions, naming
 from engine.api.context import ApiContext
@@ -94,8 +93,9 @@ class Creation:
         runtime = host.runtime or context.config.default_runtime
         if runtime in context.config.runtimes and any(point.subpath or point.type == "image" for point in mounts):
             raise Rejected(Reason.NOT_IMPLEMENTED, f"runtime {runtime}: no mounts of images and of subpaths")
-        own = config.env != image_config.config.env
-        env = await self._sealed(config.env, f"container:{container_id}" if own else f"image:{image.image_id}")
+        env = None
+        if config.env:
+            env = await context.vault.seal(f"container:{container_id}", msgspec.json.encode(config.env))
         command = CreateContainer(
             container_id=container_id,
             at=context.clock.now_ns(),
@@ -114,15 +114,10 @@ class Creation:
         try:
             await self._append(command, cause)
         except (Rejected, PortError):
-            if env is not None and own:
+            if env is not None:
                 await context.vault.erase(env.owner)  # The key of a container that never was.
             raise
         return Created(id=container_id, warnings=tuple(self._warnings))
-
-    async def _sealed(self, env: tuple[str, ...] | None, owner: str) -> Sealed | None:
-        """What the image brings is sealed with the image's key, which is there from the second container on: a key of
-        its own would be a write to the disk for what is no secret of the container's."""
-        return await self._context.vault.seal(owner, msgspec.json.encode(env)) if env else None
 
     def _split(self) -> tuple[ContainerConfig, HostConfig]:
         fields = {name: getattr(self._body, name) for name in ContainerConfig.__struct_fields__}

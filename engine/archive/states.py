@@ -109,6 +109,8 @@ def kept_before(archive: Archive, deciders: Sequence[Decider[Any]], position: in
 def outdated(archive: Archive, deciders: Sequence[Decider[Any]]) -> bool:
     """Whether other code has made what the newest segment keeps: what is asked of the past would be folded from far
     back. Blocking."""
+    if not archive.segments:
+        return False
     kept = kept_before(archive, deciders, archive.floor)
     return any(decider.name not in kept or kept[decider.name].position < archive.floor for decider in deciders)
 

@@ -1,8 +1,7 @@
-"""Keys of removed containers and images: erased, and with them every sealed value in the log.
+"""Keys of removed containers: erased, and with them every sealed value in the log.
 
-The key of an image stays for the containers that have their environment from it (see `Creation`). Nothing waits for an
-erasure, and each costs a synced write of the key store, so they are gathered for a second. One that a crash prevented
-is found at the next start: a key without an owner is nobody's.
+Nothing waits for an erasure, and each costs a synced write of the key store, so they are gathered for a second. One
+that a crash prevented is found at the next start: a key without a container is nobody's.
 """
 
 from __future__ import annotations
@@ -12,8 +11,6 @@ import logging
 import trio
 
 from engine.aggregates.container.events import ContainerRemoved
-from engine.aggregates.image import ImageRemoved
-from engine.aggregates.values.ids import ImageID
 from engine.errors import PortError
 from engine.reactors.base import Hands
 
@@ -32,32 +29,23 @@ class KeyReactor:
 
     async def run(self, after: int, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Erase what an earlier engine left, then follow the log from `after`."""
-        self._doomed |= set(self._hands.vault.owners())
+        living = {f"container:{state.container_id}" for state in self._hands.views.containers}
+        self._doomed |= set(self._hands.vault.owners()) - living
         if self._doomed:
             self._more.set()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._erase_forever, name="key erasures")
             task_status.started()
-            async for recorded in self._hands.pump.subscribe(after, ContainerRemoved.NAME, ImageRemoved.NAME):
+            async for recorded in self._hands.pump.subscribe(after, ContainerRemoved.NAME):
                 self._doomed.add(recorded.stream)
-                if recorded.kind == "container":
-                    self._doomed.add(f"image:{self._hands.container(recorded.key).image_id}")
                 self._more.set()
-
-    def _unneeded(self, owners: set[str]) -> set[str]:
-        """Those of containers that are gone, and of images that are and that no container is from."""
-        views = self._hands.views
-        containers = list(views.containers)
-        needed = {f"container:{state.container_id}" for state in containers}
-        needed |= {state.env.owner for state in containers if state.env is not None}
-        return {owner for owner in owners - needed if views.images.get(ImageID(owner.removeprefix("image:"))) is None}
 
     async def _erase_forever(self) -> None:
         while True:
             await self._more.wait()
             await trio.sleep(GATHER_S)
             self._more = trio.Event()
-            doomed, self._doomed = self._unneeded(self._doomed), set()
+            doomed, self._doomed = self._doomed, set()
             try:
                 await self._hands.vault.erase(*doomed)
             except PortError as error:

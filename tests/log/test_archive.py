@@ -114,6 +114,15 @@ async def test_what_has_no_checkpoint_begins_with_the_states_of_sealed_history(t
             assert application.live("counter") == living
 
 
+async def test_without_sealed_history_no_states_are_made(tmp_path: Path) -> None:
+    async def refuse(arguments: list[str]) -> Sealed | None:
+        raise AssertionError(arguments)
+
+    async with counters(tmp_path).running() as application:
+        await application.execute(Add(name="a"), cause=CAUSE)
+        await Keeper(application, tmp_path / "events.db", Policy(), SteppingClock(), refuse, [COUNTER]).look()
+
+
 async def test_states_that_other_code_has_made_are_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with counters(tmp_path, totals=Totals()).running() as application:
         await fill(application)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from engine.aggregates.decider import Recorded
 from engine.folds import Fold, Folds
 from tests.support.counter import COUNTER, CounterState
 
 
 def folds(looks: list[str], capacity: int = 4) -> Folds:
-    def load_tail(stream: str, version: int) -> Iterable[Recorded]:
+    def load_tail(stream: str, version: int) -> list[Recorded]:
         looks.append(stream)
-        return ()
+        return []
 
-    return Folds({"counter": COUNTER}, capacity=capacity, load_snapshot=lambda stream: None, load_tail=load_tail)
+    return Folds(
+        {"counter": COUNTER},
+        capacity=capacity,
+        load_known=lambda stream: None,
+        load_snapshot=lambda stream: None,
+        load_tail=load_tail,
+        long_load=lambda stream, fold: None,
+    )
 
 
 def state_of(total: int) -> CounterState:

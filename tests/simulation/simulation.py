@@ -240,8 +240,6 @@ class Simulation:
     @staticmethod
     def _left(machine: Machine, lives: Lives) -> list[str]:
         assert lives.engine is not None
-        hands = lives.engine.hands
-        of_images = {f"image:{state.image_id}" for state in hands.views.images}
         things: dict[str, Any] = {
             "processes": machine.processes,
             "cgroups": machine.cgroups,
@@ -251,7 +249,7 @@ class Simulation:
             "ports": machine.published,
             "interfaces": machine.veths(),
             "namespaces": machine.living_namespaces(),
-            "keys": set(hands.vault.owners()) - of_images,
+            "keys": lives.engine.hands.vault.owners(),
         }
         return [f"{what} are left: {list(left)}" for what, left in things.items() if left]
 

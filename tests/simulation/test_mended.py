@@ -383,29 +383,3 @@ def test_a_volume_that_is_removed_while_it_is_made_leaves_no_directory(tmp_path:
         await world.at_rest()
 
     play(tmp_path, story)
-
-
-def test_the_key_of_an_image_goes_with_the_image_and_its_last_container(tmp_path: Path) -> None:
-    """Containers that bring no environment of their own have it sealed with the image's key."""
-
-    async def owners(world: World, *wanted: str) -> None:
-        assert world.lives.engine is not None
-        with trio.fail_after(10):
-            while {owner.partition(":")[0] for owner in world.lives.engine.hands.vault.owners()} != set(wanted):
-                await trio.sleep(0.1)
-
-    async def story(world: World) -> None:
-        await world.create("one")
-        await world.create("two")
-        await owners(world, "image")
-        await world.ask("DELETE", "/containers/one", status=204)
-        await trio.sleep(5)
-        await owners(world, "image")
-        world.lives.die()
-        await world.ask("DELETE", f"/images/{IMAGE}?force=1", status=200)
-        await trio.sleep(5)
-        await owners(world, "image")
-        await world.ask("DELETE", "/containers/two", status=204)
-        await owners(world)
-
-    play(tmp_path, story)
