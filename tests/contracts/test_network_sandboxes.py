@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -250,7 +251,8 @@ async def test_a_sandbox_without_endpoints_has_loopback_and_nothing_else(world: 
 
 
 async def test_a_killed_engine_leaves_bridges_and_ports_but_no_namespaces_of_its_own(namespace: None) -> None:
-    process = subprocess.Popen([sys.executable, "-c", _ENGINE], stdout=subprocess.PIPE, text=True)
+    home = Path(__file__).parents[2]
+    process = subprocess.Popen([sys.executable, "-c", _ENGINE], stdout=subprocess.PIPE, text=True, cwd=home)
     assert process.stdout is not None
     assert await trio.to_thread.run_sync(process.stdout.readline) == "joined\n"
     with netlink.open_socket(netlink.ROUTE) as route:
