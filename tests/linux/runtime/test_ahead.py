@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 
 import pytest
 import trio
@@ -15,21 +14,10 @@ from msgspec.structs import replace
 
 from engine.aggregates.values.config import HostConfig
 from engine.drivers.ports.runtime import ExecLaunch, Launch
-from tests.support.containers import Harbour, harbour, make_busybox
+from tests.support.containers import Harbour
 
 pytestmark = pytest.mark.root
 PRIVATE = HostConfig(cgroupns_mode="private", ipc_mode="private", shm_size=64 << 20)
-
-
-@pytest.fixture(scope="module")
-def layer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_busybox(tmp_path_factory.mktemp("layer"))
-
-
-@pytest.fixture
-async def port(tmp_path: Path, layer: Path) -> AsyncIterator[Harbour]:
-    async with harbour(tmp_path, layer) as opened:
-        yield opened
 
 
 @contextlib.asynccontextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from msgspec.structs import replace
 from engine.drivers.linux import apparmor
 from engine.drivers.ports.runtime import Stdio
 from engine.errors import PortError
-from tests.support.containers import Harbour, harbour, logged, make_busybox
+from tests.support.containers import Harbour, logged
 from tests.support.registry import TOOLS
 
 pytestmark = pytest.mark.root
@@ -32,20 +31,9 @@ def runs(path: str) -> bool:
     return subprocess.run([path, "--version"], capture_output=True, check=False).returncode == 0
 
 
-@pytest.fixture(scope="module")
-def layer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_busybox(tmp_path_factory.mktemp("layer"))
-
-
 @pytest.fixture(params=runtimes() or [pytest.param("", marks=pytest.mark.skip(reason="no runc or crun here"))])
 async def binary(request: pytest.FixtureRequest) -> str:
     return str(request.param)
-
-
-@pytest.fixture
-async def port(tmp_path: Path, layer: Path) -> AsyncIterator[Harbour]:
-    async with harbour(tmp_path, layer) as opened:
-        yield opened
 
 
 async def test_output_and_exit_code(port: Harbour, binary: str) -> None:

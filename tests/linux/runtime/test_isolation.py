@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -15,21 +14,10 @@ from engine.aggregates.values.config import ContainerConfig, HostConfig, Ulimit
 from engine.aggregates.values.mounts import MountPoint
 from engine.drivers.ports.runtime import Launch
 from engine.oci import spec as oci
-from tests.support.containers import Harbour, harbour, logged, make_busybox
+from tests.support.containers import Harbour, logged
 
 pytestmark = pytest.mark.root
 PRIVATE = HostConfig(cgroupns_mode="private", ipc_mode="private", shm_size=64 << 20)
-
-
-@pytest.fixture(scope="module")
-def layer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_busybox(tmp_path_factory.mktemp("layer"))
-
-
-@pytest.fixture
-async def port(tmp_path: Path, layer: Path) -> AsyncIterator[Harbour]:
-    async with harbour(tmp_path, layer) as opened:
-        yield opened
 
 
 async def inside(port: Harbour, script: str, **options: object) -> str:
