@@ -8,13 +8,13 @@ import io
 import os
 import subprocess
 import tarfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import trio
 
-from engine.aggregates.values.ids import ChainID, ContainerID, DiffID
+from engine.aggregates.values.ids import ChainID, ContainerID, DiffID, Digest
 from engine.aggregates.values.layers import chain_ids
 from engine.drivers.linux.storage.store import LinuxStorage
 from engine.drivers.ports.runtime import RootFilesystem
@@ -233,7 +233,14 @@ async def test_changes_and_their_archive_tell_what_the_container_did(storage: Li
             ("/keep/edit", 0), ("/keep/new", 1),
         )
     )  # fmt: skip
-    layer = await storage.rootfs.diff_layer(CONTAINER)
+    claimed: list[str] = []
+
+    async def claim(digests: Sequence[Digest]) -> None:
+        assert not await storage.blobs.has(*digests)
+        claimed.extend(digests)
+
+    layer = await storage.rootfs.diff_layer(CONTAINER, claim)
+    assert claimed == [layer.blob.digest]
     archive = Path(storage.blobs.path(layer.blob.digest))
     assert layer.diff_id == layer.blob.digest == "sha256:" + hashlib.sha256(archive.read_bytes()).hexdigest()
     with tarfile.open(archive) as found:

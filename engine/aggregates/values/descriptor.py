@@ -5,6 +5,8 @@ Docker's and OCI's media types name the same things; the groups below are what t
 
 from __future__ import annotations
 
+import hashlib
+
 import msgspec
 
 from engine.aggregates.values.ids import Digest
@@ -36,3 +38,9 @@ class Descriptor(msgspec.Struct, frozen=True, kw_only=True):
     media_type: str
     digest: Digest
     size: int
+
+
+def descriptor_of(body: bytes, media_type: str) -> Descriptor:
+    """What a body is when it is a blob."""
+    digest = Digest("sha256:" + hashlib.sha256(body).hexdigest())
+    return Descriptor(media_type=media_type, digest=digest, size=len(body))

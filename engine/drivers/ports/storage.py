@@ -6,7 +6,7 @@ because of what is decided by image events; the store only holds it.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -18,6 +18,10 @@ from engine.drivers.ports.runtime import RootFilesystem
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all or 0)."""
+
+Claim = Callable[[Sequence[Digest]], Awaitable[None]]
+"""Awaited with the digests of what has come, before any of it is looked for in the store or put there: behind it the
+caller sees to it that nobody discards them."""
 
 
 class Layer(msgspec.Struct, frozen=True, kw_only=True):
@@ -140,8 +144,8 @@ class RootFilesystems(Protocol):
 
     async def changes(self, container_id: ContainerID) -> tuple[Change, ...]: ...
 
-    async def diff_layer(self, container_id: ContainerID) -> ImportedLayer:
-        """The read-write layer as a layer (whiteouts as .wh. files), stored as a blob."""
+    async def diff_layer(self, container_id: ContainerID, claim: Claim) -> ImportedLayer:
+        """The read-write layer as a layer (whiteouts as .wh. files), stored as a blob that is claimed before."""
         ...
 
 
@@ -247,20 +251,27 @@ class SavedIndex(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ImageArchives(Protocol):
-    """Images as tar archives. Unpacking what was loaded is the caller's (`LayerStore.unpack`)."""
+    """Images as tar archives. Unpacking what was loaded is the caller's (`LayerStore.unpack`). What becomes a blob is
+    claimed before."""
 
     async def load(
-        self, source: AsyncIterator[bytes], platforms: Sequence[Platform] = (), progress: Progress | None = None
+        self,
+        source: AsyncIterator[bytes],
+        claim: Claim,
+        platforms: Sequence[Platform] = (),
+        progress: Progress | None = None,
     ) -> tuple[LoadedImage, ...]:
         """Take in a docker-archive or OCI layout, compressed or not; platforms: which images of an index, else all that
         are there. Raises PortError(INVALID), leaving nothing."""
         ...
 
-    async def import_layer(self, source: AsyncIterator[bytes], progress: Progress | None = None) -> ImportedLayer:
+    async def import_layer(
+        self, source: AsyncIterator[bytes], claim: Claim, progress: Progress | None = None
+    ) -> ImportedLayer:
         """Take in a tar of a root file system, compressed or not."""
         ...
 
-    async def compress_layer(self, blob: Digest, progress: Progress | None = None) -> Descriptor:
+    async def compress_layer(self, blob: Digest, claim: Claim, progress: Progress | None = None) -> Descriptor:
         """A gzip of an uncompressed layer, stored as a blob of its own; the same layer gives the same bytes."""
         ...
 

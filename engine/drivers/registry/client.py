@@ -7,7 +7,6 @@ blobs; the blob store verifies blobs. Source: OCI distribution-spec v1.1.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 
@@ -15,7 +14,7 @@ import httpx
 import msgspec
 import trio
 
-from engine.aggregates.values.descriptor import INDEXES, MANIFESTS, SCHEMA1, Descriptor
+from engine.aggregates.values.descriptor import INDEXES, MANIFESTS, SCHEMA1, Descriptor, descriptor_of
 from engine.aggregates.values.ids import Digest
 from engine.aggregates.values.manifest import MANIFEST_BYTES_MAX
 from engine.aggregates.values.reference import DEFAULT_DOMAIN, Reference
@@ -75,12 +74,14 @@ class RegistryClient:
             to_pull=to_pull,
         )
         response, body = await self._read(ask, MANIFEST_BYTES_MAX)
-        digest = Digest("sha256:" + hashlib.sha256(body).hexdigest())
-        promised = reference.digest or response.headers.get("docker-content-digest", "")
-        if (promised.startswith("sha256:") and promised != digest) or (reference.digest and promised != digest):
-            raise PortError("pull manifest", f"manifest verification failed for digest {promised}", fault=Fault.INVALID)
         media_type = response.headers.get("content-type", "").partition(";")[0].strip()
-        return RemoteManifest(descriptor=Descriptor(media_type=media_type, digest=digest, size=len(body)), body=body)
+        found = descriptor_of(body, media_type)
+        promised = reference.digest or response.headers.get("docker-content-digest", "")
+        if (promised.startswith("sha256:") and promised != found.digest) or (
+            reference.digest and promised != found.digest
+        ):
+            raise PortError("pull manifest", f"manifest verification failed for digest {promised}", fault=Fault.INVALID)
+        return RemoteManifest(descriptor=found, body=body)
 
     async def blob(
         self, reference: Reference, digest: Digest, credentials: Credentials | None, offset: int = 0

@@ -1,19 +1,17 @@
 """Blobs that have just come and belong to no image yet: kept while one is made of them, discarded when none is.
 
-Loads, imports and commits bring blobs that nobody could hold beforehand; no collection runs meanwhile (holds.py).
+Loads, imports, commits and pushes bring blobs that nobody could lease beforehand: their ports claim them before they
+look whether they are there, and what no image needs in the end goes with the hold.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import trio
 
-from engine.aggregates.values.ids import Digest
 from engine.drivers.ports.storage import BlobStore
-from engine.errors import PortError
 from engine.reactors.base import Hands
 from engine.reactors.images.discards import Discards
 from engine.reactors.images.holds import Hold, Holds
@@ -28,26 +26,23 @@ class Arrivals:
         self._discards = discards
 
     @asynccontextmanager
-    async def kept(self, blobs: Sequence[Digest], hold: Hold) -> AsyncIterator[None]:
-        """Hold blobs that have arrived; behind the block those that no image needs are discarded."""
-        await hold.add(blobs=blobs)
-        try:
-            for digest in blobs:
-                if not await self._blobs.has(digest):
-                    raise PortError("load", "an image with the same content was removed meanwhile", retriable=True)
-            yield
-        finally:
-            with trio.CancelScope(shield=True):
-                await self.discard_unused(blobs)
+    async def held(self) -> AsyncIterator[Hold]:
+        """A hold for what comes; behind the block those of its blobs that no image needs are discarded."""
+        async with self._holds.hold() as hold:
+            try:
+                yield hold
+            finally:
+                with trio.CancelScope(shield=True):
+                    await self._discard_unused(hold)
 
-    async def discard_unused(self, blobs: Sequence[Digest]) -> None:
-        """Discard what no image needs and nobody but the caller holds (each as often as it is named here)."""
-        own = Counter(blobs)
+    async def _discard_unused(self, hold: Hold) -> None:
         async with self._holds.lock:
             needed, _ = used(self._hands)
             spare = [
                 digest
-                for digest, times in own.items()
-                if digest not in needed and self._holds.blob_holders(digest) <= times
+                for digest in dict.fromkeys(hold.blobs)
+                if digest not in needed
+                and not self._holds.spare_blob(digest, besides=hold)
+                and await self._blobs.has(digest)
             ]
             await self._discards.discard("it came, and no image was made of it", spare)

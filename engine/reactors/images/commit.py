@@ -22,7 +22,7 @@ from engine.aggregates.decider import Cause, Reason, Rejected
 from engine.aggregates.image import AddImage, ImageLayer, ImageState
 from engine.aggregates.values.commit import CommitWish
 from engine.aggregates.values.config import ContainerConfig
-from engine.aggregates.values.descriptor import DOCKER_CONFIG
+from engine.aggregates.values.descriptor import DOCKER_CONFIG, descriptor_of
 from engine.aggregates.values.ids import DiffID, ImageID
 from engine.aggregates.values.instructions import apply_instructions
 from engine.aggregates.values.layers import chain_id
@@ -32,7 +32,7 @@ from engine.drivers.ports.storage import BlobStore, ImportedLayer, LayerStore, R
 from engine.reactors.base import Hands
 from engine.reactors.images.additions import Additions
 from engine.reactors.images.arrivals import Arrivals
-from engine.reactors.images.holds import Hold, Holds
+from engine.reactors.images.holds import Hold
 from engine.reactors.images.pull import add_image, check_config
 from engine.reactors.images.transfers import NAME, first_failure
 
@@ -49,7 +49,6 @@ class Commits:
         layers: LayerStore,
         *,
         additions: Additions,
-        holds: Holds,
         arrivals: Arrivals,
     ) -> None:
         self._hands = hands
@@ -57,7 +56,6 @@ class Commits:
         self._blobs = blobs
         self._layers = layers
         self._additions = additions
-        self._holds = holds
         self._arrivals = arrivals
 
     async def recover(self) -> None:
@@ -85,9 +83,8 @@ class Commits:
         reactor = Cause(actor=f"reactor:{NAME}", correlation=cause.correlation, causation=f"@{begun.position}")
         try:
             await self._frozen(state)
-            with self._holds.arrival():
-                async with self._holds.hold() as hold:
-                    image_id = await self._made(state, parent, config, wish, commit_id, hold, reactor)
+            async with self._arrivals.held() as hold:
+                image_id = await self._made(state, parent, config, wish, commit_id, hold, reactor)
         except BaseException as error:
             failure = first_failure(error)
             words = "cancelled by the client" if isinstance(failure, trio.Cancelled) else str(failure)
@@ -141,30 +138,30 @@ class Commits:
         await self._rootfs.prepare(
             state.container_id, state.layers, volatile=state.host.auto_remove, limit_bytes=state.host.limit_bytes
         )
-        written = await self._rootfs.diff_layer(state.container_id)
+        written = await self._rootfs.diff_layer(state.container_id, hold.add)
         if self._hands.container(state.container_id).status in (Status.REMOVING, Status.REMOVED):
             raise Rejected(Reason.CONFLICT, f"container {state.container_id} was removed while it was committed")
         at = self._hands.clock.now_ns()
         body = msgspec.json.encode(child_config(inherited, state, config, wish, written.diff_id, at))
-        stored = await self._blobs.ingest(_once(body))
-        async with self._arrivals.kept((written.blob.digest, stored.digest), hold):
-            parsed = parse_image_config(body)
-            check_config(parsed, len(parent.layers) + (written.diff_id != EMPTY_TAR))
-            layers = await self._stacked(parent, written, hold)
-            descriptor = msgspec.structs.replace(stored, media_type=DOCKER_CONFIG)
-            add: AddImage = add_image(
-                parsed, descriptor, layers, at=at, origin="commit", manifest=None, parent=parent.image_id
-            )
-            done = c.ReportCommitted(
-                container_id=state.container_id,
-                at=at,
-                commit_id=commit_id,
-                image_id=add.image_id,
-                reference=str(wish.reference or ""),
-                comment=wish.comment,
-            )
-            names = (wish.reference,) if wish.reference is not None else ()
-            await self._additions.add(add, cause=cause, names=names, also=(done,))
+        descriptor = descriptor_of(body, DOCKER_CONFIG)
+        await hold.add((descriptor.digest,))
+        await self._blobs.ingest(_once(body), descriptor.digest)
+        parsed = parse_image_config(body)
+        check_config(parsed, len(parent.layers) + (written.diff_id != EMPTY_TAR))
+        layers = await self._stacked(parent, written, hold)
+        add: AddImage = add_image(
+            parsed, descriptor, layers, at=at, origin="commit", manifest=None, parent=parent.image_id
+        )
+        done = c.ReportCommitted(
+            container_id=state.container_id,
+            at=at,
+            commit_id=commit_id,
+            image_id=add.image_id,
+            reference=str(wish.reference or ""),
+            comment=wish.comment,
+        )
+        names = (wish.reference,) if wish.reference is not None else ()
+        await self._additions.add(add, cause=cause, names=names, also=(done,))
         return add.image_id
 
     async def _stacked(self, parent: ImageState, written: ImportedLayer, hold: Hold) -> tuple[ImageLayer, ...]:

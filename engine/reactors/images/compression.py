@@ -16,27 +16,27 @@ from engine.aggregates.values.descriptor import DOCKER_LAYER, OCI_LAYER, Descrip
 from engine.aggregates.values.ids import Digest, ImageID
 from engine.drivers.ports.storage import BlobStore, ImageArchives
 from engine.reactors.base import Hands
-from engine.reactors.images.holds import Hold, Holds
+from engine.reactors.images.holds import Hold
 from engine.reactors.images.turns import Turns
 
 UNCOMPRESSED = frozenset({DOCKER_LAYER, OCI_LAYER})
 
 
 class Compression:
-    def __init__(self, hands: Hands, blobs: BlobStore, archives: ImageArchives, holds: Holds) -> None:
+    def __init__(self, hands: Hands, blobs: BlobStore, archives: ImageArchives) -> None:
         self._hands = hands
         self._blobs = blobs
         self._archives = archives
-        self._holds = holds
         self._turns = Turns()
 
     async def of(self, layer: ImageLayer, image_id: ImageID, hold: Hold, cause: Cause) -> Descriptor:
         """The blob to push for a layer of an image, held; the layer's own when that is compressed. Should the image be
-        removed meanwhile, the blob belongs to nobody when the hold ends."""
+        removed meanwhile, the blob goes with the hold."""
         if layer.blob.media_type not in UNCOMPRESSED:
             return layer.blob
         async with self._turns.turn(layer.blob.digest):
-            blob = await self._remembered(layer.blob.digest, hold) or await self._made(layer.blob.digest, hold)
+            blob = await self._remembered(layer.blob.digest, hold)
+            blob = blob or await self._archives.compress_layer(layer.blob.digest, hold.add)
             record = RecordCompressedLayer(image_id=image_id, layer=layer.blob.digest, blob=blob)
             with trio.CancelScope(shield=True), suppress(Rejected):
                 await self._hands.application.execute(record, cause=cause)
@@ -51,9 +51,3 @@ class Compression:
                 if await self._blobs.has(blob.digest):
                     return blob
         return None
-
-    async def _made(self, layer: Digest, hold: Hold) -> Descriptor:
-        with self._holds.arrival():
-            made = await self._archives.compress_layer(layer)
-            await hold.add(blobs=(made.digest,))
-        return made

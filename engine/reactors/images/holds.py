@@ -1,14 +1,15 @@
 """What somebody reads at the moment, or is about to name in the log: blobs and layers that must not go meanwhile.
 
-Owns the counts, and the lock under which a removal looks at them and discards. In memory only: a crash ends all who
-hold. What is brought from elsewhere and must outlive a crash is leased (transfers.py).
+Owns the counts, and the lock under which a removal looks at them and discards; and what was spared because it was held,
+so that it is looked at again. In memory only: a crash ends all who hold. What is brought from elsewhere and must
+outlive a crash is leased (transfers.py).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 
 import trio
 
@@ -40,8 +41,8 @@ class Holds:
         self.lock = trio.Lock()
         """Held by whoever discards, from looking to the last rename."""
         self.counts: Counter[str] = Counter()
-        self.arriving = 0
-        """Archives that are being taken in: they bring blobs that nobody could hold beforehand."""
+        self._spared: set[str] = set()
+        self._freed = trio.Event()
 
     @asynccontextmanager
     async def hold(self) -> AsyncIterator[Hold]:
@@ -53,22 +54,24 @@ class Holds:
             for key in hold.keys:
                 if self.counts[key] <= 0:
                     del self.counts[key]
+                    if key in self._spared:
+                        self._freed.set()
 
-    @contextmanager
-    def arrival(self) -> Iterator[None]:
-        """Around taking in an archive: no collection meanwhile."""
-        self.arriving += 1
-        try:
-            yield
-        finally:
-            self.arriving -= 1
+    async def freed(self) -> None:
+        """Wait until something that was spared is held no more."""
+        await self._freed.wait()
+        self._freed = trio.Event()
+        self._spared.intersection_update(self.counts)
 
-    def has_blob(self, digest: Digest) -> bool:
-        return self.counts[f"blob {digest}"] > 0
+    def spare_blob(self, digest: Digest, besides: Hold | None = None) -> bool:
+        """Whether a blob that nothing needs must stay, because somebody (`besides` the caller) holds it."""
+        return self._spare(f"blob {digest}", besides.blobs.count(digest) if besides is not None else 0)
 
-    def blob_holders(self, digest: Digest) -> int:
-        """How often it is held."""
-        return self.counts[f"blob {digest}"]
+    def spare_layer(self, chain_id: ChainID) -> bool:
+        return self._spare(f"layer {chain_id}", 0)
 
-    def has_layer(self, chain_id: ChainID) -> bool:
-        return self.counts[f"layer {chain_id}"] > 0
+    def _spare(self, key: str, own: int) -> bool:
+        held = self.counts[key] > own
+        if held:
+            self._spared.add(key)
+        return held

@@ -16,8 +16,8 @@ from engine.aggregates.decider import Cause, Reason, Rejected
 from engine.aggregates.image import AddImage, ImageLayer
 from engine.aggregates.transfer import ReportTransferDone
 from engine.aggregates.values.config import ContainerConfig
-from engine.aggregates.values.descriptor import DOCKER_CONFIG, Descriptor
-from engine.aggregates.values.ids import ChainID, DiffID, Digest, ImageID, short
+from engine.aggregates.values.descriptor import DOCKER_CONFIG, Descriptor, descriptor_of
+from engine.aggregates.values.ids import ChainID, DiffID, ImageID, short
 from engine.aggregates.values.instructions import apply_instructions
 from engine.aggregates.values.manifest import ImageIndex, parse_image_config, parse_manifest
 from engine.aggregates.values.platform import Platform, fallbacks
@@ -44,11 +44,6 @@ class Arrived(msgspec.Struct, frozen=True, kw_only=True):
     names: tuple[Reference, ...]
     manifest: Descriptor | None = None
     index: Descriptor | None = None
-
-    @property
-    def blobs(self) -> tuple[Digest, ...]:
-        own = (self.config, self.manifest, self.index, *(layer.blob for layer in self.layers))
-        return tuple(part.digest for part in own if part is not None)
 
 
 class Loads:
@@ -84,7 +79,7 @@ class Loads:
         the bad one stay."""
 
         async def work(hold: Hold, transfer: Transfer) -> tuple[ImageID, ...]:
-            loaded = await self._archives.load(archive, platforms)
+            loaded = await self._archives.load(archive, hold.add, platforms)
             arrived = [
                 Arrived(
                     config=image.config,
@@ -95,16 +90,14 @@ class Loads:
                 )
                 for image in loaded
             ]
-            blobs = [digest for image in arrived for digest in image.blobs]
             names: set[str] = set()
-            async with self._arrivals.kept(blobs, hold):
-                images = []
-                for image in arrived:
-                    add = await self._unpacked(image, hold, transfer, _silent if quiet else emit, origin="load")
-                    _check_platform(add, platforms)
-                    await self._add(image, add, names, emit, transfer.cause)
-                    images.append(add.image_id)
-                return tuple(images)
+            images = []
+            for image in arrived:
+                add = await self._unpacked(image, hold, transfer, _silent if quiet else emit, origin="load")
+                _check_platform(add, platforms)
+                await self._add(image, add, names, emit, transfer.cause)
+                images.append(add.image_id)
+            return tuple(images)
 
         return await self._transfer("load", "", work, cause)
 
@@ -121,17 +114,17 @@ class Loads:
         config = apply_instructions(ContainerConfig(), changes)
 
         async def work(hold: Hold, transfer: Transfer) -> tuple[ImageID, ...]:
-            layer = await self._archives.import_layer(archive)
+            layer = await self._archives.import_layer(archive, hold.add)
             body = _imported_config(config, platform, message, layer.diff_id, self._hands.clock.now_ns())
-            stored = await self._blobs.ingest(_once(body))
             image = Arrived(
-                config=msgspec.structs.replace(stored, media_type=DOCKER_CONFIG),
+                config=descriptor_of(body, DOCKER_CONFIG),
                 layers=(LoadedLayer(diff_id=layer.diff_id, blob=layer.blob),),
                 names=(reference,) if reference is not None else (),
             )
-            async with self._arrivals.kept(image.blobs, hold):
-                add = await self._unpacked(image, hold, transfer, _silent, origin="import")
-                await self._additions.add(add, cause=transfer.cause, names=image.names)
+            await hold.add((image.config.digest,))
+            await self._blobs.ingest(_once(body), image.config.digest)
+            add = await self._unpacked(image, hold, transfer, _silent, origin="import")
+            await self._additions.add(add, cause=transfer.cause, names=image.names)
             return (add.image_id,)
 
         return (await self._transfer("import", str(reference or ""), work, cause))[0]
@@ -139,9 +132,8 @@ class Loads:
     async def _transfer(self, kind: str, reference: str, work: Work, cause: Cause) -> tuple[ImageID, ...]:
         """Work with its intent before and its outcome behind it."""
         async with told(self._hands, kind, reference, cause, kept=False) as transfer:
-            with self._holds.arrival():
-                async with self._holds.hold() as hold:
-                    images = await work(hold, transfer)
+            async with self._arrivals.held() as hold:
+                images = await work(hold, transfer)
             with trio.CancelScope(shield=True):
                 done = ReportTransferDone(transfer_id=transfer.transfer_id, images=images)
                 await self._hands.application.execute(done, *needless(self._hands, kind), cause=transfer.cause)

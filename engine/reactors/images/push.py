@@ -7,7 +7,6 @@ over compressed layers. Source: moby daemon/internal/distribution/push.go and pu
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
@@ -18,16 +17,17 @@ from msgspec.structs import replace
 from engine.aggregates.decider import Cause, Reason, Rejected
 from engine.aggregates.image import ImageLayer, ImageState, RecordRepositoryDigest
 from engine.aggregates.transfer import ReportTransferDone
-from engine.aggregates.values.descriptor import Descriptor
-from engine.aggregates.values.ids import Digest, ImageID
+from engine.aggregates.values.descriptor import Descriptor, descriptor_of
+from engine.aggregates.values.ids import ImageID
 from engine.aggregates.values.manifest import descriptor, render_for_registry
 from engine.aggregates.values.platform import Platform
 from engine.aggregates.values.reference import Reference, parse
 from engine.drivers.ports.registry import Credentials
 from engine.reactors.base import Hands
 from engine.reactors.images import messages
+from engine.reactors.images.arrivals import Arrivals
 from engine.reactors.images.compression import Compression
-from engine.reactors.images.holds import Hold, Holds
+from engine.reactors.images.holds import Hold
 from engine.reactors.images.push_targets import Target, Targets
 from engine.reactors.images.transfers import told
 from engine.reactors.images.uploads import LayerPush, Uploads
@@ -46,14 +46,14 @@ class _Sending(msgspec.Struct, frozen=True, kw_only=True):
 
 class Pushes:
     def __init__(
-        self, hands: Hands, uploads: Uploads, targets: Targets, compression: Compression, holds: Holds
+        self, hands: Hands, uploads: Uploads, targets: Targets, compression: Compression, arrivals: Arrivals
     ) -> None:
         self._hands = hands
         self._uploads = uploads
         self._blobs = uploads.blobs
         self._targets = targets
         self._compression = compression
-        self._holds = holds
+        self._arrivals = arrivals
 
     async def push(
         self,
@@ -70,7 +70,7 @@ class Pushes:
         repository = replace(reference, tag="", digest="")
         async with told(self._hands, "push", str(reference), cause) as transfer:
             await emit(messages.status(f"The push refers to repository [{repository}]"))
-            async with self._holds.hold() as hold:
+            async with self._arrivals.held() as hold:
                 sending = _Sending(
                     layers=LayerPush(self._uploads, repository, credentials, emit),
                     credentials=credentials,
@@ -142,8 +142,7 @@ class Pushes:
             body = await self._blobs.read(manifest.digest)
         else:
             media_type, body = render_for_registry(state.config, there)
-            digest = Digest("sha256:" + hashlib.sha256(body).hexdigest())
-            manifest = Descriptor(media_type=media_type, digest=digest, size=len(body))
+            manifest = descriptor_of(body, media_type)
         await self._uploads.registry.push_manifest(reference, manifest, body, sending.credentials)
         return manifest
 

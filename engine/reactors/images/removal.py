@@ -46,10 +46,11 @@ class ImageReactor:
             )
 
     async def _remove(self, state: ImageState, correlation: str) -> None:
+        """One after the other to the end: of two that share a layer, the second must see that the first is gone."""
         async with self._holds.lock:
             layers, blobs = await self._discard(state)
-        report = ReportImageRemoved(image_id=state.image_id, layers=layers, blobs=blobs)
-        await self._hands.report(NAME, correlation, report)
+            report = ReportImageRemoved(image_id=state.image_id, layers=layers, blobs=blobs)
+            await self._hands.report(NAME, correlation, report)
 
     async def _discard(self, state: ImageState) -> tuple[tuple[ChainID, ...], tuple[Digest, ...]]:
         """What went: layers topmost first, as moby lists them, and blobs."""
@@ -57,10 +58,10 @@ class ImageReactor:
         gone_layers = tuple(
             chain_id
             for chain_id in reversed(state.chain)
-            if chain_id not in layers and not self._holds.has_layer(chain_id)
+            if chain_id not in layers and not self._holds.spare_layer(chain_id)
         )
         gone_blobs = tuple(
-            digest for digest in sorted(state.blobs) if digest not in blobs and not self._holds.has_blob(digest)
+            digest for digest in sorted(state.blobs) if digest not in blobs and not self._holds.spare_blob(digest)
         )
         for chain_id in gone_layers:
             await self._layers.discard_layer(chain_id)
@@ -79,11 +80,15 @@ class Collector:
         self._discards = discards
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Release leases whose time has come, and discard what only they kept; for ever."""
+        """Release leases whose time has come, and discard what only they kept, and what was spared while it was held;
+        for ever."""
         task_status.started()
         while True:
             await self.expire(self._hands.clock.now_ns())
-            await trio.sleep(LEASES_LOOKED_AT_S)
+            with trio.move_on_after(LEASES_LOOKED_AT_S) as waiting:
+                await self._holds.freed()
+            if not waiting.cancelled_caught:
+                await self.collect("who held it has let go")
 
     async def expire(self, now_ns: int) -> None:
         if await self._release("nobody tried again", until_ns=now_ns):
@@ -95,10 +100,8 @@ class Collector:
         return await self.collect("a prune")
 
     async def collect(self, occasion: str) -> int:
-        """How many blobs and layers went; none while an archive is being loaded. occasion: for people."""
+        """How many blobs and layers went. occasion: for people."""
         async with self._holds.lock:
-            if self._holds.arriving:
-                return 0
             inventory = await self._layers.inventory()
             blobs, layers = used(self._hands)
             return await self._discards.discard(
@@ -106,12 +109,12 @@ class Collector:
                 [
                     digest
                     for digest in dict.fromkeys((*inventory.blobs, *inventory.partial))
-                    if digest not in blobs and not self._holds.has_blob(digest)
+                    if digest not in blobs and not self._holds.spare_blob(digest)
                 ],
                 [
                     chain_id
                     for chain_id in inventory.layers
-                    if chain_id not in layers and not self._holds.has_layer(chain_id)
+                    if chain_id not in layers and not self._holds.spare_layer(chain_id)
                 ],
             )
 

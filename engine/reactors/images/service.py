@@ -86,20 +86,20 @@ class Images:
             host=host_platform,
         )
         self._uploads = Uploads(registry, blobs, views=hands.views.images, parallel=config.max_concurrent_uploads)
+        discards = Discards(hands, blobs, layers)
+        arrivals = Arrivals(hands, blobs, self.holds, discards)
         self._pushes = Pushes(
             hands,
             self._uploads,
             Targets(hands.views.images, blobs, self.configs, host_platform),
-            Compression(hands, blobs, archives, self.holds),
-            self.holds,
+            Compression(hands, blobs, archives),
+            arrivals,
         )
-        discards = Discards(hands, blobs, layers)
-        arrivals = Arrivals(hands, blobs, self.holds, discards)
         self._loads = Loads(
             hands, archives, blobs, layers, additions=self.additions, holds=self.holds, arrivals=arrivals
         )
         self._commits = Commits(
-            hands, rootfs, blobs, layers, additions=self.additions, holds=self.holds, arrivals=arrivals
+            hands, rootfs, blobs, layers, additions=self.additions, arrivals=arrivals
         )
         self._saves = Saves(hands, archives, self.holds)
         self._reactor = ImageReactor(hands, blobs, layers, self.holds)

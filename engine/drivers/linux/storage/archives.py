@@ -9,7 +9,6 @@ own. Refuses to know: which images exist, and unpacking.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import subprocess
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
@@ -21,7 +20,7 @@ import msgspec
 import trio
 
 from engine.aggregates.decider import Rejected
-from engine.aggregates.values.descriptor import DOCKER_LAYER_GZIP, DOCKER_MANIFEST, OCI_INDEX, Descriptor
+from engine.aggregates.values.descriptor import DOCKER_LAYER_GZIP, DOCKER_MANIFEST, OCI_INDEX, Descriptor, descriptor_of
 from engine.aggregates.values.ids import Digest
 from engine.aggregates.values.manifest import Manifest, parse_manifest, render_manifest
 from engine.aggregates.values.platform import Platform
@@ -34,6 +33,7 @@ from engine.drivers.linux.storage.tar_writer import RECORD_END, header, padding
 from engine.drivers.linux.storage.workers import Workers
 from engine.drivers.ports.storage import (
     BlobStore,
+    Claim,
     ImportedLayer,
     LoadedImage,
     LoadedLayer,
@@ -54,7 +54,11 @@ class LinuxImageArchives:
         self._limiter = limiter
 
     async def load(
-        self, source: AsyncIterator[bytes], platforms: Sequence[Platform] = (), progress: Progress | None = None
+        self,
+        source: AsyncIterator[bytes],
+        claim: Claim,
+        platforms: Sequence[Platform] = (),
+        progress: Progress | None = None,
     ) -> tuple[LoadedImage, ...]:
         with self._temporary("load") as directory:
             members = await self._receive("receive_archive", {"directory": directory}, source, progress)
@@ -63,20 +67,24 @@ class LinuxImageArchives:
                 images = await trio.to_thread.run_sync(find_images, archive, platforms, limiter=self._limiter)
             except Rejected as error:
                 raise PortError("load", error.message, fault=Fault.INVALID) from error
-            return tuple([await self._keep(image, archive) for image in images])
+            return tuple([await self._keep(image, archive, claim) for image in images])
 
-    async def import_layer(self, source: AsyncIterator[bytes], progress: Progress | None = None) -> ImportedLayer:
+    async def import_layer(
+        self, source: AsyncIterator[bytes], claim: Claim, progress: Progress | None = None
+    ) -> ImportedLayer:
         with self._temporary("import") as directory:
             path = f"{directory}/layer"
             found = await self._receive("receive_layer", {"file": path}, source, progress)
+            await claim([Digest(found["digest"])])
             await self._adopt(path, Digest(found["digest"]))
         blob = Descriptor(media_type=LAYER_TAR, digest=Digest(found["digest"]), size=found["size"])
         return ImportedLayer(diff_id=found["digest"], blob=blob)
 
-    async def compress_layer(self, blob: Digest, progress: Progress | None = None) -> Descriptor:
+    async def compress_layer(self, blob: Digest, claim: Claim, progress: Progress | None = None) -> Descriptor:
         with self._temporary("compress") as directory:
             path = f"{directory}/layer"
             found = await self._receive("compress_layer", {"file": path}, self._blobs.stream(blob), progress)
+            await claim([Digest(found["digest"])])
             await self._adopt(path, Digest(found["digest"]))
         return Descriptor(media_type=DOCKER_LAYER_GZIP, digest=Digest(found["digest"]), size=found["size"])
 
@@ -133,17 +141,20 @@ class LinuxImageArchives:
                 raise trouble
             return outcome
 
-    async def _keep(self, image: FoundImage, archive: Archive) -> LoadedImage:
+    async def _keep(self, image: FoundImage, archive: Archive, claim: Claim) -> LoadedImage:
         """Turn the members of one image into blobs. A layer may be shared with an earlier image, or be in the store."""
-        own = (image.config.digest, *(layer.blob.digest for layer in image.layers))
-        for digest in own if image.index is None else (*own, image.index.digest):
-            await self._adopt(archive.file_of(digest), digest)
         body = image.manifest_body or render_manifest(image.config, [layer.blob for layer in image.layers])
-        stored = await self._blobs.ingest(_once(body))
-        media_type = image.manifest_media_type if image.manifest_body else DOCKER_MANIFEST
+        members = [image.config.digest, *(layer.blob.digest for layer in image.layers)]
+        if image.index is not None:
+            members.append(image.index.digest)
+        manifest = descriptor_of(body, image.manifest_media_type if image.manifest_body else DOCKER_MANIFEST)
+        await claim([*members, manifest.digest])
+        for digest in members:
+            await self._adopt(archive.file_of(digest), digest)
+        await self._blobs.ingest(_once(body), manifest.digest)
         return LoadedImage(
             config=image.config,
-            manifest=Descriptor(media_type=media_type, digest=stored.digest, size=stored.size),
+            manifest=manifest,
             layers=tuple(LoadedLayer(diff_id=layer.diff_id, blob=layer.blob) for layer in image.layers),
             references=image.references,
             index=image.index,
@@ -182,8 +193,7 @@ class LinuxImageArchives:
 def _described(body: bytes, said: Descriptor | None) -> Descriptor:
     manifest = parse_manifest(body, said.media_type if said is not None else "")
     assert isinstance(manifest, Manifest), "an image's manifest is no index"
-    digest = Digest("sha256:" + hashlib.sha256(body).hexdigest())
-    return Descriptor(media_type=manifest.media_type, digest=digest, size=len(body))
+    return descriptor_of(body, manifest.media_type)
 
 
 def _index_entries(manifest: Descriptor, references: Sequence[str]) -> list[dict[str, Any]]:

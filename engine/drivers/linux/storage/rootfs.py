@@ -25,7 +25,7 @@ from engine.drivers.linux.storage.measuring import tree_sizes
 from engine.drivers.linux.storage.places import DIRECTORY_MODE, Places
 from engine.drivers.linux.storage.workers import Workers
 from engine.drivers.ports.runtime import RootFilesystem
-from engine.drivers.ports.storage import Change, ImportedLayer
+from engine.drivers.ports.storage import Change, Claim, ImportedLayer
 from engine.errors import Fault, PortError
 
 _INIT_DIRECTORIES = ("dev", "dev/pts", "dev/shm", "etc", "proc", "sys")
@@ -87,8 +87,9 @@ class LinuxRootFilesystems(Roots):
     async def changes(self, container_id: ContainerID) -> tuple[Change, ...]:
         return await changes_of(self._workers, self._layer_fields(container_id))
 
-    async def diff_layer(self, container_id: ContainerID) -> ImportedLayer:
-        return await archived_diff(self._places, self._workers, self._limiter, self._layer_fields(container_id))
+    async def diff_layer(self, container_id: ContainerID, claim: Claim) -> ImportedLayer:
+        fields = self._layer_fields(container_id)
+        return await archived_diff(self._places, self._workers, self._limiter, fields, claim)
 
     def _layer_fields(self, container_id: ContainerID) -> dict[str, object]:
         directory = self._places.container(container_id)
@@ -103,7 +104,7 @@ async def changes_of(workers: Workers, fields: Mapping[str, object]) -> tuple[Ch
 
 
 async def archived_diff(
-    places: Places, workers: Workers, limiter: trio.CapacityLimiter, fields: Mapping[str, object]
+    places: Places, workers: Workers, limiter: trio.CapacityLimiter, fields: Mapping[str, object], claim: Claim
 ) -> ImportedLayer:
     """The same as a layer, stored as a blob."""
     with as_port_error("commit"):
@@ -112,6 +113,7 @@ async def archived_diff(
         async with workers.limiter:
             found = await workers.run("diff_archive", {**fields, "destination": destination})
         digest = Digest(found["digest"])
+        await claim([digest])
         with as_port_error("commit"):
             await trio.to_thread.run_sync(adopt, places, destination, digest, limiter=limiter)
     finally:

@@ -16,7 +16,7 @@ from engine.drivers.linux.storage.measuring import changed_sizes
 from engine.drivers.linux.storage.places import DIRECTORY_MODE, Places
 from engine.drivers.linux.storage.rootfs import Roots, archived_diff, changes_of, make_init_layer
 from engine.drivers.ports.runtime import RootFilesystem
-from engine.drivers.ports.storage import Change, ImportedLayer
+from engine.drivers.ports.storage import Change, Claim, ImportedLayer
 from engine.errors import Fault, PortError
 
 
@@ -43,8 +43,8 @@ class VfsRootFilesystems(Roots):
     async def changes(self, container_id: ContainerID) -> tuple[Change, ...]:
         return await changes_of(self._workers, self._fields(container_id))
 
-    async def diff_layer(self, container_id: ContainerID) -> ImportedLayer:
-        return await archived_diff(self._places, self._workers, self._limiter, self._fields(container_id))
+    async def diff_layer(self, container_id: ContainerID, claim: Claim) -> ImportedLayer:
+        return await archived_diff(self._places, self._workers, self._limiter, self._fields(container_id), claim)
 
     async def _copy(self, chain: Sequence[ChainID], directory: str) -> None:
         with as_port_error("prepare rootfs"):
