@@ -97,6 +97,10 @@ class BlobStore(Protocol):
         """Also what there is of it in part."""
         ...
 
+    async def discard_partial(self, digest: Digest) -> None:
+        """What there is of it in part alone."""
+        ...
+
 
 class LayerStore(Protocol):
     """Unpacked layers, stacked by ChainID."""

@@ -40,6 +40,11 @@ class Discards:
             logger.warning("%d blobs and layers were discarded and the log could not be told: %s", gone, why)
         return gone
 
+    async def discard_partial(self, blobs: Sequence[Digest]) -> None:
+        """Of blobs that are here whole. Nothing is lost by it, so nothing is told."""
+        for digest in blobs:
+            await _tried(self._blobs.discard_partial(digest))
+
     async def _told(self, decision: DiscardContent) -> bool:
         try:
             await self._hands.report(NAME, "collection", decision)

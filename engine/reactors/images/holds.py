@@ -42,7 +42,7 @@ class Holds:
         """Held by whoever discards, from looking to the last rename."""
         self.counts: Counter[str] = Counter()
         self._spared: set[str] = set()
-        self._freed = trio.Event()
+        self._stale = trio.Event()
 
     @asynccontextmanager
     async def hold(self) -> AsyncIterator[Hold]:
@@ -55,12 +55,16 @@ class Holds:
                 if self.counts[key] <= 0:
                     del self.counts[key]
                     if key in self._spared:
-                        self._freed.set()
+                        self.look_again()
 
-    async def freed(self) -> None:
-        """Wait until something that was spared is held no more."""
-        await self._freed.wait()
-        self._freed = trio.Event()
+    def look_again(self) -> None:
+        """Something may be needed no more: what a lease kept that has ended, what was spared because it was held."""
+        self._stale.set()
+
+    async def stale(self) -> None:
+        """Wait until it is worth looking for what nothing needs."""
+        await self._stale.wait()
+        self._stale = trio.Event()
         self._spared.intersection_update(self.counts)
 
     def spare_blob(self, digest: Digest, besides: Hold | None = None) -> bool:

@@ -129,6 +129,7 @@ class Pulls:
             names = () if reference.digest else (reference,)
             digest = resolved.top.descriptor.digest
             fresh = self._is_news(image_id, reference, resolved)
+            ended = superseded(self._hands, "pull", str(reference))
             await self._additions.add(
                 image,
                 cause=transfer.cause,
@@ -136,10 +137,12 @@ class Pulls:
                 repository_digests=(replace(repository, digest=digest),),
                 also=(
                     ReportTransferDone(transfer_id=transfer.transfer_id, images=(image_id,)),
-                    *superseded(self._hands, "pull", str(reference)),
+                    *ended,
                 ),
                 belonging=resolved.belonging,
             )
+            if ended:
+                self._holds.look_again()  # an earlier try may have brought what this one did not need.
         await emit(messages.status(f"Digest: {digest}"))
         return image_id, fresh
 

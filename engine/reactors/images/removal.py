@@ -80,15 +80,15 @@ class Collector:
         self._discards = discards
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Release leases whose time has come, and discard what only they kept, and what was spared while it was held;
+        """Release leases whose time has come, and discard what only they kept; and what needs another look (holds.py);
         for ever."""
         task_status.started()
         while True:
             await self.expire(self._hands.clock.now_ns())
             with trio.move_on_after(LEASES_LOOKED_AT_S) as waiting:
-                await self._holds.freed()
+                await self._holds.stale()
             if not waiting.cancelled_caught:
-                await self.collect("who held it has let go")
+                await self.collect("the end of a transfer")
 
     async def expire(self, now_ns: int) -> None:
         if await self._release("nobody tried again", until_ns=now_ns):
@@ -104,6 +104,9 @@ class Collector:
         async with self._holds.lock:
             inventory = await self._layers.inventory()
             blobs, layers = used(self._hands)
+            # A pull left it in part, and then it came another way.
+            whole = [digest for digest in inventory.partial if digest in inventory.blobs]
+            await self._discards.discard_partial([each for each in whole if not self._holds.spare_blob(each)])
             return await self._discards.discard(
                 f"nothing used it: found by {occasion}",
                 [

@@ -333,6 +333,42 @@ async def test_an_interrupted_pull_is_gone_on_with_by_the_next_one_after_a_resta
         assert engine.hands.application.live("transfer") == ()
 
 
+async def test_a_blob_that_came_in_part_and_then_whole_another_way_is_kept_once(tmp_path: Path) -> None:
+    """IMG-26: also where the pull that had begun it finds nothing left to do."""
+    registry = MemoryRegistry()
+    registry.push("docker.io/library/alpine", "latest", LARGE)
+    registry.breaks[LARGE_BLOB] = [3 << 20] * 5
+    async with running_engine(tmp_path, registry_port=registry) as engine:
+        assert "error" in (await engine.lines("POST", pull("alpine")))[-1]
+        assert (await engine.storage.layers.inventory()).partial == (LARGE_BLOB,)
+        archive = LARGE.oci_archive("docker.io/library/other:1")
+        assert "error" not in (await engine.lines("POST", "/images/load", archive))[-1]
+        assert "error" not in (await engine.lines("POST", pull("alpine")))[-1]
+        await settled(engine, blobs=3)
+
+
+async def test_what_a_pull_left_goes_with_the_next_when_the_tag_has_moved_on(tmp_path: Path) -> None:
+    """IMG-26."""
+    registry = MemoryRegistry()
+    registry.push("docker.io/library/alpine", "latest", LARGE)
+    registry.breaks[LARGE_BLOB] = [3 << 20] * 5
+    async with running_engine(tmp_path, registry_port=registry) as engine:
+        assert "error" in (await engine.lines("POST", pull("alpine")))[-1]
+        registry.push("docker.io/library/alpine", "latest", image_of(BASE))
+        assert "error" not in (await engine.lines("POST", pull("alpine")))[-1]
+        await settled(engine, blobs=3)
+
+
+async def settled(engine: TestEngine, blobs: int) -> None:
+    """Wait until there are so many blobs, and none in part."""
+    with trio.fail_after(10):
+        while True:
+            inventory = await engine.storage.layers.inventory()
+            if (len(inventory.blobs), inventory.partial) == (blobs, ()):
+                return
+            await trio.sleep(0.001)
+
+
 async def test_a_lease_ends_when_its_time_has_come_and_so_does_what_only_it_kept(tmp_path: Path) -> None:
     registry = MemoryRegistry()
     image = image_of(BASE)

@@ -130,6 +130,10 @@ class LinuxBlobStore:
     async def discard(self, digest: Digest) -> None:
         with as_port_error("discard blob"):
             self._places.discard(self._places.blob(digest))
+        await self.discard_partial(digest)
+
+    async def discard_partial(self, digest: Digest) -> None:
+        with as_port_error("discard blob"):
             self._places.discard(self._places.partial_blob(digest))
 
 
