@@ -15,7 +15,7 @@ import trio
 
 from engine.aggregates.values.ids import DiffID, Digest
 from engine.drivers.linux.storage.store import LinuxStorage
-from engine.drivers.ports.storage import LoadedImage, SavedImage
+from engine.drivers.ports.storage import Claim, LoadedImage, SavedImage
 from engine.errors import Fault, PortError
 from tests.support.images import TestImage, add, digest, image_of, layer_of
 
@@ -45,6 +45,13 @@ async def nobody(digests: Sequence[str]) -> None:
     """Nobody discards anything here: a claim is not needed."""
 
 
+async def load(
+    storage: LinuxStorage, archive: AsyncIterator[bytes], claim: Claim = nobody
+) -> tuple[LoadedImage, ...]:
+    async with storage.archives.load(archive, claim) as images:
+        return images
+
+
 async def written(storage: LinuxStorage, *images: SavedImage) -> bytes:
     return b"".join([part async for part in storage.archives.save(images)])
 
@@ -69,7 +76,8 @@ async def test_a_docker_archive_is_loaded_with_its_id_and_names(storage: LinuxSt
     image = two_layers()
     seen: list[int] = []
     archive = squeeze(image.docker_archive("app:1", "127.0.0.1:5000/app:2"))
-    (loaded,) = await storage.archives.load(stream(archive), nobody, (), lambda done, _: seen.append(done))
+    async with storage.archives.load(stream(archive), nobody, (), lambda done, _: seen.append(done)) as (loaded,):
+        pass
     assert loaded.config.digest == image.image_id
     assert [layer.diff_id for layer in loaded.layers] == image.diff_ids
     assert loaded.references == ("docker.io/library/app:1", "127.0.0.1:5000/app:2")
@@ -84,17 +92,17 @@ async def test_a_docker_archive_is_loaded_with_its_id_and_names(storage: LinuxSt
 
 async def test_an_oci_layout_keeps_its_manifest(storage: LinuxStorage) -> None:
     image = two_layers(oci=True, compress="zstd")
-    (loaded,) = await storage.archives.load(stream(image.oci_archive("docker.io/library/app:1")), nobody)
+    (loaded,) = await load(storage, stream(image.oci_archive("docker.io/library/app:1")))
     assert loaded.manifest.digest == digest(image.manifest)
     assert loaded.references == ("docker.io/library/app:1",)
-    (nameless,) = await storage.archives.load(stream(image.oci_archive()), nobody)
+    (nameless,) = await load(storage, stream(image.oci_archive()))
     assert nameless.references == ()
 
 
 async def test_what_is_saved_loads_again_the_same(storage: LinuxStorage, tmp_path: Path) -> None:
     first, second = two_layers(), two_layers(oci=True)
-    (one,) = await storage.archives.load(stream(first.docker_archive("one:1", "one:2")), nobody)
-    (two,) = await storage.archives.load(stream(second.oci_archive("docker.io/library/two:1")), nobody)
+    (one,) = await load(storage, stream(first.docker_archive("one:1", "one:2")))
+    (two,) = await load(storage, stream(second.oci_archive("docker.io/library/two:1")))
     archive = await written(storage, saved(one), saved(two))
     assert archive == await written(storage, saved(one), saved(two))
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
@@ -104,7 +112,7 @@ async def test_what_is_saved_loads_again_the_same(storage: LinuxStorage, tmp_pat
         docker = json.load(tar.extractfile("manifest.json"))  # type: ignore[arg-type]
         assert [entry["RepoTags"] for entry in docker] == [["one:1", "one:2"], ["two:1"]]
     other = LinuxStorage(str(tmp_path / "other"))
-    assert await other.archives.load(stream(archive), nobody) == (one, two)
+    assert await load(other, stream(archive)) == (one, two)
 
 
 async def test_layers_shared_by_links_are_found(storage: LinuxStorage) -> None:
@@ -118,7 +126,7 @@ async def test_layers_shared_by_links_are_found(storage: LinuxStorage) -> None:
         add(tar, "config.json", image.config)
         entry = {"Config": "config.json", "RepoTags": None, "Layers": ["aaa/layer.tar", "bbb/layer.tar"]}
         add(tar, "manifest.json", json.dumps([entry]).encode())
-    (loaded,) = await storage.archives.load(stream(out.getvalue()), nobody)
+    (loaded,) = await load(storage, stream(out.getvalue()))
     assert [layer.diff_id for layer in loaded.layers] == image.diff_ids
 
 
@@ -131,7 +139,7 @@ async def test_an_archive_that_lies_is_refused_and_leaves_nothing(storage: Linux
     cut = two_layers().docker_archive("app:1")[:200_000]
     for archive in (lying, no_image, cut, b"no tar at all" * 100):
         with pytest.raises(PortError) as refused:
-            await storage.archives.load(stream(archive), nobody)
+            await load(storage, stream(archive))
         assert refused.value.fault is Fault.INVALID
     assert (await storage.layers.inventory()).blobs == ()
     assert os.listdir(storage.places.temporary) == []
@@ -163,7 +171,7 @@ async def test_what_becomes_a_blob_is_claimed_before(storage: LinuxStorage) -> N
         claimed.extend(digests)
 
     image = two_layers()
-    await storage.archives.load(stream(image.docker_archive("app:1")), claim)
+    await load(storage, stream(image.docker_archive("app:1")), claim)
     assert set(claimed) == set((await storage.layers.inventory()).blobs) != set()
     await storage.archives.compress_layer(Digest(digest(image.layers[0])), claim)
     await storage.archives.import_layer(stream(layer_of({"other": b""})), claim)
@@ -176,5 +184,65 @@ async def test_cancelling_a_load_leaves_nothing(storage: LinuxStorage) -> None:
         await trio.sleep_forever()
 
     with trio.move_on_after(0.3):
-        await storage.archives.load(endless(), nobody)
+        await load(storage, endless())
     assert os.listdir(storage.places.temporary) == []
+
+
+def early_trees(storage: LinuxStorage) -> dict[int, set[str]]:
+    """What layers that lie nowhere yet consist of, by the inode of their root."""
+    found = {}
+    for name in os.listdir(storage.places.temporary):
+        if name.startswith("layer-"):
+            diff = f"{storage.places.temporary}/{name}/diff"
+            found[os.stat(diff).st_ino] = set(os.listdir(diff))
+    return found
+
+
+@pytest.mark.parametrize("compress", ["", "gzip", "zstd"])
+async def test_layers_are_unpacked_while_their_archive_still_comes(storage: LinuxStorage, compress: str) -> None:
+    """IMG-15."""
+    image = image_of(layer_of({"a": b"1"}), layer_of({"b": b"2", ".wh.a": b""}), oci=True, compress=compress)
+    archive, seen = image.oci_archive("app:1"), dict[int, set[str]]()
+
+    async def paused() -> AsyncIterator[bytes]:
+        yield archive[:-1024]
+        with trio.fail_after(20):
+            while sorted(map(len, seen.values())) != [1, 2]:
+                await trio.sleep(0.01)
+                seen.update(early_trees(storage))
+        yield archive[-1024:]
+
+    async with storage.archives.load(paused(), nobody) as (loaded,):
+        parent, roots = None, []
+        for layer in loaded.layers:
+            blob = layer.blob
+            made = await storage.layers.unpack(blob.digest, blob.media_type, layer.diff_id, parent)
+            parent = made.chain_id
+            roots.append(os.stat(storage.layers.lowers([parent])[0]).st_ino)
+    assert {frozenset(seen[root]) for root in roots} == {frozenset({"a"}), frozenset({"a", "b"})}
+    assert os.listdir(storage.places.temporary) == []
+
+
+async def test_what_was_unpacked_early_and_not_wanted_is_gone_with_its_archive(storage: LinuxStorage) -> None:
+    """A tar that is no layer, one that is hostile, and layers for which nobody asks in the end."""
+    image = two_layers()
+    out = io.BytesIO(image.docker_archive("app:1"))
+    with tarfile.open(fileobj=out, mode="a") as tar:
+        add(tar, "sources.tar", layer_of({"main.c": b"int main;"}))
+        add(tar, "hostile.tar", layer_of({"../outside": b""}))
+    async with storage.archives.load(stream(out.getvalue()), nobody):
+        pass
+    assert os.listdir(storage.places.temporary) == []
+    assert (await storage.layers.inventory()).layers == ()
+
+
+async def test_an_early_layer_that_is_not_what_the_image_says_is_refused(storage: LinuxStorage) -> None:
+    """IMG-15."""
+    image = image_of(layer_of({"a": b"1"}), oci=True)
+    async with storage.archives.load(stream(image.oci_archive("app:1")), nobody) as (loaded,):
+        (blob,) = [layer.blob for layer in loaded.layers]
+        other = DiffID(digest(b"another"))
+        with pytest.raises(PortError, match="don't match image configuration") as refused:
+            await storage.layers.unpack(blob.digest, blob.media_type, other, None)
+    assert refused.value.fault is Fault.INVALID
+    assert (await storage.layers.inventory()).layers == ()

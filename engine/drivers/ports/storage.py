@@ -7,6 +7,7 @@ because of what is decided by image events; the store only holds it.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 import msgspec
@@ -258,15 +259,16 @@ class ImageArchives(Protocol):
     """Images as tar archives. Unpacking what was loaded is the caller's (`LayerStore.unpack`). What becomes a blob is
     claimed before."""
 
-    async def load(
+    def load(
         self,
         source: AsyncIterator[bytes],
         claim: Claim,
         platforms: Sequence[Platform] = (),
         progress: Progress | None = None,
-    ) -> tuple[LoadedImage, ...]:
+    ) -> AbstractAsyncContextManager[tuple[LoadedImage, ...]]:
         """Take in a docker-archive or OCI layout, compressed or not; platforms: which images of an index, else all that
-        are there. Raises PortError(INVALID), leaving nothing."""
+        are there. Unpacking within the block finds layers that were unpacked while the archive came. Raises
+        PortError(INVALID), leaving nothing."""
         ...
 
     async def import_layer(

@@ -22,7 +22,7 @@ from engine.aggregates.values.instructions import apply_instructions
 from engine.aggregates.values.manifest import ImageIndex, parse_image_config, parse_manifest
 from engine.aggregates.values.platform import Platform, fallbacks
 from engine.aggregates.values.reference import Reference, parse
-from engine.drivers.ports.storage import BlobStore, ImageArchives, LayerStore, LoadedLayer
+from engine.drivers.ports.storage import BlobStore, ImageArchives, LayerStore, LoadedImage, LoadedLayer
 from engine.reactors.base import Hands
 from engine.reactors.images import messages
 from engine.reactors.images.additions import Additions, Belonging
@@ -79,25 +79,8 @@ class Loads:
         the bad one stay."""
 
         async def work(hold: Hold, transfer: Transfer) -> tuple[ImageID, ...]:
-            loaded = await self._archives.load(archive, hold.add, platforms)
-            arrived = [
-                Arrived(
-                    config=image.config,
-                    layers=image.layers,
-                    names=_names(image.references),
-                    manifest=image.manifest,
-                    index=image.index,
-                )
-                for image in loaded
-            ]
-            names: set[str] = set()
-            images = []
-            for image in arrived:
-                add = await self._unpacked(image, hold, transfer, _silent if quiet else emit, origin="load")
-                _check_platform(add, platforms)
-                await self._add(image, add, names, emit, transfer.cause)
-                images.append(add.image_id)
-            return tuple(images)
+            async with self._archives.load(archive, hold.add, platforms) as loaded:
+                return await self._arrived(loaded, platforms, _silent if quiet else emit, emit, hold, transfer)
 
         return await self._transfer("load", "", work, cause)
 
@@ -139,6 +122,34 @@ class Loads:
                 await self._hands.application.execute(done, *needless(self._hands, kind), cause=transfer.cause)
         return images
 
+    async def _arrived(
+        self,
+        loaded: Sequence[LoadedImage],
+        platforms: Sequence[Platform],
+        emit_progress: Emit,
+        emit: Emit,
+        hold: Hold,
+        transfer: Transfer,
+    ) -> tuple[ImageID, ...]:
+        arrived = [
+            Arrived(
+                config=image.config,
+                layers=image.layers,
+                names=_names(image.references),
+                manifest=image.manifest,
+                index=image.index,
+            )
+            for image in loaded
+        ]
+        names: set[str] = set()
+        images = []
+        for image in arrived:
+            add = await self._unpacked(image, hold, transfer, emit_progress, origin="load")
+            _check_platform(add, platforms)
+            await self._add(image, add, names, emit, transfer.cause)
+            images.append(add.image_id)
+        return tuple(images)
+
     async def _add(self, image: Arrived, add: AddImage, told: set[str], emit: Emit, cause: Cause) -> None:
         """told: names that have been, as the images of an index come with the same ones."""
         fresh = [name for name in image.names if str(name) not in told]
@@ -168,11 +179,9 @@ class Loads:
             manifests={entry.descriptor.digest: entry.descriptor for entry in parsed.entries},
         )
 
-    async def _unpacked(
-        self, image: Arrived, hold: Hold, transfer: Transfer, emit: Emit, *, origin: str
-    ) -> AddImage:
-        """Its layers are leased: a crash leaves those that are whole to the next load. Blobs are not, as that brings
-        them again anyway."""
+    async def _unpacked(self, image: Arrived, hold: Hold, transfer: Transfer, emit: Emit, *, origin: str) -> AddImage:
+        """Its layers are leased before the store has them: a crash leaves those that are whole to the next load. Blobs
+        are not, as that brings them again anyway."""
         config = parse_image_config(await self._blobs.read(image.config.digest))
         check_config(config, len(image.layers))
         wanted = wanted_layers([layer.blob for layer in image.layers], config.diff_ids)

@@ -4,15 +4,15 @@ Owns the formats: OCI image layout, and Docker's own (`manifest.json`) with both
 splits an incoming archive into files; which of them become blobs is decided here, and the rest is thrown away. Layers
 are kept exactly as they lie in the archive (docs/decisions/0004-blobs-as-received.md). An outgoing archive is an OCI
 layout with Docker's `manifest.json` and `repositories` beside it, as dockerd writes since 25: every loader finds its
-own. Refuses to know: which images exist, and unpacking.
+own. Refuses to know: which images exist, and unpacking; it only tells of what looks like a layer (early.py).
 """
 
 from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any, cast
 
@@ -27,6 +27,7 @@ from engine.aggregates.values.platform import Platform
 from engine.aggregates.values.reference import parse as parse_reference
 from engine.drivers.linux.storage.archive_index import Archive, FoundImage, find_images
 from engine.drivers.linux.storage.blobs import LAYER_TAR, adopt
+from engine.drivers.linux.storage.early import EarlyLayers, Guess
 from engine.drivers.linux.storage.errors import as_port_error
 from engine.drivers.linux.storage.places import Places
 from engine.drivers.linux.storage.tar_writer import RECORD_END, header, padding
@@ -47,21 +48,42 @@ from engine.errors import Fault, PortError
 class LinuxImageArchives:
     """See engine/drivers/ports/storage.py, ImageArchives."""
 
-    def __init__(self, places: Places, blobs: BlobStore, workers: Workers, limiter: trio.CapacityLimiter) -> None:
+    def __init__(
+        self, places: Places, blobs: BlobStore, early: EarlyLayers, workers: Workers, limiter: trio.CapacityLimiter
+    ) -> None:
+        self._early = early
         self._places = places
         self._blobs = blobs
         self._workers = workers
         self._limiter = limiter
 
+    @asynccontextmanager
     async def load(
         self,
         source: AsyncIterator[bytes],
         claim: Claim,
         platforms: Sequence[Platform] = (),
         progress: Progress | None = None,
+    ) -> AsyncIterator[tuple[LoadedImage, ...]]:
+        async with self._early.of_archive() as guess:
+            # Of some platforms alone: who knows whether a layer is wanted.
+            images = await self._load(source, claim, platforms, progress, None if platforms else guess)
+            yield images
+
+    async def _load(
+        self,
+        source: AsyncIterator[bytes],
+        claim: Claim,
+        platforms: Sequence[Platform],
+        progress: Progress | None,
+        guess: Guess | None,
     ) -> tuple[LoadedImage, ...]:
+        def found(member: dict[str, Any]) -> None:
+            if guess is not None:
+                guess(member["file"], Digest(member["digest"]), plain=member["plain"])
+
         with self._temporary("load") as directory:
-            members = await self._receive("receive_archive", {"directory": directory}, source, progress)
+            members = await self._receive("receive_archive", {"directory": directory}, source, progress, found)
             archive = Archive(members)
             try:
                 images = await trio.to_thread.run_sync(find_images, archive, platforms, limiter=self._limiter)
@@ -116,7 +138,12 @@ class LinuxImageArchives:
         yield RECORD_END
 
     async def _receive(
-        self, task: str, fields: dict[str, Any], source: AsyncIterator[bytes], progress: Progress | None
+        self,
+        task: str,
+        fields: dict[str, Any],
+        source: AsyncIterator[bytes],
+        progress: Progress | None,
+        found: Callable[[dict[str, Any]], None] | None = None,
     ) -> Any:
         """Feed a worker and hear it out at the same time."""
         done = 0
@@ -133,7 +160,7 @@ class LinuxImageArchives:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(partial(worker.feed, source), name=f"feed {task}")
                 try:
-                    outcome = await worker.outcome(advance)
+                    outcome = await worker.outcome(advance, found)
                 except PortError as error:
                     trouble = error  # raised outside: a nursery would wrap it in a group.
                 nursery.cancel_scope.cancel()

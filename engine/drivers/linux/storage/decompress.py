@@ -22,10 +22,12 @@ class CompressionError(ValueError):
     """The compressed stream is damaged or truncated."""
 
 
-def plain_source(file: io.BufferedReader) -> Callable[[], bytes]:
-    """A function that returns the next plain bytes of `file`, b"" at the end. Raises CompressionError."""
-    magic = file.read(MAGIC_BYTES)
-    file = io.BufferedReader(_Rejoined(magic, file), _BUFFER_BYTES)
+def plain_source(raw: io.RawIOBase) -> Callable[[], bytes]:
+    """A function that returns the next plain bytes of `raw`, b"" at the end. Raises CompressionError."""
+    magic = b""
+    while len(magic) < MAGIC_BYTES and (part := raw.read(MAGIC_BYTES - len(magic))):
+        magic += part
+    file = io.BufferedReader(_Rejoined(magic, raw), _BUFFER_BYTES)
     if magic.startswith(GZIP):
         return _guarded(_gzip(file))
     if magic.startswith(ZSTD):
@@ -42,18 +44,18 @@ def plain_source(file: io.BufferedReader) -> Callable[[], bytes]:
 
 
 class _Rejoined(io.RawIOBase):
-    """A stream with its first bytes put back: a pipe can not be rewound, and `peek` may see less than the magic."""
+    """A stream with its first bytes put back: a pipe can not be rewound."""
 
-    def __init__(self, first: bytes, rest: io.BufferedReader) -> None:
+    def __init__(self, first: bytes, rest: io.RawIOBase) -> None:
         self._first = first
         self._rest = rest
 
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any) -> int:
+    def readinto(self, buffer: Any) -> int | None:
         if not self._first:
-            return self._rest.readinto1(buffer)
+            return self._rest.readinto(buffer)
         size = min(len(buffer), len(self._first))
         buffer[:size], self._first = self._first[:size], self._first[size:]
         return size

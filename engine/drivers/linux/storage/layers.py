@@ -1,6 +1,6 @@
 """Port LayerStore: unpacked layers, stacked by ChainID.
 
-Owns `<data-root>/layers`. A worker unpacks into a temporary directory; the finished layer is renamed into place once
+Owns `<data-root>/layers`. A blob becomes a tree in a temporary directory (trees.py), which is renamed into place once
 its parent is there, so the layers of an image may be unpacked side by side, and two pulls of one layer share one
 unpack. Directories a layer only implies take their attributes from the layers below, as an overlay's copy-up would
 give them.
@@ -16,7 +16,6 @@ import errno
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import msgspec
 import trio
@@ -24,14 +23,15 @@ import trio
 from engine.aggregates.values.ids import ChainID, ContainerID, DiffID, Digest
 from engine.aggregates.values.layers import chain_id as chain_id_of
 from engine.drivers.linux.storage import kernel
+from engine.drivers.linux.storage.early import GUESSES_MAX, EarlyLayers
 from engine.drivers.linux.storage.errors import as_port_error
 from engine.drivers.linux.storage.places import DIRECTORY_MODE, Places
+from engine.drivers.linux.storage.trees import LAYER_ROOT_MODE, Tree, Trees
 from engine.drivers.linux.storage.workers import Workers
 from engine.drivers.ports.storage import Layer, Progress, StorageInventory
 from engine.errors import Fault, PortError
 
 _DURABLE = "durable"
-_LAYER_ROOT_MODE = 0o755
 _PATH_DIR = os.O_PATH | os.O_DIRECTORY
 
 
@@ -59,14 +59,13 @@ class _Unpacking:
 class LinuxLayerStore:
     """See engine/drivers/ports/storage.py, LayerStore."""
 
-    def __init__(
-        self, places: Places, workers: Workers, limiter: trio.CapacityLimiter, *, whole: bool = False
-    ) -> None:
+    def __init__(self, places: Places, workers: Workers, limiter: trio.CapacityLimiter, *, whole: bool = False) -> None:
         """whole: each layer is kept as the whole tree that it and those below it make (vfs)."""
         self._whole = whole
         self._places = places
-        self._workers = workers
         self._limiter = limiter
+        self._trees = Trees(places, workers)
+        self.early = EarlyLayers(places, self._trees, at_most=0 if whole else GUESSES_MAX)
         self._under_way: dict[ChainID, _Unpacking] = {}
 
     async def unpack(
@@ -146,51 +145,36 @@ class LinuxLayerStore:
         parent: ChainID | None,
         progress: Progress | None,
     ) -> Layer:
-        with as_port_error("unpack"):
-            directory = self._places.new_temporary("layer")
-            os.mkdir(directory, DIRECTORY_MODE)
+        ancestors = await self._ancestors(parent) if self._whole else ()
+        below = (self.lowers(ancestors)[0] if ancestors else "") if self._whole else None
+        tree = await self._tree(blob, diff_id, below, progress)
         try:
-            with as_port_error("unpack"):
-                os.mkdir(f"{directory}/diff", _LAYER_ROOT_MODE)
-                os.chmod(f"{directory}/diff", _LAYER_ROOT_MODE)
-            if self._whole:
-                ancestors = await self._ancestors(parent)
-                below = self.lowers(ancestors)[0] if ancestors else ""
-                outcome = await self._run_worker(blob, diff_id, f"{directory}/diff", below, progress)
-            else:
-                outcome = await self._run_worker(blob, diff_id, f"{directory}/diff", None, progress)
-                ancestors = await self._ancestors(parent)
+            ancestors = await self._ancestors(parent)
             meta = LayerMeta(
-                chain_id=chain_id, diff_id=diff_id, parent=parent, size=outcome["size"], entries=outcome["entries"],
+                chain_id=chain_id, diff_id=diff_id, parent=parent, size=tree.size, entries=tree.entries,
                 blob=blob, media_type=media_type, boot=_boot_id(),
             )  # fmt: skip
             with as_port_error("unpack"):
                 await trio.to_thread.run_sync(
-                    _publish, self._places, directory, meta, tuple(outcome["implied"]), self.lowers(ancestors),
-                    limiter=self._limiter,
-                )  # fmt: skip
-        finally:
-            self._places.discard(directory)
-        return Layer(chain_id=chain_id, diff_id=diff_id, size=meta.size)
-
-    async def _run_worker(
-        self, blob: Digest, diff_id: DiffID, directory: str, below: str | None, progress: Progress | None
-    ) -> dict[str, Any]:
-        with as_port_error("unpack"):
-            fd = os.open(self._places.blob(blob), os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            size = os.fstat(fd).st_size
-            async with self._workers.limiter:
-                outcome = await self._workers.run_next(
-                    "unpack",
-                    # A plain blob was verified when it came, and its digest is the DiffID: not hashed twice.
-                    {"directory": directory, "diff_id": "" if str(blob) == diff_id else diff_id, "below": below},
-                    data=fd,
-                    on_progress=None if progress is None else lambda done: progress(done, size),
+                    _publish, self._places, tree, meta, self.lowers(ancestors), limiter=self._limiter
                 )
         finally:
-            os.close(fd)
-        return dict(outcome)
+            self._places.discard(tree.directory)
+        return Layer(chain_id=chain_id, diff_id=diff_id, size=meta.size)
+
+    async def _tree(self, blob: Digest, diff_id: DiffID, below: str | None, progress: Progress | None) -> Tree:
+        with as_port_error("unpack"):
+            file = os.open(self._places.blob(blob), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            early = await self.early.take(blob, diff_id)
+            if early is not None:
+                if progress is not None:
+                    progress(size := os.fstat(file).st_size, size)
+                return early
+            known = str(blob) == diff_id  # a plain blob was verified when it came: it is not hashed twice.
+            return await self._trees.make(file, expects=diff_id, hashed=not known, below=below, progress=progress)
+        finally:
+            os.close(file)
 
     async def _ancestors(self, parent: ChainID | None) -> tuple[ChainID, ...]:
         """The chain up to `parent`, lowest first, waiting for one that is being unpacked. Raises
@@ -210,19 +194,17 @@ class LinuxLayerStore:
         return tuple(reversed(chain))
 
 
-def _publish(
-    places: Places, directory: str, meta: LayerMeta, implied: tuple[str, ...], lowers: tuple[str, ...]
-) -> None:
+def _publish(places: Places, tree: Tree, meta: LayerMeta, lowers: tuple[str, ...]) -> None:
     """Give implied directories their attributes, write meta.json, rename into place."""
-    for path in ("", *implied):
-        _inherit(f"{directory}/diff", path, lowers, root=path == "")
-    with open(f"{directory}/meta.json", "wb") as file:
+    for path in ("", *tree.implied):
+        _inherit(f"{tree.directory}/diff", path, lowers, root=path == "")
+    with open(f"{tree.directory}/meta.json", "wb") as file:
         file.write(msgspec.json.encode(meta))
         file.flush()
         os.fsync(file.fileno())
     os.makedirs(places.layers, DIRECTORY_MODE, exist_ok=True)
     try:
-        os.rename(directory, places.layer(meta.chain_id))
+        os.rename(tree.directory, places.layer(meta.chain_id))
     except OSError as error:
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
             raise  # the same layer is there: content-addressed, so it is this one.
@@ -232,7 +214,7 @@ def _inherit(diff: str, path: str, lowers: tuple[str, ...], *, root: bool) -> No
     """Owner, mode, times and xattrs of the same directory in the topmost layer below that has it."""
     resolve = kernel.RESOLVE_BENEATH | kernel.RESOLVE_NO_SYMLINKS
     target = f"{diff}/{path}" if path else diff
-    if root and os.stat(target).st_mode & 0o7777 != _LAYER_ROOT_MODE:
+    if root and os.stat(target).st_mode & 0o7777 != LAYER_ROOT_MODE:
         return  # the archive said what its root is.
     for lower in lowers:
         with contextlib.suppress(OSError), _opened(lower) as lower_fd:

@@ -42,7 +42,7 @@ class LinuxStorage:
         limiter = trio.CapacityLimiter(8)
         self.blobs = LinuxBlobStore(self.places, limiter)
         self.layers = LinuxLayerStore(self.places, self.workers, limiter, whole=driver == VFS)
-        self.archives = LinuxImageArchives(self.places, self.blobs, self.workers, limiter)
+        self.archives = LinuxImageArchives(self.places, self.blobs, self.layers.early, self.workers, limiter)
         self.files = LinuxFiles(self.places, self.workers, id_map)
         roots = VfsRootFilesystems if driver == VFS else LinuxRootFilesystems
         self.rootfs: RootFilesystems = roots(self.places, self.layers, self.workers, limiter)

@@ -1,7 +1,8 @@
 """The worker process: one storage task, away from the engine's event loop.
 
 Owns the protocol: the task's name in argv[2], its fields as JSON in argv[3]; data on stdin and stdout; on stderr JSON
-lines, of which the last is {"result": ...} or {"error": {...}} and earlier ones {"progress": n} or {"ready": ...}.
+lines, of which the last is {"result": ...} or {"error": {...}} and earlier ones {"progress": n}, {"ready": ...} or
+{"found": {...}}.
 Anything else on stderr is a crash's traceback. Refuses to know: the engine. Started with `python -I -S`, so imports
 stay few; a task imports its own module.
 

@@ -40,19 +40,25 @@ class Worker:
         self.process = process
         self._unread = b""
 
-    async def outcome(self, on_progress: Callable[[int], None] | None = None) -> Any:
+    async def outcome(
+        self, on_progress: Callable[[int], None] | None = None, on_found: Callable[[dict[str, Any]], None] | None = None
+    ) -> Any:
         """Wait for the worker's end: its result. Raises the PortError it reported."""
-        result = await self.result(on_progress)
+        result = await self.result(on_progress, on_found)
         await self.process.wait()
         return result
 
-    async def result(self, on_progress: Callable[[int], None] | None = None) -> Any:
+    async def result(
+        self, on_progress: Callable[[int], None] | None = None, on_found: Callable[[dict[str, Any]], None] | None = None
+    ) -> Any:
         """Wait for the task's end: its result. Raises the PortError that was reported, and then the worker has ended,
         too."""
         noise: list[str] = []
         while (message := await self._message(noise)) is not None:
             if "progress" in message and on_progress is not None:
                 on_progress(message["progress"])
+            elif "found" in message and on_found is not None:
+                on_found(message["found"])
             elif "error" in message:
                 await self.process.wait()
                 raise self._port_error(message["error"])
@@ -222,9 +228,7 @@ class Workers:
 
 async def _open(task: str, fields: Mapping[str, Any], **options: Any) -> trio.Process:
     argv = [sys.executable, "-I", "-S", "-c", _BOOT, _import_path(), task, json.dumps(fields)]
-    return await trio.lowlevel.open_process(
-        argv, stderr=subprocess.PIPE, cwd="/", env={"LC_ALL": "C.UTF-8"}, **options
-    )
+    return await trio.lowlevel.open_process(argv, stderr=subprocess.PIPE, cwd="/", env={"LC_ALL": "C.UTF-8"}, **options)
 
 
 async def _ended(process: trio.Process) -> None:

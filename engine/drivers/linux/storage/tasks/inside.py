@@ -93,7 +93,7 @@ def extract(fields: dict[str, Any]) -> None:
     rules = Rules(layer=False, keep_directories=fields["keep_directories"], owner=owner)
     root_fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        reader = TarReader(plain_source(io.BufferedReader(io.FileIO(0, closefd=False), 1 << 18)))
+        reader = TarReader(plain_source(io.FileIO(0, closefd=False)))
         Unpacker(root_fd, rules, os.fsencode(target)).apply(reader)
         reader.drain()
     except (TarError, UnpackError, CompressionError) as error:

@@ -14,10 +14,12 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from engine.drivers.linux.storage.decompress import MAGIC_BYTES, CompressionError, plain_source
+from engine.drivers.linux.storage.decompress import GZIP, MAGIC_BYTES, ZSTD, CompressionError, plain_source
 from engine.drivers.linux.storage.tar_reader import LINK, REGULAR, SYMLINK, TarError, TarReader
 from engine.drivers.linux.storage.worker import TaskError, report
 
+_TAR_MAGIC, _TAR_MAGIC_AT = b"ustar", 257
+_HEAD_BYTES = _TAR_MAGIC_AT + len(_TAR_MAGIC)
 _MEMBERS_MAX = 100_000
 _CHUNK = 1 << 20
 _GZIP_LEVEL = 1
@@ -28,7 +30,8 @@ _BLOB_PREFIX = "blobs/sha256/"
 
 def receive_archive(fields: dict[str, Any]) -> list[dict[str, Any]]:
     """fields: directory (exists, empty). Each regular member becomes a file there, named by its number. Returns a
-    list of {name, file, digest, size, magic} and, for links, {name, link}."""
+    list of {name, file, digest, size, magic, tar} and, for links, {name, link}. What looks like a layer is reported as
+    soon as it is whole: found {file, digest, plain}."""
     members: list[dict[str, Any]] = []
     reader = TarReader(_stdin())
     syncing = _Syncing()
@@ -40,7 +43,8 @@ def receive_archive(fields: dict[str, Any]) -> list[dict[str, Any]]:
             if entry.kind == REGULAR and entry.sparse is None:
                 members.append({"name": name, **_member(reader, f"{fields['directory']}/{len(members)}", syncing)})
                 _verify_name(members[-1])
-                report(progress=sum(member.get("size", 0) for member in members[-1:]))
+                _tell_layer(members[-1])
+                report(progress=members[-1]["size"])
             elif entry.kind in (LINK, SYMLINK):
                 members.append({"name": name, "link": os.fsdecode(entry.link), "hard": entry.kind == LINK})
         reader.drain()
@@ -51,7 +55,7 @@ def receive_archive(fields: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def receive_layer(fields: dict[str, Any]) -> dict[str, Any]:
-    """fields: file (to be made). Writes stdin decompressed. Returns {digest, size, magic}."""
+    """fields: file (to be made). Writes stdin decompressed. Returns {digest, size, magic, tar}."""
     source = _stdin()
 
     def chunks() -> Any:
@@ -66,7 +70,8 @@ def receive_layer(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def compress_layer(fields: dict[str, Any]) -> dict[str, Any]:
-    """fields: file (to be made). Writes stdin as gzip. Returns {digest, size, magic}; progress counts plain bytes."""
+    """fields: file (to be made). Writes stdin as gzip. Returns {digest, size, magic, tar}; progress counts plain
+    bytes."""
     from isal import isal_zlib  # imported where it is needed: a worker starts for each layer that comes, too.
 
     compressor = isal_zlib.compressobj(_GZIP_LEVEL, wbits=_GZIP_WINDOW_BITS)
@@ -81,7 +86,7 @@ def compress_layer(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _stdin() -> Callable[[], bytes]:
-    return plain_source(io.BufferedReader(io.FileIO(0, closefd=False), 1 << 18))
+    return plain_source(io.FileIO(0, closefd=False))
 
 
 def _member(reader: TarReader, path: str, syncing: _Syncing) -> dict[str, Any]:
@@ -119,20 +124,30 @@ class _Syncing:
 
 def _write(chunks: Any, path: str, sync: Callable[[int], None] = os.fsync) -> dict[str, Any]:
     """Write and hash at once; synced, because these files become blobs by a rename alone."""
-    content_hash, size, magic = hashlib.sha256(), 0, b""
+    content_hash, size, head = hashlib.sha256(), 0, b""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:
         for chunk in chunks:
             content_hash.update(chunk)
             size += len(chunk)
-            if len(magic) < MAGIC_BYTES:
-                magic += bytes(chunk[:MAGIC_BYTES])
+            if len(head) < _HEAD_BYTES:
+                head += bytes(chunk[: _HEAD_BYTES - len(head)])
             while chunk:
                 chunk = chunk[os.write(fd, chunk) :]
         sync(fd)
     finally:
         os.close(fd)
-    return {"digest": "sha256:" + content_hash.hexdigest(), "size": size, "magic": magic[:MAGIC_BYTES].hex()}
+    return {
+        "digest": "sha256:" + content_hash.hexdigest(),
+        "size": size,
+        "magic": head[:MAGIC_BYTES].hex(),
+        "tar": head[_TAR_MAGIC_AT:] == _TAR_MAGIC,
+    }
+
+
+def _tell_layer(member: dict[str, Any]) -> None:
+    if member["tar"] or bytes.fromhex(member["magic"]).startswith((GZIP, ZSTD)):
+        report(found={"file": member["file"], "digest": member["digest"], "plain": member["tar"]})
 
 
 def _verify_name(member: dict[str, Any]) -> None:

@@ -19,18 +19,18 @@ from engine.drivers.linux.storage.tar_reader import TarError, TarReader
 from engine.drivers.linux.storage.unpack import Rules, Unpacker, UnpackError
 from engine.drivers.linux.storage.worker import TaskError, report
 
-_READ_BUFFER = 256 << 10
 _CHUNKS_AHEAD = 4
 
 
 def unpack_layer(fields: dict[str, Any]) -> dict[str, Any]:
-    """fields: directory (exists, empty), diff_id ("": known to be right), below: None, or a directory (or "" for
-    nothing) on a copy of which the layer is to be applied. Returns size, entries, implied."""
-    directory, diff_id, below = fields["directory"], fields["diff_id"], fields["below"]
+    """fields: directory (exists, empty), hashed: whether the DiffID is wanted, expects: which it must be then ("":
+    any), below: None, or a directory (or "" for nothing) on a copy of which the layer is to be applied. Returns size,
+    entries, implied, diff_id ("" unless hashed)."""
+    directory, hashed, below = fields["directory"], fields["hashed"], fields["below"]
     if below:
         copy_tree(below, directory)
-    plain = plain_source(io.BufferedReader(io.FileIO(0, closefd=False), _READ_BUFFER))
-    source = _Ahead(plain, hashed=bool(diff_id))
+    plain = plain_source(io.FileIO(0, closefd=False))
+    source = _Ahead(plain, hashed=hashed)
     root_fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     unpacker = Unpacker(root_fd, Rules(layer=True, merged=below is not None))
     reader = TarReader(source.read)
@@ -41,13 +41,14 @@ def unpack_layer(fields: dict[str, Any]) -> dict[str, Any]:
         raise TaskError("invalid", f"failed to register layer: {error}") from error
     finally:
         os.close(root_fd)
-    found = source.digest()
-    if diff_id and found != diff_id:
-        raise TaskError("invalid", f"layers from manifest don't match image configuration: {found} is not {diff_id}")
+    found, expected = source.digest(), fields["expects"]
+    if hashed and expected and found != expected:
+        raise TaskError("invalid", f"layers from manifest don't match image configuration: {found} is not {expected}")
     return {
         "size": unpacker.size,
         "entries": unpacker.entries,
         "implied": [os.fsdecode(path) for path in unpacker.implied],
+        "diff_id": found if hashed else "",
     }
 
 
