@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import cast
@@ -20,12 +20,10 @@ from msgspec.structs import replace
 
 from engine.aggregates.catalog import ALL_DECIDERS
 from engine.aggregates.container.rules import RuleFacts
-from engine.aggregates.container.state import ContainerState
 from engine.aggregates.daemon import ReportReloaded
 from engine.aggregates.decider import Cause
 from engine.aggregates.values.drift import Outcome
 from engine.aggregates.values.etc_files import parse_resolv_conf
-from engine.aggregates.values.health import HealthResult
 from engine.aggregates.values.ids import NetworkID
 from engine.aggregates.values.platform import Platform
 from engine.api.app import EngineApp, create_app
@@ -221,7 +219,7 @@ class Engine:
         images, linked = self._image_service(), self._linked()
         drift = self._drift(images, linked)
         self.damage = salvaged.statement
-        self._context = self._make_context(nursery, images, lambda state: state.health.log, (), drift)
+        self._context = self._make_context(nursery, images, (), drift)
         self.app = _app(self._context)
         self.app.refusal = salvaged.statement
 
@@ -391,7 +389,8 @@ class Engine:
         await nursery.start(lifecycle.run, after)
         await nursery.start(health.run, after)
         await nursery.start(KeyReactor(hands).run, after)
-        self._context = self._make_context(nursery, image_service, health.recent, subnets, drift)
+        self._context = self._make_context(nursery, image_service, subnets, drift)
+        self._context.recent_health, self._context.expect_exec = health.recent, execs.expect
         self._starts, self._images = starts, image_service
         self.app = _app(self._context)
 
@@ -434,7 +433,6 @@ class Engine:
         self,
         nursery: trio.Nursery,
         image_service: ImageService,
-        recent_health: Callable[[ContainerState], Sequence[HealthResult]],
         subnets: tuple[str, ...],
         drift: Drift,
     ) -> ApiContext:
@@ -458,7 +456,6 @@ class Engine:
             sampling=sampling,
             sizes=Sizes(drivers.rootfs, drivers.volumes, drivers.layers, hands.views, nursery),
             lasting=nursery,
-            recent_health=recent_health,
             host_routes=lambda: subnets,
             drift=drift,
             damage=lambda: tuple(filter(None, (self.damage, hands.vault.damage))),

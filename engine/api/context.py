@@ -15,6 +15,7 @@ import trio
 from engine.aggregates.container.rules import RuleFacts
 from engine.aggregates.container.state import ContainerState
 from engine.aggregates.decider import Cause, Command, Recorded
+from engine.aggregates.exec import ExecState
 from engine.aggregates.image import ImageState
 from engine.aggregates.values.commit import CommitWish
 from engine.aggregates.values.drift import Outcome
@@ -195,6 +196,8 @@ class ApiContext:
     sizes: Sizes
     lasting: trio.Nursery
     """For what goes on when its client leaves: it ends with the engine."""
+    expect_exec: Callable[[ExecState], None] = lambda state: None
+    """An attached exec is about to be started, as this state has it: what can be done ahead may be."""
     recent_health: Callable[[ContainerState], Sequence[HealthResult]] = lambda state: state.health.log
     """The last probes of a container, those included that changed nothing."""
     host_routes: Callable[[], Sequence[str]] = tuple

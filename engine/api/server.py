@@ -167,6 +167,10 @@ class EngineServer:
     async def send(self, data: bytes) -> None:
         if self._released is not None:
             return  # what a route says behind a hijack is nobody's
+        if not self._send_lock.locked():
+            data = self._send_at_once(data)
+            if not data:
+                return
         gone = False
         async with self._send_lock:
             try:
@@ -178,6 +182,13 @@ class EngineServer:
                 raise
         if gone:
             await self._leave()
+
+    def _send_at_once(self, data: bytes) -> bytes:
+        """What there was no room for; errors are met by who sends that. Nearly every answer fits, and no other task
+        needs to run first."""
+        with suppress(OSError):
+            return data[os.write(self._stream.socket.fileno(), data) :]
+        return data
 
     async def linger(self) -> None:
         """Say that we are done, and let the reader throw away what the client still sends, for a while: closing over

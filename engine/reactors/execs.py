@@ -6,6 +6,7 @@ command a second time is worse than not running it.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Container, Iterable
 from functools import partial
@@ -15,7 +16,7 @@ import trio
 
 from engine.aggregates.container.lifecycle import Status
 from engine.aggregates.container.state import ContainerState
-from engine.aggregates.decider import Command
+from engine.aggregates.decider import Command, Rejected
 from engine.aggregates.exec import ExecState, ExecStatus, RemoveExec, ReportExecExited, ReportExecStarted
 from engine.aggregates.values.ids import ContainerID, ExecID
 from engine.drivers.ports.runtime import ExecLaunch, Exit, Runtime, Stdio
@@ -51,6 +52,20 @@ def overdue(execs: Iterable[ExecState], containers: Container[ContainerID], now_
     ]
 
 
+EXPECTED_S = 1.0
+"""How long what was made ready for an expected start is kept."""
+
+
+class _Expected:
+    """What a start will need, made while it is committed. Of use when exec and container are as they were thought."""
+
+    def __init__(self, state: ExecState, container: ContainerState) -> None:
+        self.state, self.container = state, container
+        self.launch: ExecLaunch | None = None
+        self.made = trio.Event()
+        self.taken = trio.Event()
+
+
 class _Beginning:
     """A start under way, and its end when that is quicker than the report."""
 
@@ -67,6 +82,8 @@ class ExecReactor:
         self._runtime = runtime
         self._processes = processes
         self._beginning: dict[ExecID, _Beginning] = {}
+        self._expected: dict[ExecID, _Expected] = {}
+        self._works: Works | None = None
 
     def ended(self, exited: Exit) -> None:
         """A process has ended. Its exit is reported by whoever says so, unless it is reported with the start."""
@@ -78,7 +95,7 @@ class ExecReactor:
     async def run(self, after: int, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Start what is asked for from now on, and sweep."""
         async with trio.open_nursery() as nursery:
-            works = Works(nursery)
+            works = self._works = Works(nursery)
             nursery.start_soon(self._sweep_forever, name="exec sweep")
             task_status.started()
             async for recorded in self._hands.pump.subscribe(after, "exec"):
@@ -87,10 +104,40 @@ class ExecReactor:
                     correlation = recorded.cause.correlation
                     works.begin(("start", state.exec_id), partial(self._start, state, correlation))
 
+    def expect(self, state: ExecState) -> None:
+        """The attached exec will be started next, and be in this state then: look for what that takes, and have the
+        runtime prepare it. Nothing is promised."""
+        if self._works is not None:
+            self._works.begin(("expect", state.exec_id), partial(self._make_ready, state))
+
+    async def _make_ready(self, state: ExecState) -> None:
+        container = self._hands.container(state.container_id)
+        expected = self._expected[state.exec_id] = _Expected(state, container)
+        try:
+            with trio.move_on_after(EXPECTED_S), contextlib.suppress(PortError, Rejected):
+                expected.launch = await self._launch(state, container)
+                expected.made.set()
+                await self._runtime.expect(expected.launch)
+                await expected.taken.wait()
+        finally:
+            expected.made.set()
+            del self._expected[state.exec_id]
+
+    async def _expected_launch(self, state: ExecState) -> ExecLaunch | None:
+        expected = self._expected.get(state.exec_id)
+        if expected is None:
+            return None
+        expected.taken.set()
+        await expected.made.wait()
+        same = expected.state == state and expected.container is self._hands.container(state.container_id)
+        return expected.launch if same else None
+
     async def _start(self, state: ExecState, correlation: str) -> None:
         beginning = self._beginning[state.exec_id] = _Beginning()
         try:
-            launch = await self._launch(state, self._hands.container(state.container_id))
+            launch = await self._expected_launch(state)
+            if launch is None:
+                launch = await self._launch(state, self._hands.container(state.container_id))
             pid = await self._runtime.execute(launch)
             outcome = await self._begun(state, beginning, pid)
         except PortError as error:

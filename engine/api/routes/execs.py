@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import trio
+from msgspec.structs import replace
 
 from engine.aggregates.container.commands import RequireRunning
 from engine.aggregates.container.lifecycle import Status
@@ -211,6 +212,8 @@ async def start_exec(
                     ending.discard(state.exec_id)
 
         await nursery.start(attach, name="exec attach")
+        begun = replace(state, status=ExecStatus.STARTING, detach=False, height=height, width=width)
+        context.expect_exec(begun)
         await begin()
     return HIJACKED
 

@@ -132,6 +132,11 @@ class Runtime(Protocol):
         """Start a further process in a running container; its pid. Errors as `start`."""
         ...
 
+    async def expect(self, launch: ExecLaunch) -> None:
+        """`execute` will be asked for next, of a client that is attached already: what runs nothing of the user's and
+        changes nothing may be done ahead. No promise and no error; what is not asked for in a second is undone."""
+        ...
+
     async def signal(self, container_id: str, signal_number: int, *, exec_id: str = "") -> None:
         """Send a signal to the first process (or the exec's). No error when it is gone already."""
         ...

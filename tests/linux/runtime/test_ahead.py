@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from engine.aggregates.values.config import HostConfig
 from engine.drivers.ports.runtime import ExecLaunch, Launch
+from engine.errors import PortError
 from tests.support.containers import Harbour
 
 pytestmark = pytest.mark.root
@@ -98,6 +99,55 @@ async def test_without_it_the_exec_is_forked_anew(port: Harbour) -> None:
         await until(lambda: not os.path.exists(f"/proc/{waiting}"))
         assert await port.runtime.execute(command) not in (0, waiting)
         assert await trio.to_thread.run_sync(client.recv, 100) == b"anew\n"
+
+
+async def test_it_is_told_what_to_become_and_waits(port: Harbour) -> None:
+    launch, first = await sleeper(port)
+    namespace = os.readlink(f"/proc/{first}/ns/pid")
+    command = port.exec_of(launch, "sh", "-c", "pwd; exec sleep 50")
+    command = replace(command, process={**command.process, "cwd": "/made/for/it"})
+    async with attached(port, command) as client:
+        await until(lambda: others_in(namespace, first))
+        (waiting,) = others_in(namespace, first)
+        await port.runtime.expect(command)
+        await trio.sleep(0.1)
+        assert not os.path.exists(f"/proc/{first}/root/made"), "a file was touched before the exec was asked for"
+        assert await port.runtime.execute(command) == waiting
+        assert await trio.to_thread.run_sync(client.recv, 100) == b"/made/for/it\n"
+
+
+async def test_told_something_else_than_is_asked_for(port: Harbour) -> None:
+    launch, first = await sleeper(port)
+    namespace = os.readlink(f"/proc/{first}/ns/pid")
+    command = port.exec_of(launch, "echo", "asked for")
+    async with attached(port, command) as client:
+        await until(lambda: others_in(namespace, first))
+        await port.runtime.expect(replace(command, process={**command.process, "args": ["echo", "expected"]}))
+        await port.runtime.execute(command)
+        assert await trio.to_thread.run_sync(client.recv, 100) == b"asked for\n"
+
+
+async def test_told_of_what_cannot_be(port: Harbour) -> None:
+    launch, first = await sleeper(port)
+    namespace = os.readlink(f"/proc/{first}/ns/pid")
+    command = port.exec_of(launch, "nosuchcmd")
+    async with attached(port, command):
+        await until(lambda: others_in(namespace, first))
+        await port.runtime.expect(command)
+        with pytest.raises(PortError) as failed:
+            await port.runtime.execute(command)
+        assert failed.value.exit_code == 127
+        await until(lambda: not others_in(namespace, first))
+
+
+async def test_told_and_then_forgotten(port: Harbour) -> None:
+    launch, first = await sleeper(port)
+    namespace = os.readlink(f"/proc/{first}/ns/pid")
+    command = port.exec_of(launch, "true")
+    async with attached(port, command):
+        await until(lambda: others_in(namespace, first))
+        await port.runtime.expect(command)
+        await until(lambda: not others_in(namespace, first))
 
 
 async def test_it_goes_with_its_container(port: Harbour) -> None:

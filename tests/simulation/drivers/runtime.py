@@ -138,6 +138,9 @@ class SimulatedRuntime:
 
         return await self._ask("execute", begin)
 
+    async def expect(self, launch: ExecLaunch) -> None:
+        """Whatever is done ahead shows nowhere."""
+
     async def signal(self, container_id: str, signal_number: int, *, exec_id: str = "") -> None:
         def send() -> None:
             process = self._machine.find(container_id, exec_id)

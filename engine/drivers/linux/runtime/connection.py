@@ -55,6 +55,8 @@ class Connection:
     def __init__(self, exec_root: str, data_root: str) -> None:
         self._exec_root, self._data_root = exec_root, data_root
         self._sock: trio.socket.SocketType | None = None
+        self._raw: socket.socket | None = None
+        """The same one, for what does not wait."""
         self._sending = trio.Lock()
         self._waiting: dict[int, _Waiting] = {}
         self._sequence = 0
@@ -69,14 +71,15 @@ class Connection:
         PortError when it can not start, or when nothing works in a minute."""
         with trio.move_on_after(CONNECT_DEADLINE_S):
             while True:
-                sock = trio.socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                raw = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                sock = trio.socket.from_stdlib_socket(raw)
                 try:
                     await sock.connect(self.path)
                 except OSError:
                     sock.close()
                     await self._start()
                     continue
-                self._sock = sock
+                self._sock, self._raw = sock, raw
                 self._up.set()
                 return
         raise lost("connect")
@@ -147,23 +150,35 @@ class Connection:
             for waiting in self._waiting.values():
                 waiting.done.set()
 
+    def _sent_at_once(self, data: bytes, fds: tuple[int, ...]) -> bool:
+        """Nearly always there is room, and no other task needs to run first. Raises OSError when the supervisor is
+        gone."""
+        assert self._raw is not None
+        try:
+            self._raw.sendmsg([data], wire.ancillary(fds))
+        except BlockingIOError:
+            return False
+        return True
+
     async def request(
         self, verb: str, fds: tuple[int, ...] = (), *, sent: Callable[[], object] = lambda: None, **arguments: Any
     ) -> Any:
         """sent: called when the supervisor has it; what it is asked later is done later. Raises Refusal for an answer
         of no, PortError (retriable) when the supervisor is lost meanwhile."""
-        with trio.move_on_after(REQUEST_WAIT_S) as scope:
-            await self._up.wait()
+        if self._sock is None:
+            with trio.move_on_after(REQUEST_WAIT_S):
+                await self._up.wait()
         sock = self._sock
-        if scope.cancelled_caught or sock is None:
+        if sock is None:
             raise lost(verb)
         self._sequence += 1
         sequence, waiting = self._sequence, _Waiting()
         self._waiting[sequence] = waiting
         data, fds, memory = wire.pack((sequence, verb, arguments), fds)
         try:
-            async with self._sending:
-                await sock.sendmsg([data], wire.ancillary(fds))
+            if self._sending.locked() or not self._sent_at_once(data, fds):
+                async with self._sending:
+                    await sock.sendmsg([data], wire.ancillary(fds))
             sent()
             await waiting.done.wait()
         except OSError as error:

@@ -1,8 +1,10 @@
-"""Children that wait inside a container for the command of an exec: the way there is behind them when it comes.
+"""Children that wait inside a container for the word to run an exec's command: the way there is behind them by then.
 
 Who attaches to an exec that is not there yet has it begun next, and meanwhile the engine commits that it shall be. The
-fork and the namespaces take as long as the commit, so they are done beside it. Nothing of the user's runs before the
-engine asks for it: a child that nobody asks for ends by itself, with the container, with the supervisor, or here.
+fork, the namespaces and all that makes a process the exec's take as long as the commit, so they are done beside it:
+`begin` forks, `instruct` tells the child what it is to become, `release` lets it. Nothing of the user's runs and no
+file is touched before the engine asks for it: a child that nobody asks for ends by itself, with the container, with
+the supervisor, or here.
 
 Refuses to know: what a plan means, the table of processes.
 """
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from .child import Settings, Stdio
+    from .child import Settings
     from .held import Process
     from .loop import Loop
 
@@ -30,10 +32,14 @@ CAP_SYS_PTRACE = 1 << 19
 
 
 class _Waiting:
-    __slots__ = ("entry", "pid", "report", "target")
+    """process: what the child is to become, once it has been told; given: the plan of it, as it came."""
+
+    __slots__ = ("entry", "given", "pid", "process", "report", "target")
 
     def __init__(self, target: Process, entry: dict[str, Any], pid: int, report: socket.socket) -> None:
         self.target, self.entry, self.pid, self.report = target, entry, pid, report
+        self.process: Process | None = None
+        self.given = b""
 
 
 class Ahead:
@@ -54,24 +60,51 @@ class Ahead:
         self._helpers[pid] = lambda status: self._forget(key, pid)
         self._loop.after(WAIT_S, key, lambda: self.end(key))
 
-    def hand_over(
-        self, key: tuple[str, str], target: Process, plan: dict[str, Any], stdio: Stdio
-    ) -> tuple[int, socket.socket, tuple[int, ...]] | None:
-        """Give the child its command; as `fork_exec`, or None when there is no child that suits."""
+    def instruct(self, target: Process, plan: dict[str, Any], complete: Callable[[], Process], null: int) -> None:
+        """Tell the child what it is to become, if there is one that suits. complete: makes the process, and of the plan
+        what the child needs."""
+        key = plan["container_id"], plan["exec_id"]
+        waiting = self._waiting.get(key)
+        if waiting is None or waiting.process is not None:
+            return
+        if waiting.target is not target or not _suits(waiting.entry, plan):
+            self.end(key)
+            return
+        waiting.given = wire.encode(plan)
+        process = waiting.process = complete()
+        theirs: list[int] = []
+        try:
+            stdio = process.open_stdio(null, theirs, plan["process"]["uid"])
+            wire.send(waiting.report, plan, (stdio.stdin, stdio.stdout, stdio.stderr))
+        except OSError:  # it has gone, or whoever asks for the exec hears why
+            self.end(key)
+        finally:
+            for fd in theirs:
+                os.close(fd)
+
+    def release(
+        self, target: Process, plan: dict[str, Any], complete: Callable[[], Process], null: int
+    ) -> Process | None:
+        """Let the child become what it was told, which it is now if it was not: the process, whose report is to be
+        heard. None when there is no child, or one that was told something else."""
+        key, given = (plan["container_id"], plan["exec_id"]), wire.encode(plan)
+        self.instruct(target, plan, complete, null)
         waiting = self._waiting.get(key)
         if waiting is None:
             return None
-        if waiting.target is not target or not _suits(waiting.entry, plan):
+        process = waiting.process
+        if process is None or waiting.target is not target or waiting.given != given:
             self.end(key)
             return None
         try:
-            wire.send(waiting.report, plan, (stdio.stdin, stdio.stdout, stdio.stderr))
+            wire.send(waiting.report, ("run",))
         except OSError:  # it has gone
             self.end(key)
             return None
+        process.pid, process.report = waiting.pid, waiting.report
         del self._waiting[key], self._helpers[waiting.pid]
         self._loop.forget(key)
-        return waiting.pid, waiting.report, ()
+        return process
 
     def end(self, key: tuple[str, str]) -> None:
         """Nobody will ask for it any more."""
@@ -91,6 +124,8 @@ class Ahead:
             del self._waiting[key]
             self._loop.forget(key)
             waiting.report.close()
+            if waiting.process is not None:
+                waiting.process.close()
 
 
 def _suits(entry: dict[str, Any], plan: dict[str, Any]) -> bool:

@@ -29,6 +29,7 @@ from . import rootfs, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, NoReturn
 
 EXEC_NAMESPACES = k.CLONE_NEWNS | k.CLONE_NEWIPC | k.CLONE_NEWUTS | k.CLONE_NEWNET | k.CLONE_NEWCGROUP
@@ -245,13 +246,18 @@ def further(plan: dict[str, Any], stdio: Stdio, target: int, settings: Settings,
 
 
 def waiting(entry: dict[str, Any], target: int, settings: Settings, report: socket.socket) -> None:
-    """As `further`, but for its command: that comes by the socket on which it reports, unless it is not wanted."""
+    """As `further`, but for its command, which comes by the socket on which it reports, and the word to run it, which
+    comes behind, unless it is not wanted."""
     label = _enter(entry, target, settings)
+    plan, fds = _hear(report)
+    _become(plan, Stdio(*fds), label, settings, report, lambda: _hear(report))
+
+
+def _hear(report: socket.socket) -> tuple[Any, list[int]]:
     message = wire.receive(report)
     if message is None:
         os._exit(0)
-    plan, fds = message
-    _become(plan, Stdio(*fds), label, settings, report)
+    return message
 
 
 def _enter(plan: dict[str, Any], target: int, settings: Settings) -> int:
@@ -271,10 +277,17 @@ def _enter(plan: dict[str, Any], target: int, settings: Settings) -> int:
     return label
 
 
-def _become(plan: dict[str, Any], stdio: Stdio, label: int, settings: Settings, report: socket.socket) -> None:
+def _become(
+    plan: dict[str, Any],
+    stdio: Stdio,
+    label: int,
+    settings: Settings,
+    report: socket.socket,
+    until_wanted: Callable[[], object] = lambda: None,
+) -> None:
     slave = _terminal(plan, report, console=False)
     p.confine(plan["process"], label)
-    _run(plan["process"], stdio, slave, settings, report)
+    _run(plan["process"], stdio, slave, settings, report, until_wanted)
 
 
 def _build_tree(plan: dict[str, Any], mountpoint: bytes, owner: int = -1) -> None:
@@ -312,7 +325,15 @@ def _terminal(plan: dict[str, Any], report: socket.socket, *, console: bool) -> 
     return slave
 
 
-def _run(process: dict[str, Any], stdio: Stdio, slave: int, settings: Settings, report: socket.socket) -> None:
+def _run(
+    process: dict[str, Any],
+    stdio: Stdio,
+    slave: int,
+    settings: Settings,
+    report: socket.socket,
+    until_wanted: Callable[[], object] = lambda: None,
+) -> None:
+    """until_wanted: returns when the program shall run. Nothing before it can be seen by the container's files."""
     for number, soft, hard in settings.limits:
         resource.setrlimit(number, (soft, hard))
     p.set_limits(process)
@@ -326,6 +347,7 @@ def _run(process: dict[str, Any], stdio: Stdio, slave: int, settings: Settings, 
     p.become(process)
     place((stdio.stdin, stdio.stdout, stdio.stderr))
     k.close_all_but({0, 1, 2, report.fileno()})
+    until_wanted()
     p.change_directory(process)
     path = p.find_program(process["args"][0], environment)
     # Said before the filter may forbid saying anything: an end of file without this word means a death in the setup.

@@ -143,6 +143,7 @@ class Supervisor:
             "bounding": plan["process"]["bounding"],
         }
         netns = process.take_log(fds)
+        self._bound(plan)
         try:
             self._fork(process, plan, lambda stdio: launch.fork_container(plan, stdio, netns, self._settings))
         except BaseException:
@@ -177,18 +178,29 @@ class Supervisor:
             return known.pid if known.started else LATER
         if target.bundle is not None:
             return self._execute_foreign(caller, target, plan)
-        plan["cgroup"] = {**target.group, "join": self._groups.doors(container)}
-        plan["process"]["seccomp"], plan["process"]["seccomp_flags"] = target.filter
-        process = Process(container, exec_id, target.run, plan["stdio"])
-        plan["user_namespace"] = process.user = target.user
-        self._fork(
-            process,
-            plan,
-            lambda stdio: self._ahead.hand_over(process.key, target, plan, stdio)
-            or launch.fork_exec(plan, stdio, target.pid, self._settings),
-        )
+        process = self._ahead.release(target, plan, lambda: self._complete(target, plan), self._null)
+        if process is None:
+            process = self._complete(target, plan)
+            self._fork(process, plan, lambda stdio: launch.fork_exec(plan, stdio, target.pid, self._settings))
+        else:
+            self._hold(process)
         process.answer = caller
         return LATER
+
+    def _do_expect(self, caller: tuple[Connection, int], fds: list[int], *, plan: dict[str, Any]) -> None:
+        """`execute` comes next with the same plan."""
+        target = self._by_key.get((plan["container_id"], ""))
+        if target is not None and target.can_be_entered:
+            self._ahead.instruct(target, plan, lambda: self._complete(target, plan), self._null)
+
+    def _complete(self, target: Process, plan: dict[str, Any]) -> Process:
+        """Put into an exec's plan what its container says of it."""
+        process = Process(target.id, plan["exec_id"], target.run, plan["stdio"])
+        plan["cgroup"] = {**target.group, "join": self._groups.doors(target.id)}
+        plan["process"]["seccomp"], plan["process"]["seccomp_flags"] = target.filter
+        plan["user_namespace"] = process.user = target.user
+        self._bound(plan)
+        return process
 
     def _do_start_foreign(self, caller: tuple[Connection, int], fds: list[int], *, plan: dict[str, Any]) -> Any:
         """As `start`, by an OCI runtime: `plan["config"]` is its config.json."""
@@ -380,21 +392,29 @@ class Supervisor:
         plan: dict[str, Any],
         fork: Callable[[Stdio], tuple[int, socket.socket, tuple[int, ...]]],
     ) -> None:
-        for name in ("bounding", "permitted", "effective", "inheritable", "ambient"):
-            plan["process"][name] &= self._capabilities  # what this host lacks, nobody gets (as runc)
         theirs: list[int] = []
         try:
-            process.pid, report, process.builders = fork(process.open_stdio(self._null, theirs, plan["process"]["uid"]))
+            stdio = process.open_stdio(self._null, theirs, plan["process"]["uid"])
+            process.pid, process.report, process.builders = fork(stdio)
         except BaseException:
             process.close()
             raise
         finally:
             for fd in theirs:
                 os.close(fd)
-        process.report = report
         self._helpers.update((pid, lambda status: None) for pid in process.builders)
+        self._hold(process)
+
+    def _hold(self, process: Process) -> None:
+        """It is a child of ours that will report."""
+        assert process.report is not None
         self._processes[process.pid] = self._by_key[process.key] = process
-        self._loop.watch(report.fileno(), lambda events: self._on_report(process))
+        self._loop.watch(process.report.fileno(), lambda events: self._on_report(process))
+
+    def _bound(self, plan: dict[str, Any]) -> None:
+        """What this host lacks, nobody gets (as runc)."""
+        for name in ("bounding", "permitted", "effective", "inheritable", "ambient"):
+            plan["process"][name] &= self._capabilities
 
     def _on_report(self, process: Process, *, reaped: bool = False) -> None:
         """Hear what the child says until it execs or fails. reaped: it is gone, so all it said is there to be read."""
