@@ -64,7 +64,8 @@ class DaemonConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     hosts: `unix://path`, `tcp://host:port`, `fd://`. group: of unix sockets, a name or a number. bip: the default
     bridge's address with prefix, "" for the first free pool; bip6 likewise. fixed_cidr, fixed_cidr_v6: what containers
-    get addresses of there, and its subnet where no address names one. bridge: of the default network, an interface that
+    get addresses of there, and its subnet where no address names one. default_gateway, default_gateway_v6: where their
+    default routes lead there, "" for the bridge itself. bridge: of the default network, an interface that
     an administrator made, `none` for no such network, "" for docker0. default_network_opts: of new networks, by
     driver. ip: of the host, where the default network's ports are published.
     shutdown_timeout_s: -1 waits for ever. seccomp_profile: `builtin`, `unconfined` or a path. cgroup_driver:
@@ -110,6 +111,8 @@ class DaemonConfig(msgspec.Struct, frozen=True, kw_only=True):
     bip6: str = ""
     fixed_cidr: str = ""
     fixed_cidr_v6: str = ""
+    default_gateway: str = ""
+    default_gateway_v6: str = ""
     ipv6: bool = False
     ip: str = "0.0.0.0"  # noqa: S104 - dockerd's default, where ports are published
     mtu: int = 1500
@@ -226,6 +229,12 @@ def _validate_default_bridge(config: DaemonConfig) -> None:
     for option, cidr, version in (("fixed-cidr", config.fixed_cidr, 4), ("fixed-cidr-v6", config.fixed_cidr_v6, 6)):
         if cidr:
             _validate_fixed_cidr(option, cidr, version)
+    gateways = (("default-gateway", config.default_gateway, 4), ("default-gateway-v6", config.default_gateway_v6, 6))
+    for option, address, version in gateways:
+        if address and not _is_address(address):
+            raise ConfigError(f"invalid {option}: {address} is not an ip address")
+        if address and ipaddress.ip_address(address).version != version:
+            raise ConfigError(f"invalid {option}: {address} is not an IPv{version} address")
 
 
 def _validate_bridge_address(option: str, text: str, version: int) -> None:

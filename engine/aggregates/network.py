@@ -15,6 +15,7 @@ import msgspec
 from msgspec.structs import replace
 
 from engine.aggregates.decider import Command, Decider, Event, Reason, Rejected
+from engine.aggregates.values.bridge_options import default_gateway
 from engine.aggregates.values.endpoints import Endpoint
 from engine.aggregates.values.ids import ContainerID, EndpointID, NetworkID
 from engine.aggregates.values.subnet import Pool, mac_address, next_address
@@ -323,16 +324,17 @@ def _allocate(state: NetworkState, command: AllocateEndpoint) -> tuple[Event, ..
         wanted = command.ipv6_address if six else command.address
         address = next_address(pool, taken, wanted, state.cursors.get(pool.subnet, ""))
         prefix_length = int(pool.subnet.partition("/")[2])
+        gateway = default_gateway(pool) if state.settings.driver == "bridge" else pool.gateway
         if six:
             endpoint = replace(
-                endpoint, ipv6_address=address, ipv6_prefix_length=prefix_length, ipv6_gateway=pool.gateway
+                endpoint, ipv6_address=address, ipv6_prefix_length=prefix_length, ipv6_gateway=gateway
             )
         else:
             endpoint = replace(
                 endpoint,
                 ipv4_address=address,
                 ipv4_prefix_length=prefix_length,
-                ipv4_gateway="" if state.settings.internal else pool.gateway,
+                ipv4_gateway="" if state.settings.internal else gateway,
             )
     if state.settings.driver in ("bridge", "macvlan"):
         mac = command.mac_address or mac_address(endpoint.ipv4_address, command.seed)

@@ -98,10 +98,12 @@ class NetworkCreation:
         options = {**defaults, **(body.options or {})}
         enable_ipv4, enable_ipv6 = subnets.families(body, options)
         ipam = body.ipam or shapes.IPAMBody()
+        pools = self._pools(ipam, body.config_only, enable_ipv4=enable_ipv4, enable_ipv6=enable_ipv6)
+        subnets.check_default_gateways(driver, pools, internal=body.internal)
         return NetworkSettings(
             name=body.name,
             driver=driver,
-            pools=self._pools(ipam, body.config_only, enable_ipv4=enable_ipv4, enable_ipv6=enable_ipv6),
+            pools=pools,
             internal=body.internal,
             attachable=body.attachable,
             enable_ipv4=enable_ipv4,

@@ -13,6 +13,7 @@ import msgspec
 
 from engine.aggregates.decider import Reason, Rejected
 from engine.aggregates.network import NetworkSettings, NetworkState
+from engine.aggregates.values.bridge_options import DEFAULT_GATEWAYS
 from engine.aggregates.values.config import EndpointIPAMConfig
 from engine.aggregates.values.ids import NetworkID
 from engine.aggregates.values.subnet import (
@@ -99,6 +100,13 @@ def _boolean(option: str, text: str) -> bool:
     if text in ("0", "f", "F", "false", "FALSE", "False"):
         return False
     raise Rejected(Reason.INVALID, f'driver-opt "{option}" is not a valid bool')
+
+
+def check_default_gateways(driver: str, pools: Sequence[Pool], *, internal: bool) -> None:
+    """A bridge that leads nowhere can not lead elsewhere."""
+    named = any(name in pool.auxiliary for pool in pools for name in DEFAULT_GATEWAYS.values())
+    if driver == "bridge" and internal and named:
+        raise Rejected(Reason.INVALID, "no gateway can be set on an internal bridge network")
 
 
 def choose_pools(ipam: IPAMBody, *, enable_ipv4: bool, enable_ipv6: bool, space: AddressSpace) -> tuple[Pool, ...]:

@@ -1,7 +1,7 @@
 """What the configuration makes of the default network: pure.
 
-Owns: `--bridge`, `--bip`, `--fixed-cidr`, their IPv6 kin, `--mtu`, `--icc`, `--ip`, ... What no option names stays as
-it was at the last start, as a docker0 that is there keeps its address in moby.
+Owns: `--bridge`, `--bip`, `--fixed-cidr`, `--default-gateway`, their IPv6 kin, `--mtu`, `--icc`, `--ip`, ... What no
+option names stays as it was at the last start, as a docker0 that is there keeps its address in moby.
 Source: moby daemon/daemon_unix.go (initBridgeDriver, getDefaultBridgeIPAMConf, selectBIP).
 """
 
@@ -11,7 +11,7 @@ import ipaddress
 from collections.abc import Sequence
 
 from engine.aggregates.network import NetworkSettings
-from engine.aggregates.values.bridge_options import HOST_BINDING
+from engine.aggregates.values.bridge_options import DEFAULT_GATEWAYS, HOST_BINDING
 from engine.aggregates.values.subnet import (
     DEFAULT_NETWORK,
     AddressPool,
@@ -62,11 +62,24 @@ def _pool(
     own, fixed = (config.bip, config.fixed_cidr) if version == 4 else (config.bip6, config.fixed_cidr_v6)
     ip_range = str(ipaddress.ip_network(fixed, strict=False)) if fixed else ""
     address = _own_address(config, version, own, ip_range, before, given)
-    if address is not None:
-        return make_pool(str(address.network), gateway=str(address.ip), ip_range=ip_range)
-    if ip_range:
-        return make_pool(ip_range, ip_range=ip_range)
-    return make_pool(choose_subnet(taken, _pools(config, version, host_id)))
+    subnet = str(address.network) if address is not None else ip_range
+    if not subnet:
+        subnet = choose_subnet(taken, _pools(config, version, host_id))
+    gateway = str(address.ip) if address is not None else ""
+    return make_pool(subnet, gateway=gateway, ip_range=ip_range, auxiliary=_leads_to(config, version, subnet, gateway))
+
+
+def _leads_to(config: DaemonConfig, version: int, subnet: str, gateway: str) -> dict[str, str]:
+    """The address that `--default-gateway` names, which is nobody else's: one of the pool's auxiliary ones."""
+    wanted = config.default_gateway if version == 4 else config.default_gateway_v6
+    if not wanted:
+        return {}
+    address, name = ipaddress.ip_address(wanted), DEFAULT_GATEWAYS[version]
+    if address not in ipaddress.ip_network(subnet):
+        raise ConfigError(f"auxiliary address: ({name}:{wanted}) must belong to the master pool: {subnet}")
+    if gateway and address == ipaddress.ip_address(gateway):
+        raise ConfigError(f"failed to allocate secondary ip address ({name}:{wanted}): Address already in use")
+    return {name: str(address)}
 
 
 def _own_address(

@@ -66,6 +66,42 @@ def test_addresses_ranges_and_mtu_are_as_configured() -> None:
         ]
 
 
+def default_routes(engine: Engine, network: str) -> list[str]:
+    """Where they lead in a container of a network."""
+    show = ("run", "--rm", "--network", network, "busybox", "sh", "-c", "ip route; ip -6 route")
+    lines = engine.out(*show).splitlines()
+    return [line.split()[2] for line in lines if line.startswith("default via")]
+
+
+def test_default_routes_lead_to_another_gateway_than_the_bridge() -> None:
+    """NET-11: --default-gateway, --default-gateway-v6; on a user's network by auxiliary addresses."""
+    flags = (
+        "--bip=192.168.90.1/24", "--default-gateway=192.168.90.2", "--ipv6", "--bip6=fd90::1/64",
+        "--default-gateway-v6=fd90::2",
+    )  # fmt: skip
+    with running_engine(*flags) as engine:
+        assert bridge(engine)["addresses"] == {"192.168.90.1/24", "fd90::1/64"}
+        assert default_routes(engine, "bridge") == ["192.168.90.2", "fd90::2"]
+        engine.cli("run", "-d", "--name", "up", "busybox", "sleep", "1000")
+        found = engine.json("/containers/up/json")["NetworkSettings"]["Networks"]["bridge"]
+        assert (found["Gateway"], found["IPAddress"]) == ("192.168.90.2", "192.168.90.4"), "nobody else's address"
+        (pool, _) = json.loads(engine.out("network", "inspect", "bridge"))[0]["IPAM"]["Config"]
+        assert pool["AuxiliaryAddresses"] == {"DefaultGatewayIPv4": "192.168.90.2"}
+        assert pool["Gateway"] == "192.168.90.1"
+        create = ("network", "create", "--subnet=10.9.0.0/24", "--aux-address=DefaultGatewayIPv4=10.9.0.9")
+        shut = engine.cli(*create, "--internal", "shut", check=False)
+        assert "no gateway can be set on an internal bridge network" in shut.stderr
+        engine.cli(*create, "own")
+        assert default_routes(engine, "own") == ["10.9.0.9"]
+        engine.cli("rm", "-f", "up")
+        restart(engine, "--default-gateway=192.168.90.3")
+        assert default_routes(engine, "bridge") == ["192.168.90.3"]
+        restart(engine)
+        assert default_routes(engine, "bridge") == ["192.168.90.1"]
+        assert "must belong to the master pool: 192.168.90.0/24" in refused(engine, "--default-gateway=10.0.0.1")
+        assert "Address already in use" in refused(engine, "--default-gateway=192.168.90.1")
+
+
 def test_what_changes_is_followed_at_the_next_start_and_the_rest_stays() -> None:
     """SYS-07, NET-12: the id stays, so containers of before start again."""
     with running_engine("--bip=192.168.90.1/24") as engine:

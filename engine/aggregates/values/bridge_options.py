@@ -9,6 +9,7 @@ import ipaddress
 from collections.abc import Mapping
 
 from engine.aggregates.values.ports import ANY_ADDRESSES
+from engine.aggregates.values.subnet import Pool
 
 HOST_BINDING = "com.docker.network.bridge.host_binding_ipv4"
 """The host's address of ports that are published at none; in spite of its name it may be an IPv6 address."""
@@ -17,6 +18,8 @@ GATEWAY_MODES = {
     6: "com.docker.network.bridge.gateway_mode_ipv6",
 }
 ROUTED = "routed"
+DEFAULT_GATEWAYS = {4: "DefaultGatewayIPv4", 6: "DefaultGatewayIPv6"}
+"""Names of auxiliary addresses: where the default routes of containers lead, if not to the bridge."""
 
 
 def host_addresses(options: Mapping[str, str]) -> tuple[str, ...]:
@@ -25,6 +28,11 @@ def host_addresses(options: Mapping[str, str]) -> tuple[str, ...]:
     if not text or text == ANY_ADDRESSES[0]:
         return ANY_ADDRESSES
     return (str(ipaddress.ip_address(text)),)
+
+
+def default_gateway(pool: Pool) -> str:
+    """Where the default routes of containers lead that have an address of this pool; "" for nowhere."""
+    return pool.auxiliary.get(DEFAULT_GATEWAYS[6 if ":" in pool.subnet else 4], pool.gateway)
 
 
 def is_routed(options: Mapping[str, str], version: int) -> bool:
