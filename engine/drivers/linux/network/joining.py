@@ -18,16 +18,34 @@ LINKED = frozenset({"bridge", *SUBLINK_DRIVERS})
 """Drivers that give a container an interface."""
 
 
+def pair(join: Join, netns_fd: int, bridge: int) -> netlink.Request:
+    """A new pair for an endpoint, as it should be but for what is set inside (`configuration`) and on the bridge's port
+    (`bridge_port`). bridge: its index."""
+    return links.new_veth(
+        veth_name(join.endpoint.endpoint_id),
+        join.interface,
+        netns_fd,
+        mtu=networks.mtu_of(join.network),
+        master=bridge,
+        mac_address=join.endpoint.mac_address,
+        up=True,
+    )
+
+
 def attachment(join: Join, veth: int, bridge: int) -> list[netlink.Request]:
-    """The host's end of an endpoint as it should be: its name, up, on the bridge (both by index)."""
-    name = veth_name(join.endpoint.endpoint_id)
-    requests = [links.set_link(veth, name=name, mtu=networks.mtu_of(join.network), master=bridge, up=True)]
+    """The host's end of a pair that is there already, as it should be: its name, up, on the bridge (both by index)."""
+    name, mtu = veth_name(join.endpoint.endpoint_id), networks.mtu_of(join.network)
+    return [links.set_link(veth, name=name, mtu=mtu, master=bridge, up=True), *bridge_port(join)]
+
+
+def bridge_port(join: Join) -> list[netlink.Request]:
+    """What the port of the bridge is told about an endpoint, if anything."""
     isolated = not networks.icc_of(join.network)
-    if isolated or join.ports:
-        # Where br_netfilter is loaded, a container that asks for its own published port is answered on the bridge,
-        # by the port it asked from: the packet never reaches the IP layer.
-        requests.append(links.set_bridge_port(name, hairpin=bool(join.ports), isolated=isolated))
-    return requests
+    if not isolated and not join.ports:
+        return []
+    # Where br_netfilter is loaded, a container that asks for its own published port is answered on the bridge,
+    # by the port it asked from: the packet never reaches the IP layer.
+    return [links.set_bridge_port(veth_name(join.endpoint.endpoint_id), hairpin=bool(join.ports), isolated=isolated)]
 
 
 def is_sublink(join: Join) -> bool:
@@ -78,10 +96,16 @@ def _version(address: str) -> int:
     return ipaddress.ip_address(address).version
 
 
-def configuration(join: Join, index: int, mtu: int) -> list[netlink.Request]:
-    """Name, addresses, up, default routes: in one send."""
+def identity(join: Join, index: int) -> netlink.Request:
+    """Name and addresses of the link layer, of a container's end that was made without them."""
+    mtu = networks.mtu_of(join.network)
+    return links.set_link(index, name=join.interface, mac_address=join.endpoint.mac_address, mtu=mtu)
+
+
+def configuration(join: Join, index: int) -> list[netlink.Request]:
+    """Addresses, up, default routes: in one send."""
     endpoint = join.endpoint
-    requests = [links.set_link(index, name=join.interface, mac_address=endpoint.mac_address, mtu=mtu)]
+    requests = []
     if endpoint.ipv4_address:
         requests.append(links.new_address(index, endpoint.ipv4_address, endpoint.ipv4_prefix_length))
     if endpoint.ipv6_address:

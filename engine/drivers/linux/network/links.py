@@ -6,7 +6,9 @@ Pure encoders, and a few readers over a socket. Source: rtnetlink(7), linux/if_l
 from __future__ import annotations
 
 import errno
+import fcntl
 import ipaddress
+import os
 import socket
 import struct
 from collections.abc import Sequence
@@ -39,6 +41,7 @@ _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_TABLE = 1, 4, 5, 15
 _UP = 1
 _MAIN_TABLE, _BOOT_PROTOCOL, _UNIVERSE, _UNICAST = 254, 3, 0, 1
 _NAME_BYTES_MAX = 15
+_SIOCGIFINDEX = 0x8933
 
 
 class Link(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,10 +75,22 @@ def new_bridge(name: str, mtu: int = 0) -> Request:
     return Request(_NEWLINK, REQUEST | ACK | CREATE | EXCLUSIVE, body)
 
 
-def new_veth(name: str, peer: str, netns_fd: int) -> Request:
-    """A veth pair: `name` here (`%d` in it is a number the kernel chooses), `peer` inside the namespace. Both down."""
+def new_veth(
+    name: str, peer: str, netns_fd: int, *, mtu: int = 0, master: int = 0, mac_address: str = "", up: bool = False
+) -> Request:
+    """A veth pair: `name` here (`%d` in it is a number the kernel chooses), `peer` inside the namespace.
+
+    mtu: of both. master, up: of the end here; the other one is down. mac_address: the other end's. All of it is one
+    request because each waits for the RTNL lock, which all namespaces of the host share."""
     inside = _head() + netlink.text(_IFLA_IFNAME, peer) + netlink.uint32(_IFLA_NET_NS_FD, netns_fd)
-    outside = _head() + netlink.text(_IFLA_IFNAME, name)
+    outside = _head(flags=_UP if up else 0, change=_UP if up else 0) + netlink.text(_IFLA_IFNAME, name)
+    if mac_address:
+        inside += netlink.attribute(_IFLA_ADDRESS, mac_bytes(mac_address))
+    if mtu:
+        inside += netlink.uint32(_IFLA_MTU, mtu)
+        outside += netlink.uint32(_IFLA_MTU, mtu)
+    if master:
+        outside += netlink.uint32(_IFLA_MASTER, master)
     info = netlink.nested(
         _IFLA_LINKINFO,
         netlink.text(_INFO_KIND, "veth"),
@@ -193,6 +208,15 @@ def _route(index: int, gateway: str) -> bytes:
     family = socket.AF_INET if len(packed) == 4 else socket.AF_INET6
     body = struct.pack("BBBBBBBBI", family, 0, 0, 0, _MAIN_TABLE, _BOOT_PROTOCOL, _UNIVERSE, _UNICAST, 0)
     return body + netlink.attribute(_RTA_GATEWAY, packed) + netlink.uint32(_RTA_OIF, index)
+
+
+def index_of(route: socket.socket, name: str) -> int:
+    """The index of a link in the socket's namespace, without waiting for the RTNL lock. Raises OSError (ENODEV)."""
+    if len(name.encode()) > _NAME_BYTES_MAX:
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), name)
+    request = struct.pack("16si20x", name.encode(), 0)
+    index: int = struct.unpack_from("16xi", fcntl.ioctl(route, _SIOCGIFINDEX, request))[0]
+    return index
 
 
 def find(route: socket.socket, name: str) -> Link | None:

@@ -186,18 +186,10 @@ class Owner(msgspec.Struct, frozen=True, kw_only=True):
 OURS = Owner()
 
 
-def make_veth(
-    home: socket.socket,
-    inside: socket.socket,
-    netns_fd: int,
-    *,
-    name: str = "ishmael%d",
-    interface: str = UNUSED_INTERFACE,
-) -> Veth:
-    """A pair from the namespace of `home`, where it is called `name`, into the one of `inside`. A name given later
-    costs a grace period of RCU for each end."""
-    netlink.transact(home, [links.new_veth(name, interface, netns_fd)])
-    peer = links.find(inside, interface)
+def make_veth(home: socket.socket, inside: socket.socket, netns_fd: int) -> Veth:
+    """A pair that nobody uses yet, from the namespace of `home` into the one of `inside`."""
+    netlink.transact(home, [links.new_veth("ishmael%d", UNUSED_INTERFACE, netns_fd)])
+    peer = links.find(inside, UNUSED_INTERFACE)
     assert peer is not None, "the peer of a veth just made is there"
     return Veth(outside=peer.peer, inside=peer.index)
 

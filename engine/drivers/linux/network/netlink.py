@@ -106,6 +106,8 @@ def each_attribute(payload: bytes, offset: int = 0) -> Iterator[tuple[int, bytes
 def transact(route: socket.socket, requests: Sequence[Request]) -> None:
     """Send all requests at once and read all acknowledgements. Requests are independent: those after a refused one are
     still carried out. Raises Refused for the first refused one."""
+    if not requests:
+        return  # The kernel refuses an empty message.
     route.send(b"".join(request.packed(number) for number, request in enumerate(requests, 1)))
     _acknowledged(route, 1, len(requests))
 

@@ -11,8 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
 
 import trio
 
@@ -25,10 +24,13 @@ from engine.drivers.linux.network.hostports import Reservation
 from engine.drivers.linux.network.joining import (
     LINKED,
     attachment,
+    bridge_port,
     configuration,
+    identity,
     is_routed,
     is_sublink,
     needs_relay,
+    pair,
     publications_of,
     target_of,
     veth_name,
@@ -40,8 +42,6 @@ from engine.drivers.linux.network.state import Kernel
 from engine.drivers.linux.network.sublinks import SublinkDriver
 from engine.drivers.ports.network import Join
 from engine.errors import Fault, PortError
-
-T = TypeVar("T")
 
 
 class _Held:
@@ -261,39 +261,42 @@ class LinuxSandboxes:
                 inside.close()
 
     def _connect(self, netns_fd: int, inside: socket.socket, join: Join, ready: Veth | None, made: list[int]) -> None:
+        route = self._kernel.route
         try:
-            bridge = socket.if_nametoindex(networks.bridge_name(join.network))
+            bridge = links.index_of(route, networks.bridge_name(join.network))
         except OSError as error:
             message = f"network {join.network.network_id} has no bridge"
             raise PortError("join", message, fault=Fault.NOT_FOUND) from error
         name = veth_name(join.endpoint.endpoint_id)
-        if ready is not None:
-            veth = ready
-        else:
-            veth = self._anew(
-                name,
-                lambda: namespaces.make_veth(self._kernel.route, inside, netns_fd, name=name, interface=join.interface),
-            )
-        made.append(veth.outside)
-        wanted = attachment(join, veth.outside, bridge)
         try:
-            self._anew(name, lambda: netlink.transact(self._kernel.route, wanted))
+            if ready is not None:
+                veth = ready
+                made.append(veth.outside)
+                self._anew(name, attachment(join, veth.outside, bridge))
+            else:
+                self._anew(name, [pair(join, netns_fd, bridge)])
+                veth = Veth(outside=links.index_of(route, name), inside=links.index_of(inside, join.interface))
+                made.append(veth.outside)
+                netlink.transact(route, bridge_port(join))
         except OSError as error:
             raise _attachment_failed(join, error) from error
         if join.endpoint.ipv6_address:
             _allow_ipv6(netns_fd, namespaces.UNUSED_INTERFACE if ready is not None else join.interface)
-        netlink.transact(inside, configuration(join, veth.inside, networks.mtu_of(join.network)))
+        named = [] if ready is None else [identity(join, veth.inside)]
+        netlink.transact(inside, [*named, *configuration(join, veth.inside)])
         _write_sysctls(netns_fd, join)
 
-    def _anew(self, name: str, attempt: Callable[[], T]) -> T:
+    def _anew(self, name: str, requests: Sequence[netlink.Request]) -> None:
         """What needs a veth's name. An engine that was killed may have come this far with a container that lives on."""
         try:
-            return attempt()
+            netlink.transact(self._kernel.route, requests)
         except netlink.Refused as refused:
             if refused.errno != errno.EEXIST:
                 raise
+        else:
+            return
         self._delete(name)
-        return attempt()
+        netlink.transact(self._kernel.route, requests)
 
     def _connect_sublink(
         self, netns_fd: int, inside: socket.socket, join: Join, driver: SublinkDriver, made: list[int]
@@ -305,7 +308,7 @@ class LinuxSandboxes:
         made.append(index)
         if join.endpoint.ipv6_address:
             _allow_ipv6(netns_fd, join.interface)
-        netlink.transact(inside, configuration(join, index, networks.mtu_of(join.network)))
+        netlink.transact(inside, [identity(join, index), *configuration(join, index)])
         _write_sysctls(netns_fd, join)
 
     def _leave(self, container_id: ContainerID, joins: Sequence[Join], *, sandbox_gone: bool) -> None:
