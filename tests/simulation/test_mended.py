@@ -365,6 +365,22 @@ def test_a_kill_that_hears_late_of_its_success_does_not_thaw_the_next_run(tmp_pa
     play(tmp_path, story)
 
 
+def test_a_volume_that_is_removed_while_its_creation_fails_leaves_no_directory(tmp_path: Path) -> None:
+    """Whoever could not make it may have made it all the same."""
+
+    async def story(world: World) -> None:
+        world.refuse("create volume", times=9, after=True)
+        made = world.hold("create volume")
+        async with trio.open_nursery() as clients:
+            clients.start_soon(partial(world.ask, "POST", "/volumes/create", {"Name": "logs"}, status=500))
+            await trio.sleep(0.05)
+            await world.ask("DELETE", "/volumes/logs", status=204)
+            made.set()
+        await world.at_rest()
+
+    play(tmp_path, story)
+
+
 @pytest.mark.parametrize("calls_before", [0, 1])
 def test_a_volume_that_is_removed_while_it_is_made_leaves_no_directory(tmp_path: Path, calls_before: int) -> None:
     """Made by the request's own hand and by the reactor's; whichever is late, the removal has the last word."""

@@ -114,12 +114,19 @@ class VolumeRoutes:
         )
         await self._context.application.execute(command, cause=cause)
         state = self.find(name)
-        await self._context.ports.volumes.create(VolumeName(name), state.options)
-        # Somebody may have removed it before it was made, or just then, and has not told yet.
-        await self._context.pump.until(f"volume:{name}", lambda now: now.status is not VolumeStatus.REMOVING)
-        if self._context.views.volumes.get(VolumeName(name)) is None:
-            await self._context.ports.volumes.remove(VolumeName(name))
+        try:
+            await self._context.ports.volumes.create(VolumeName(name), state.options)
+        finally:
+            with trio.move_on_after(REMOVE_DEADLINE_S, shield=True):
+                await self._unmake_if_removed(VolumeName(name))
         return state
+
+    async def _unmake_if_removed(self, name: VolumeName) -> None:
+        """Somebody may have removed the volume before its directory was made, or just then, and has not told yet. A
+        failure may have made it, too."""
+        await self._context.pump.until(f"volume:{name}", lambda now: now.status is not VolumeStatus.REMOVING)
+        if self._context.views.volumes.get(name) is None:
+            await self._context.ports.volumes.remove(name)
 
     async def remove(self, state: VolumeState, cause: Cause) -> None:
         """VOL-04. Returns when the directory is gone."""
