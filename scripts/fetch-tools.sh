@@ -4,7 +4,7 @@
 #   runc, crun        foreign OCI runtimes
 #   docker            the CLI, unless one of version 23 or later is on PATH
 #   docker compose    version 2, as a plugin of the CLI, unless the CLI has one
-#   skopeo            with `--with-skopeo`
+#   skopeo, dockerd   others that images go to and come from
 # Idempotent: what is there already is not fetched again. Needs apt-get and dpkg-deb; root only where package lists are missing.
 set -eu
 cd "$(dirname "$0")/.."
@@ -70,12 +70,26 @@ ln -sf ../sbin/runc "$tools/usr/bin/runc"
 cli_is_new_enough || fetch docker-cli usr/bin/docker 2>/dev/null || fetch docker.io usr/bin/docker
 fetch_compose || echo "no docker compose: its tests will be skipped" >&2
 
-# What skopeo is linked to and a machine without GnuPG has not; the names are Debian 12's and those since.
+libraries="usr/lib/$(uname -m)-linux-gnu"
+lacks() { # program, a library
+    LD_LIBRARY_PATH=$tools/$libraries ldd "$tools/usr/bin/$1" | grep -q "$2.*not found"
+}
+
+# What they are linked to and a small machine has not; the names are Debian 12's and those since.
 fetch_skopeo() {
-    fetch skopeo usr/bin/skopeo
-    libraries="usr/lib/$(uname -m)-linux-gnu"
-    LD_LIBRARY_PATH=$tools/$libraries ldd "$tools/usr/bin/skopeo" | grep -q 'libgpgme.*not found' || return 0
+    fetch skopeo usr/bin/skopeo || return 1
+    lacks skopeo libgpgme || return 0
     fetch libgpgme11 "$libraries/libgpgme.so.11" 2>/dev/null || fetch libgpgme11t64 "$libraries/libgpgme.so.11"
     fetch libassuan0 "$libraries/libassuan.so.0" 2>/dev/null || fetch libassuan9 "$libraries/libassuan.so.9"
 }
-[ "${1:-}" != --with-skopeo ] || fetch_skopeo
+fetch_skopeo || echo "no skopeo: its tests will be skipped" >&2
+
+# Debian has it in sbin, Ubuntu in bin.
+fetch_dockerd() {
+    if [ ! -e "$tools/usr/bin/dockerd" ]; then
+        fetch docker.io usr/sbin/dockerd 2>/dev/null && ln -sf ../sbin/dockerd "$tools/usr/bin/dockerd"
+    fi
+    fetch containerd usr/bin/containerd || return 1
+    ! lacks dockerd libdevmapper || fetch libdevmapper1.02.1 "$libraries/libdevmapper.so.1.02.1"
+}
+fetch_dockerd || echo "no dockerd: its tests will be skipped" >&2

@@ -32,7 +32,7 @@ def skopeo(engine: Engine, tmp_path: Path) -> Any:
     policy.write_text('{"default":[{"type":"insecureAcceptAnything"}]}')
 
     def run(*words: str) -> str:
-        # Its libraries lie beside it when the machine has none (scripts/fetch-tools.sh --with-skopeo).
+        # Its libraries lie beside it when the machine has none (scripts/fetch-tools.sh).
         found = ":".join(str(path) for path in (TOOLS.parent / "lib").glob("*-linux-gnu"))
         command = ("env", f"LD_LIBRARY_PATH={found}", program, "--policy", str(policy), *words)
         done = engine.in_namespace(*command, check=False)

@@ -151,8 +151,7 @@ def choose(index: ImageIndex, wanted: Platform) -> IndexEntry:
 
 
 def render_manifest(config: Descriptor, layers: Sequence[Descriptor]) -> bytes:
-    """A Docker schema 2 manifest for an image that came without one; the same parts give the same bytes."""
-
+    """A Docker schema 2 manifest for an image that came without one: the bytes that dockerd makes of the same parts."""
     return _render(DOCKER_MANIFEST, replace(config, media_type=DOCKER_CONFIG), layers)
 
 
@@ -171,14 +170,13 @@ def descriptor(one: Descriptor) -> dict[str, Any]:
 
 
 def _render(media_type: str, config: Descriptor, layers: Sequence[Descriptor]) -> bytes:
-    return msgspec.json.encode(
-        {
-            "schemaVersion": 2,
-            "mediaType": media_type,
-            "config": descriptor(config),
-            "layers": [descriptor(layer) for layer in layers],
-        }
-    )
+    document = {
+        "schemaVersion": 2,
+        "mediaType": media_type,
+        "config": descriptor(config),
+        "layers": [descriptor(layer) for layer in layers],
+    }
+    return msgspec.json.format(msgspec.json.encode(document), indent=3)
 
 
 def parse_image_config(body: bytes) -> ImageConfig:

@@ -194,6 +194,8 @@ class Unpacker:
             source = self._parent(target_parent, make=False)
             directory = self._parent(_clean(entry.name).rpartition(b"/")[0])
         os.link(target, base, src_dir_fd=source, dst_dir_fd=directory, follow_symlinks=False)
+        if not stat.S_ISLNK(os.stat(base, dir_fd=directory, follow_symlinks=False).st_mode):
+            self._finish(entry, directory, base)  # the last name's attributes are the file's, as in moby
 
     def _node(self, entry: Entry, directory: int, base: bytes, reader: TarReader) -> None:
         kind = {CHARACTER: stat.S_IFCHR, BLOCK_DEVICE: stat.S_IFBLK, FIFO: stat.S_IFIFO}[entry.kind]
