@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.drivers.linux.runtime.driver import LinuxRuntime
+from engine.drivers.linux.runtime.container_groups import ContainerGroups
 from engine.drivers.linux.runtime.host import HostFacts
 from engine.errors import Fault, PortError
 
@@ -18,30 +18,28 @@ NOBODYS_DEVICE = os.makedev(10, 254)
 
 
 @pytest.fixture
-def runtime(tmp_path: Path) -> LinuxRuntime:
-    made = LinuxRuntime(str(tmp_path / "exec"), str(tmp_path / "data"))
-    made._facts = HostFacts(version=2, unified=str(tmp_path))
-    return made
+def groups(tmp_path: Path) -> ContainerGroups:
+    return ContainerGroups(str(tmp_path / "claims"), HostFacts(version=2, unified=str(tmp_path)))
 
 
-async def test_to_thaw_a_group_that_has_gone_is_a_conflict(runtime: LinuxRuntime, tmp_path: Path) -> None:
+async def test_to_thaw_a_group_that_has_gone_is_a_conflict(groups: ContainerGroups, tmp_path: Path) -> None:
     """CTR-11: whoever kills a container that ends at this very moment thaws it in vain; that is no failure."""
     with pytest.raises(PortError, match="is not running") as absent:
-        await runtime.thaw("absent")
+        await groups.set_frozen("absent", frozen=False)
     group = tmp_path / "docker/going"
     group.mkdir(parents=True)
     (group / "cgroup.freeze").touch()
     os.mknod(group / "cgroup.events", 0o600 | stat.S_IFCHR, NOBODYS_DEVICE)
     with pytest.raises(PortError, match="is not running") as going:
-        await runtime.thaw("going")
+        await groups.set_frozen("going", frozen=False)
     assert absent.value.fault is going.value.fault is Fault.CONFLICT
 
 
-async def test_to_update_a_group_that_has_gone_is_a_conflict(runtime: LinuxRuntime, tmp_path: Path) -> None:
+async def test_to_update_a_group_that_has_gone_is_a_conflict(groups: ContainerGroups, tmp_path: Path) -> None:
     """RES: the limits are the next run's then."""
     group = tmp_path / "docker/going"
     group.mkdir(parents=True)
     os.mknod(group / "pids.max", 0o600 | stat.S_IFCHR, NOBODYS_DEVICE)
     with pytest.raises(PortError, match="is not running") as going:
-        await runtime.update("going", {"pids": {"limit": 7}})
+        await groups.update("going", {"pids": {"limit": 7}})
     assert going.value.fault is Fault.CONFLICT

@@ -10,7 +10,6 @@ it held are reported as exits with 255: nobody will ever know their status.
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import time
@@ -23,8 +22,9 @@ import trio
 from engine.aggregates.values.security import APPARMOR_DEFAULT
 from engine.drivers.linux.apparmor import AppArmor
 from engine.drivers.linux.logs.doors import NoLogServer, open_door
-from engine.drivers.linux.runtime import cgroup_plan, limits, plan, scope_plan, seccomp, systemd
+from engine.drivers.linux.runtime import cgroup_plan, plan, scope_plan, seccomp, systemd
 from engine.drivers.linux.runtime.connection import Connection, Refusal
+from engine.drivers.linux.runtime.container_groups import ContainerGroups
 from engine.drivers.linux.runtime.host import HostFacts, discover
 from engine.drivers.ports.runtime import ExecLaunch, Exit, Inventory, Launch, OutOfMemory, Running, StreamEnd
 from engine.errors import Fault, PortError
@@ -39,12 +39,10 @@ START_PREFIX = (
 )
 FOREIGN_PREFIX = "failed to create task for container: failed to create shim task: OCI runtime create failed: "
 EXEC_PREFIX = "OCI runtime exec failed: exec failed: unable to start container process: "
-FREEZE_DEADLINE_S = 10.0
 STARTING_DEADLINE_S = 10.0
 RESTART_INTERVAL_S = 2.0
 """Between two attempts to have a supervisor again."""
 FILTERS_MAX = 64
-_FILES = trio.CapacityLimiter(4)
 
 
 class LinuxRuntime:
@@ -59,7 +57,7 @@ class LinuxRuntime:
         self._exec_root = exec_root
         self._apparmor = apparmor
         self._connection = Connection(exec_root, data_root)
-        self._facts: HostFacts | None = None
+        self._living: ContainerGroups | None = None
         self._running: dict[Key, int] = {}
         self._exits: dict[Key, Exit] = {}
         self._changed = trio.Event()
@@ -67,18 +65,21 @@ class LinuxRuntime:
         self._attachments: dict[int, trio.Event] = {}
         self._ends: dict[int, str] = {}
         self._filters: dict[bytes, bytes] = {}
-        self._parents: dict[str, str] = {}
         self._leaving = False
+
+    @property
+    def _groups(self) -> ContainerGroups:
+        assert self._living is not None, "run() has not started"
+        return self._living
 
     @property
     def facts(self) -> HostFacts:
         """What the host offers; there after `run` has started."""
-        assert self._facts is not None, "run() has not started"
-        return self._facts
+        return self._groups.facts
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Hold the connection, for ever. Started once connected and synchronised."""
-        self._facts = discover()
+        self._living = ContainerGroups(self._exec_root + "/groups", discover())
         if self._look_only and not await self._connection.is_there():
             self._alone = True
             task_status.started()
@@ -129,13 +130,13 @@ class LinuxRuntime:
         for raw in found["running"]:
             if raw.get("ooms"):  # a supervisor may be older than this engine
                 self._add_oom(OutOfMemory(container_id=raw["container_id"], run=raw["run"], count=raw["ooms"]))
-        self._parents |= {r["container_id"]: r["group"] for r in found["running"] if r["group"]}
+        self._groups.learn({r["container_id"]: r["group"] for r in found["running"] if r["group"]})
         if not first:
             await self._forget_groups({container_id for container_id, _, _ in (*live, *self._exits)})
 
     async def _forget_groups(self, needed: set[str]) -> None:
         """Have the groups removed of all but these containers. A start that is under way claims its own anew."""
-        for container_id, path in (await trio.to_thread.run_sync(self._claims, limiter=_FILES)).items():
+        for container_id, path in (await self._groups.claimed()).items():
             if container_id not in needed:
                 group = cgroup_plan.group_plan(self.facts, path, {})
                 with contextlib.suppress(PortError):  # lost again: the next one is asked
@@ -183,9 +184,8 @@ class LinuxRuntime:
         else:
             verb, prefix = "start_foreign", FOREIGN_PREFIX
             prepared = plan.foreign_plan(launch, self.facts, self._exec_root)
-        self._parents[launch.container_id] = plan.cgroup_path(
-            (launch.spec.get("linux") or {}).get("cgroupsPath") or f"/docker/{launch.container_id}"
-        )
+        path = (launch.spec.get("linux") or {}).get("cgroupsPath") or f"/docker/{launch.container_id}"
+        self._groups.learn({launch.container_id: plan.cgroup_path(path)})
         fds = (launch.netns_fd,) if launch.netns_fd >= 0 else ()
         log = prepared["stdio"]["log"]
         try:
@@ -269,62 +269,16 @@ class LinuxRuntime:
 
     def cgroup_of(self, container_id: str) -> str:
         """The path of a container's cgroup below every root."""
-        return self._parents.get(container_id, f"/docker/{container_id}")
+        return self._groups.path(container_id)
 
     async def freeze(self, container_id: str) -> None:
-        await self._set_frozen(container_id, frozen=True)
+        await self._groups.set_frozen(container_id, frozen=True)
 
     async def thaw(self, container_id: str) -> None:
-        await self._set_frozen(container_id, frozen=False)
-
-    async def _set_frozen(self, container_id: str, *, frozen: bool) -> None:
-        """Returns when every process has stopped (or goes on). v1's freezer may need to be asked again when a process
-        was forking."""
-        path, facts = self.cgroup_of(container_id), self.facts
-        if facts.version == 1:
-            file = facts.mountpoint("freezer") + path + "/freezer.state"
-            word = "FROZEN" if frozen else "THAWED"
-            wanted, state = word, file
-        else:
-            file, word = facts.unified + path + "/cgroup.freeze", str(int(frozen))
-            wanted, state = f"frozen {int(frozen)}", facts.unified + path + "/cgroup.events"
-        try:
-            with trio.fail_after(FREEZE_DEADLINE_S):
-                while True:
-                    _write(file, word)
-                    if wanted in _read(state):
-                        return
-                    await trio.sleep(0.005)
-        except (OSError, trio.TooSlowError) as error:
-            if _is_gone(error):
-                raise _not_running("freeze", container_id) from error
-            raise PortError("freeze", f"cannot change the freezer of {container_id}: {error}") from error
+        await self._groups.set_frozen(container_id, frozen=False)
 
     async def update(self, container_id: str, resources: Mapping[str, Any]) -> None:
-        path = self.cgroup_of(container_id)
-        scope = scope_plan.Scope.at(path)
-        if scope is not None:
-            resources = scope_plan.rounded(resources)
-        writes = cgroup_plan.limit_writes(self.facts, path, resources)
-        try:
-            undo = await trio.to_thread.run_sync(limits.apply, writes, limiter=_FILES)
-            if scope is not None:
-                await self._tell_systemd(scope, resources, undo)
-        except OSError as error:
-            if _is_gone(error):
-                raise _not_running("update", container_id) from error
-            words = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
-            raise PortError("update", words, errno=error.errno or 0) from error
-
-    async def _tell_systemd(
-        self, scope: scope_plan.Scope, resources: Mapping[str, Any], undo: list[cgroup_plan.Write]
-    ) -> None:
-        """The unit says what the group does, or both are as they were."""
-        try:
-            await systemd.set_properties(scope, scope_plan.properties(resources, self.facts.block_weight))
-        except PortError:
-            await trio.to_thread.run_sync(limits.apply, undo, limiter=_FILES)
-            raise
+        await self._groups.update(container_id, resources)
 
     async def list(self) -> Inventory:
         found = {"running": (), "exits": ()} if self._alone else await self._settled_list()
@@ -334,13 +288,12 @@ class LinuxRuntime:
                 run=raw["run"],
                 exec_id=raw["exec_id"],
                 pid=raw["pid"],
-                paused=not raw["exec_id"] and self._is_frozen(raw["container_id"]),
+                paused=not raw["exec_id"] and self._groups.is_frozen(raw["container_id"]),
             )
             for raw in found["running"]
         )
         known = {r.container_id for r in running} | {raw["container_id"] for raw in found["exits"]}
-        claims = await trio.to_thread.run_sync(self._claims, limiter=_FILES)
-        self._parents = claims | self._parents
+        claims = await self._groups.claimed()
         return Inventory(
             running=running,
             exits=tuple(Exit(**raw) for raw in found["exits"]),
@@ -357,36 +310,17 @@ class LinuxRuntime:
                 return found
             await trio.sleep(0.005)
 
-    def _is_frozen(self, container_id: str) -> bool:
-        path, facts = self.cgroup_of(container_id), self.facts
-        try:
-            if facts.version == 1:
-                return "THAWED" not in _read(facts.mountpoint("freezer") + path + "/freezer.state")
-            return "frozen 1" in _read(facts.unified + path + "/cgroup.events")
-        except OSError:
-            return False
-
-    def _claims(self) -> dict[str, str]:
-        """Container ids with a cgroup made by this engine's supervisors, and its path."""
-        found = {}
-        for entry in os.scandir(self._exec_root + "/groups"):
-            with open(entry.path) as claim:
-                found[entry.name] = claim.read() or f"/docker/{entry.name}"
-        return found
-
     async def forget(self, container_id: str, run: int, *, exec_id: str = "") -> None:
         self._exits.pop((container_id, run, exec_id), None)
         if not exec_id:
             self._ooms.pop((container_id, run), None)
-        path = self.cgroup_of(container_id)
-        group = {} if exec_id else cgroup_plan.group_plan(self.facts, path, {})
+        group = {} if exec_id else cgroup_plan.group_plan(self.facts, self.cgroup_of(container_id), {})
         await self._ask("forget", container_id=container_id, run=run, exec_id=exec_id, group=group)
-        scope = scope_plan.Scope.at(path)
-        if scope is not None and not exec_id and _exists(self.facts.unified + path):
-            with contextlib.suppress(PortError):  # as a rule it has seen by itself that nobody is left
-                await systemd.stop_scope(scope)
-        if not exec_id and not any(key[0] == container_id for key in self._running):
-            self._parents.pop(container_id, None)
+        if exec_id:
+            return
+        await self._groups.leave_scope(container_id)
+        if not any(key[0] == container_id for key in self._running):
+            self._groups.forget(container_id)
 
     async def exits(self) -> AsyncIterator[Exit]:
         """Every exit not forgotten, once for each iteration of this generator, oldest first."""
@@ -496,25 +430,6 @@ def _last_complaint(log: str) -> str:
         with contextlib.suppress(msgspec.DecodeError):
             found = msgspec.json.decode(line, type=dict[str, str]).get("msg", found)
     return found
-
-
-def _is_gone(error: Exception) -> bool:
-    """Whether a file of a group could not be had because the group is no more: systemd removes a scope as soon as it is
-    empty, perhaps between the opening of a file and its reading."""
-    return isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.ENODEV)
-
-
-def _not_running(verb: str, container_id: str) -> PortError:
-    return PortError(verb, f"container {container_id} is not running", fault=Fault.CONFLICT)
-
-
-def _write(path: str, text: str) -> None:
-    with open(path, "w") as file:
-        file.write(text)
-
-
-def _exists(path: str) -> bool:
-    return os.path.exists(path)
 
 
 def _read(path: str) -> str:
