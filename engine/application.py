@@ -28,7 +28,7 @@ from eventsourcing.application import Application as EventSourcedApplication
 from eventsourcing.persistence import InfrastructureFactory, PersistenceError, StoredEvent
 from eventsourcing.utils import Environment, EnvType
 
-from engine.aggregates.decider import Cause, Command, Decider, Event, Recorded, Rejected
+from engine.aggregates.decider import Cause, Command, Decider, Recorded, Rejected
 from engine.archive.segment import Row
 from engine.archive.store import Archive, Sealed
 from engine.bisection import position_before
@@ -36,8 +36,8 @@ from engine.checkpoints import Checkpoints
 from engine.clock import Clock
 from engine.codec import EventCodec, LogError
 from engine.errors import LogDamaged, PortError
-from engine.folds import Fold, Folds
-from engine.mapper import Entry, EventMapper
+from engine.folds import Fold, Folds, kind_of
+from engine.mapper import EventMapper
 from engine.private_file import create_private
 from engine.projections.audience import Audience
 from engine.projections.base import Checkpoint, Head, Projection
@@ -83,17 +83,31 @@ class Committed(msgspec.Struct, frozen=True, kw_only=True):
 class _Call:
     """One `execute` between decision and durability."""
 
-    __slots__ = ("committed", "done", "entries", "error", "folds", "states", "stored", "written")
+    __slots__ = ("folds", "shown", "stored", "written")
 
     def __init__(self) -> None:
-        self.entries: list[Entry] = []
+        self.shown: list[tuple[Recorded, Any]] = []  # each event with the fold of its stream after it
         self.stored: list[StoredEvent] = []
-        self.states: list[Any] = []  # the fold of the entry's stream after each entry
         self.folds: dict[str, Fold] = {}  # of every stream the call looked at, after it
         self.written: dict[str, Fold] = {}  # of every stream the call appends to, after it
+
+
+class _Group:
+    """Calls that are committed together, in their order, and the one event that all of them wait for."""
+
+    __slots__ = ("calls", "done", "error")
+
+    def __init__(self) -> None:
+        self.calls: list[_Call] = []
         self.done = trio.Event()
-        self.committed: Committed | None = None
         self.error: PortError | None = None
+
+    def __len__(self) -> int:
+        return len(self.calls)
+
+    def wrote(self, streams: Iterable[str]) -> bool:
+        """Whether it appends to one of the streams."""
+        return any(not call.written.keys().isdisjoint(streams) for call in self.calls)
 
 
 class _Chore:
@@ -152,8 +166,9 @@ class Application:
         self.pump = Pump(read=self.read, fold=self._folds.get, ended=self._folds.ended, limiter=self._limiter)
         """Follows what is committed: `subscribe(after)`, `until(stream, predicate)`."""
         self._pending: dict[str, Fold] = {}
-        self._queue: list[_Call] = []
-        self._in_flight: list[_Call] = []
+        self._decided = 0  # the position of the last event that was decided
+        self._queue = _Group()
+        self._in_flight = _Group()
         self._chores: deque[_Chore] = deque()
         self._wake = trio.Event()
         self._room = trio.Event()
@@ -214,7 +229,7 @@ class Application:
             read=self.read,
             seal_at=self._recorder.seal_at,
         )
-        self.pump.position = self._recorder.position
+        self.pump.position = self._decided = self._recorder.position
         self._opened = True
 
     def _close(self) -> None:
@@ -242,21 +257,22 @@ class Application:
         while len(self._queue) >= self._options.queue_calls:
             await self._room.wait()
         call = await self._decide_durably(commands, cause)
-        if call.entries:
+        if call.shown:
+            self._decided += len(call.shown)
             self._pending.update(call.written)
-            self._queue.append(call)
+            self._queue.calls.append(call)
             self._wake.set()
-            awaited: _Call | None = call
+            basis: _Group | None = self._queue
         else:
-            awaited = self._latest_call_on(call.folds)
-        if awaited is None:
+            basis = self._latest_group_on(call.folds)
+        if basis is None:
             await trio.lowlevel.checkpoint()
-            return Committed(recorded=(), position=self.position)
-        await awaited.done.wait()
-        if awaited.error is not None:
-            raise awaited.error.again() from awaited.error
-        assert awaited.committed is not None
-        return awaited.committed if awaited is call else Committed(recorded=(), position=self.position)
+        else:
+            await basis.done.wait()
+            if basis.error is not None:
+                raise basis.error.again() from basis.error
+        recorded = tuple(one for one, _ in call.shown)
+        return Committed(recorded=recorded, position=recorded[-1].position if recorded else self.position)
 
     async def _decide_durably(self, commands: Sequence[Command], cause: Cause) -> _Call:
         """Without waiting, but for a refusal: that waits for what it was decided on, and is decided again when that
@@ -266,7 +282,7 @@ class Application:
                 return self._decide(commands, cause)
             except Rejected:
                 streams = [self._by_command[type(command)].stream(command.key) for command in commands]
-                basis = self._latest_call_on(streams)
+                basis = self._latest_group_on(streams)
                 if basis is None:
                     raise
                 await basis.done.wait()
@@ -278,35 +294,29 @@ class Application:
         assert not self._closing, "the application is closed"
         call = _Call()
         time_ns = self._clock.now_ns()
+        position = self._decided
         for command in commands:
             decider = self._by_command[type(command)]
             stream = decider.stream(command.key)
-            state, version = call.folds.get(stream) or self._newest(stream, begins=command.BEGINS)
-            for event in decider.decide(state, command):
-                state, version = decider.evolve(state, event), version + 1
-                self._take(call, stream, version, event, state, time_ns, cause)
-                call.written[stream] = Fold(state, version)
-            call.folds[stream] = call.written.get(stream) or Fold(state, version)
+            fold = call.folds.get(stream) or self._newest(stream, begins=command.BEGINS)
+            for event in decider.decide(fold.state, command):
+                fold = call.written[stream] = Fold(decider.evolve(fold.state, event), fold.version + 1)
+                position += 1
+                recorded = Recorded(
+                    position=position, stream=stream, version=fold.version, time_ns=time_ns, cause=cause, event=event
+                )
+                call.shown.append((recorded, fold.state))
+                # Encoded before anything is queued: an event that can not be stored fails its own call only.
+                call.stored.append(self._mapper.to_stored_event(recorded))
+            call.folds[stream] = fold
         return call
-
-    def _take(
-        self, call: _Call, stream: str, version: int, event: Event, state: Any, time_ns: int, cause: Cause
-    ) -> None:
-        entry = Entry(originator_id=stream, originator_version=version, time_ns=time_ns, cause=cause, event=event)
-        call.entries.append(entry)
-        call.states.append(state)
-        # Encoded before anything is queued: an event that can not be stored fails its own call only.
-        call.stored.append(self._mapper.to_stored_event(entry))
 
     def _newest(self, stream: str, *, begins: bool = False) -> Fold:
         return self._pending.get(stream) or self._folds.get(stream, begins=begins)
 
-    def _latest_call_on(self, streams: Iterable[str]) -> _Call | None:
-        """The last call that waits for the disk and wrote to one of the streams: what was decided depends on it."""
-        for call in reversed([*self._in_flight, *self._queue]):
-            if not call.written.keys().isdisjoint(streams):
-                return call
-        return None
+    def _latest_group_on(self, streams: Iterable[str]) -> _Group | None:
+        """The last group that waits for the disk and writes to one of the streams: what was decided depends on it."""
+        return next((group for group in (self._queue, self._in_flight) if group.wrote(streams)), None)
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
@@ -408,19 +418,19 @@ class Application:
         return chore.result
 
     async def _commit_group(self) -> None:
-        calls, self._queue = self._queue, []
-        self._in_flight = calls
+        group, self._queue = self._queue, _Group()
+        self._in_flight = group
         self._room.set()
         self._room = trio.Event()
-        stored = [event for call in calls for event in call.stored]
+        stored = [event for call in group.calls for event in call.stored]
         try:
             await self._append(stored)
         except PortError as error:
             self._fail(error)
             return
         finally:
-            self._in_flight = []
-        self._publish(calls)
+            self._in_flight = _Group()
+        self._publish(group)
         await trio.lowlevel.checkpoint()
 
     async def _append(self, stored: Sequence[StoredEvent]) -> None:
@@ -444,25 +454,18 @@ class Application:
         else:
             self._rewind_at = self._commits + WAL_COMMITS // 8
 
-    def _publish(self, calls: Sequence[_Call]) -> None:
+    def _publish(self, group: _Group) -> None:
         """Everything past the commit, in order, without awaiting."""
-        position = self._recorder.position - sum(len(call.entries) for call in calls)
-        shown: list[tuple[Recorded, Any]] = []
-        for call in calls:
-            recorded = []
-            for entry, state in zip(call.entries, call.states, strict=True):
-                position += 1
-                one = _with_position(entry, position)
-                recorded.append(one)
-                shown.append((one, state))
+        shown = [each for call in group.calls for each in call.shown]
+        position = shown[-1][0].position
+        assert position == self._recorder.position, "events are not where they were decided to be"
+        for call in group.calls:
             for stream, fold in call.written.items():
                 self._settle(stream, fold)
-            call.committed = Committed(recorded=tuple(recorded), position=position)
-        for one, state in shown:
-            self._audience.tell(one, state)
+        for recorded, state in shown:
+            self._audience.tell(recorded, state)
         self.pump.publish(shown)
-        for call in calls:
-            call.done.set()
+        group.done.set()
         self._dirty.set()
         # A big group has as many pages as several small ones: 64 writers would make the write-ahead log 600 MB long.
         self._commits += 1 + len(shown) // 16
@@ -474,18 +477,21 @@ class Application:
 
     def _settle(self, stream: str, fold: Fold) -> None:
         """A pending fold has become the committed one."""
-        ended = self._folds.put(stream, fold)
+        kind = kind_of(stream)
+        ended = self._deciders[kind].terminal(fold.state)
+        self._folds.put(stream, fold, ended=ended)
         if self._pending.get(stream) is fold:
             del self._pending[stream]
-        self._checkpoints.note(stream, fold, ended=ended)
+        self._checkpoints.note(kind, stream, fold, ended=ended)
 
     def _fail(self, error: PortError) -> None:
         """Nothing of these calls was appended, and later ones were decided on what never happened."""
         assert self._recorder.position == self.position, "a failed commit is in the log: only a restart can tell"
-        for call in [*self._in_flight, *self._queue]:
-            call.error = error
-            call.done.set()
-        self._queue = []
+        for group in (self._in_flight, self._queue):
+            group.error = error
+            group.done.set()
+        self._queue = _Group()
+        self._decided = self.position
         self._pending.clear()
         self._folds.clear()
 
@@ -571,14 +577,3 @@ class _Store(EventSourcedApplication[str]):
 
     def construct_mapper(self) -> EventMapper:
         return self._given_mapper
-
-
-def _with_position(entry: Entry, position: int) -> Recorded:
-    return Recorded(
-        position=position,
-        stream=entry.originator_id,
-        version=entry.originator_version,
-        time_ns=entry.time_ns,
-        cause=entry.cause,
-        event=entry.event,
-    )

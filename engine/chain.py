@@ -24,11 +24,7 @@ CREATE_TABLE = "CREATE TABLE IF NOT EXISTS chain (first INTEGER PRIMARY KEY, las
 
 def leaf(stream: bytes, version: int, topic: bytes, state: bytes) -> bytes:
     """The hash of one event as stored."""
-    digest = hashlib.sha256(_LEAF.pack(version, len(stream), len(topic)))
-    digest.update(stream)
-    digest.update(topic)
-    digest.update(state)
-    return digest.digest()
+    return hashlib.sha256(_LEAF.pack(version, len(stream), len(topic)) + stream + topic + state).digest()
 
 
 def seal(previous: bytes, first: int, last: int, leaves: bytes) -> bytes:

@@ -148,9 +148,9 @@ class Checkpoints:
         """A stream was long to load: its state is kept with the next checkpoint."""
         self._due[stream] = fold
 
-    def note(self, stream: str, fold: Fold, *, ended: bool) -> None:
-        """A stream has moved."""
-        if kind_of(stream) in self._live.kinds:
+    def note(self, kind: str, stream: str, fold: Fold, *, ended: bool) -> None:
+        """A stream of an aggregate has moved."""
+        if kind in self._live.kinds:
             self._live.note(stream, ended=ended)
         if fold.version < self._snapshot_from:
             return

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec
 
 from engine.aggregates.decider import Decider, Recorded
 
 
-class Fold(NamedTuple):
+class Fold(msgspec.Struct, frozen=True):
     """The state of a stream after `version` events."""
 
     state: Any
@@ -59,21 +61,19 @@ class Folds:
             if begins:
                 return self._initial(stream)
             fold = self._load(stream)
-            self.put(stream, fold)
+            self.put(stream, fold, ended=self.ended(stream, fold.state))
         else:
             self._cached.move_to_end(stream)
         return fold
 
-    def put(self, stream: str, fold: Fold) -> bool:
-        """Whether the stream has ended."""
-        ended = self.ended(stream, fold.state)
+    def put(self, stream: str, fold: Fold, *, ended: bool) -> None:
+        """ended: as the method of that name has it."""
         self._cached[stream] = fold
         # An ended stream is asked for a last time or two (`wait`, a second `rm`), and one that has not begun perhaps
         # never again, or at every start (the ports of a host that publishes none): they stay until room is needed.
         self._cached.move_to_end(stream, last=bool(fold.version) and not ended)
         while len(self._cached) > self._capacity:
             self._cached.popitem(last=False)
-        return ended
 
     def ended(self, stream: str, state: Any) -> bool:
         return self._deciders[kind_of(stream)].terminal(state)
@@ -90,7 +90,7 @@ class Folds:
             return known
         decider = self._deciders[kind_of(stream)]
         fold = self._load_snapshot(stream) or self._initial(stream)
-        state, version = fold
+        state, version = fold.state, fold.version
         tail = self._load_tail(stream, version)
         for recorded in tail:
             state, version = decider.evolve(state, recorded.event), recorded.version

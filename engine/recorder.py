@@ -43,6 +43,8 @@ FORGET_ROWS = 256
 """Deleted at once: about as long as one big group of commands."""
 
 _SELECT = "SELECT rowid, originator_id, originator_version, topic, state FROM stored_events"
+_SELECT_STREAM = f"{_SELECT} WHERE originator_id=? AND originator_version>? AND rowid>? ORDER BY originator_version"
+_SELECT_VERSION = "SELECT MAX(originator_version) FROM stored_events WHERE originator_id=? AND rowid>?"
 _SELECT_BYTES = (
     "SELECT CAST(originator_id AS BLOB), originator_version, CAST(topic AS BLOB), CAST(state AS BLOB)"
     " FROM stored_events"
@@ -60,6 +62,7 @@ class LogRecorder(SQLiteApplicationRecorder):
         """Sealed history: what is at or below its floor is read from there, and only from there."""
         self._stack = contextlib.ExitStack()
         self._writer: SQLiteConnection | None = None
+        self._reader: sqlite3.Cursor | None = None
         self.position = 0
         """The last committed position."""
         self.seal = chain.GENESIS
@@ -75,6 +78,8 @@ class LogRecorder(SQLiteApplicationRecorder):
             for pragma in ("synchronous=FULL", "wal_autocheckpoint=0", f"journal_size_limit={WAL_KEPT_BYTES}"):
                 # Checkpoints are copied to the main file by the housekeeper in a thread, not inside somebody's commit.
                 self._writer.cursor().execute(f"PRAGMA {pragma}")
+            self._reader = self._stack.enter_context(self.datastore.get_connection(commit=False)).cursor().sqlite_cursor
+            self._reader.row_factory = None
             self._load_archive()
             self._load_head()
             self._check_tail()
@@ -85,7 +90,7 @@ class LogRecorder(SQLiteApplicationRecorder):
         if self._writer is not None:
             with contextlib.suppress(sqlite3.Error):
                 self._writer.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            self._writer = None
+            self._writer = self._reader = None
         self._stack.close()
 
     def insert_events(self, stored_events: Sequence[StoredEvent], **kwargs: Any) -> Sequence[int]:
@@ -136,17 +141,15 @@ class LogRecorder(SQLiteApplicationRecorder):
     def rows_of(self, stream: str, after_version: int) -> list[Row]:
         """All rows of a stream past a version, in order."""
         floor = self.archive.floor
+        rows = self._looked_up(_SELECT_STREAM, stream, after_version, floor)
+        if not floor:
+            return rows
         with _translated("read the log"):
-            sealed = list(self.archive.rows_of(stream, after_version, floor))
-        statement = (
-            f"{_SELECT} WHERE originator_id=? AND originator_version>? AND rowid>? ORDER BY originator_version"
-        )
-        return sealed + self._rows(statement, stream, after_version, floor)
+            return [*self.archive.rows_of(stream, after_version, floor), *rows]
 
     def last_version(self, stream: str) -> int:
         """The version of a stream's newest event; 0 where there is none."""
-        statement = "SELECT MAX(originator_version) FROM stored_events WHERE originator_id=? AND rowid>?"
-        newest = self._rows(statement, stream, self.archive.floor)[0][0]
+        newest = self._looked_up(_SELECT_VERSION, stream, self.archive.floor)[0][0]
         if newest is None:
             with _translated("read the log"):
                 newest = self.archive.last_version(stream)
@@ -210,6 +213,17 @@ class LogRecorder(SQLiteApplicationRecorder):
                 return not cursor.fetchone()[0]
             finally:
                 cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
+
+    def _looked_up(self, statement: str, *parameters: Any) -> list[Any]:
+        """As `_rows`, of one stream, which a command waits for: taking a connection from the pool and giving it back
+        costs several times what the answer does."""
+        reader = self._reader
+        assert reader is not None, "the recorder is not open"
+        try:
+            return reader.execute(statement, parameters).fetchall()
+        except sqlite3.Error:
+            with _translated("read the log"):
+                raise
 
     def _rows(self, statement: str, *parameters: Any) -> list[Any]:
         with _translated("read the log"):

@@ -31,15 +31,15 @@ def test_a_stream_without_events_is_looked_for_once() -> None:
     cache = folds(looks)
     assert [cache.get("counter:a").version for _ in range(3)] == [0, 0, 0]
     assert looks == ["counter:a"]
-    cache.put("counter:a", Fold(state_of(2), 1))
+    cache.put("counter:a", Fold(state_of(2), 1), ended=False)
     assert cache.get("counter:a") == Fold(state_of(2), 1)
 
 
 def test_streams_that_have_not_begun_make_room_first() -> None:
     looks: list[str] = []
     cache = folds(looks, capacity=3)
-    cache.put("counter:a", Fold(state_of(1), 1))
-    cache.put("counter:b", Fold(state_of(1), 1))
+    cache.put("counter:a", Fold(state_of(1), 1), ended=False)
+    cache.put("counter:b", Fold(state_of(1), 1), ended=False)
     for n in range(20):
         cache.get(f"counter:never{n}")
     assert len(cache) == 3

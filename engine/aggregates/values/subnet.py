@@ -159,9 +159,8 @@ def next_address(pool: Pool, taken: Collection[str], wanted: str, cursor: str) -
     if wanted:
         return _claim(pool, reserved, wanted)
     first, last = _assignable(pool.subnet, pool.ip_range)
-    begin = first
-    if cursor and first <= int(ipaddress.ip_address(cursor)) < last:
-        begin = int(ipaddress.ip_address(cursor)) + 1
+    newest = int(ipaddress.ip_address(cursor)) if cursor else last
+    begin = newest + 1 if first <= newest < last else first
     written = _written_6 if ":" in pool.subnet else _written_4
     # Refuses at most as many as are reserved, however many there are.
     for number in itertools.chain(range(begin, last + 1), range(first, begin)):
