@@ -64,9 +64,9 @@ class EngineApp:
         return added
 
     async def serve_plain(
-        self, scope: Mapping[str, Any], body: bytes, write: Callable[[bytes], Awaitable[None]]
+        self, scope: Mapping[str, Any], body: Body, write: Callable[[bytes], Awaitable[None]]
     ) -> None:
-        """A request that has come whole (plain.py): its answer is written as it leaves the route."""
+        """A request as plain.py reads it: its answer is written as it leaves the route."""
         scope = understood(scope)
         direct = self.direct_routes.get((scope["method"], scope["path"]))
         if direct is not None and not scope["query_string"] and self._is_known(scope["state"]["version"]):
@@ -74,8 +74,10 @@ class EngineApp:
             await write(plain.head(status, headers) + answer)
             return
         async with trio.open_nursery() as nursery:
-            request = Request(scope, Body(body), nursery)
+            request = Request(scope, body, nursery)
             response = await self.answer(request)
+            if not body.over:
+                response.headers["Connection"] = "close"  # where the next request would begin nobody knows
             async with aclosing(plain.pieces(request.method, response)) as pieces:
                 async for piece in pieces:
                     await write(piece)

@@ -1,7 +1,8 @@
 """The plain requests of one connection, one after another (plain.py says what is plain).
 
 Owns what a client has sent and nobody has taken yet: the rest of a body, a request behind the one that runs, the first
-bytes of a stream to be. Everything else goes on to hypercorn, in order. Refuses to know: sockets, routes.
+bytes of a stream to be. Everything else goes on to hypercorn, in order. While a request's body is read by others
+(upload.py), nothing is taken here, and its client is not seen to leave. Refuses to know: sockets, routes.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ class Lane:
         self._closed = False
         self._given_away = False
         self._drained = trio.Event()
+        self._body_over = trio.Event()
+        self._body_over.set()
 
     @property
     def idle(self) -> bool:
@@ -54,10 +57,13 @@ class Lane:
             return
         self._behind += data
         if self._running is None:
-            request = await self._next()
+            request = await self._next(uploads=True)
             if request is not None:
                 self._running = trio.CancelScope()
+                if request.flow is not None:
+                    self._body_over = trio.Event()
                 self._nursery.start_soon(self._run, request, self._running)
+                await self._body_over.wait()
             return
         while self._running is not None and len(self._behind) > BEHIND_BYTES_MAX:
             await self._drained.wait()
@@ -84,24 +90,38 @@ class Lane:
         early, self._behind = bytes(self._behind), bytearray()
         return early
 
+    def early(self) -> bytes:
+        """What came of the body of the running request. The rest is its own to read, until `body_is_over`."""
+        early, self._behind = bytes(self._behind), bytearray()
+        return early
+
+    def body_is_over(self, behind: bytes) -> None:
+        """behind: what was read of the next request."""
+        self._behind += behind
+        self._body_over.set()
+
     async def _run(self, first: Plain, scope: trio.CancelScope) -> None:
         request: Plain | None = first
         while request is not None:
             with scope:
                 await self._serve(request)
-            if scope.cancelled_caught or self._given_away:
+            if scope.cancelled_caught or self._given_away or not self._body_over.is_set():
+                self._body_over.set()
                 return  # and running for good: nothing is served on this connection any more
-            request = await self._next()
+            request = await self._next(uploads=False)
             if request is not None:
                 self._running = scope = trio.CancelScope()
         self._running = None
         self._drained.set()
         await self._rested()
 
-    async def _next(self) -> Plain | None:
-        """The request that is there; what is none is passed on, with all that comes meanwhile."""
+    async def _next(self, *, uploads: bool) -> Plain | None:
+        """The request that is there; what is none is passed on, with all that comes meanwhile. uploads: whether its
+        body may be read by others, which asks for a reader of the connection that is at rest."""
         while self._behind:
             found = None if self._closed else plain.read(bytes(self._behind))
+            if isinstance(found, Plain) and found.flow is not None and not uploads:
+                found = None
             if found is plain.UNFINISHED:
                 break
             self._drained.set()

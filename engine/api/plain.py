@@ -3,7 +3,8 @@
 Nine of ten requests are a head of a dozen lines and a small body or none. They are read here by two regular expressions
 and answered by one write; hypercorn and h11 cost four times as much for the same bytes. What is anything but plain
 (chunked bodies, uploads, `Expect`, websockets, HTTP/1.0 and 2, noise) is left to them: `read` says None, and they see
-every byte. Refuses to know: sockets, routes. Source: RFC 9110 and 9112.
+every byte. An image archive is plain, too, once its head is there, whatever its size: its body is read by whoever gets
+it (upload.py). Refuses to know: sockets, routes. Source: RFC 9110 and 9112.
 """
 
 from __future__ import annotations
@@ -26,19 +27,30 @@ BODY_BYTES_MAX = 64 << 10
 
 _LINE = re.compile(rb"(GET|HEAD|POST|PUT|DELETE|OPTIONS) (/[!-~]*) HTTP/1\.1")
 _FIELD = re.compile(rb"\r\n([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*((?:[!-~\x80-\xff]+(?:[ \t]+[!-~\x80-\xff]+)*)?)[ \t]*")
+_UPLOADS = re.compile(rb"(?:/v[0-9]+\.[0-9]+)?/images/load(?:\?[!-~]*)?")
+"""Targets whose body is somebody else's to read."""
 _END: Final = b"\r\n\r\n"
 
 Fields = list[tuple[bytes, bytes]]
 
 
+class Flow(msgspec.Struct, frozen=True, kw_only=True):
+    """How a body comes behind its head. length: None in chunks. awaited: its client waits to be told to send it."""
+
+    length: int | None
+    awaited: bool
+
+
 class Plain(msgspec.Struct, frozen=True, kw_only=True):
-    """A request. target: as sent, with its query. fields: names in lower case. size: how many bytes it was."""
+    """A request. target: as sent, with its query. fields: names in lower case. size: how many bytes it was. flow: None
+    when `body` is all of its body."""
 
     method: str
     target: bytes
     fields: Fields
     body: bytes
     size: int
+    flow: Flow | None = None
 
     def scope(self, state: dict[str, Any]) -> dict[str, Any]:
         """What ASGI calls a request."""
@@ -81,9 +93,13 @@ def read(data: bytes) -> Plain | _Unfinished | None:
             return None
         fields.append((field[1].lower(), field[2]))
         at = field.end()
+    if at != end:
+        return None
+    if line[1] == b"POST" and _UPLOADS.fullmatch(line[2]) and (flow := _flow(fields)) is not None:
+        return Plain(method="POST", target=line[2], fields=fields, body=b"", size=end + len(_END), flow=flow)
     length = _body_length(fields)
     size = end + len(_END) + length
-    if at != end or length < 0:
+    if length < 0:
         return None
     if len(data) < size:
         return UNFINISHED
@@ -113,6 +129,33 @@ def _body_length(fields: Fields) -> int:
             case _:
                 pass
     return length if hosts == 1 and lengths <= 1 and length <= BODY_BYTES_MAX else -1
+
+
+def _flow(fields: Fields) -> Flow | None:
+    """How the body comes; None for what is not plain."""
+    hosts, awaited = 0, False
+    lengths: list[int | None] = []
+    for name, value in fields:
+        match name, value.lower():
+            case b"host", _:
+                hosts += 1
+            case b"content-length", digits if digits.isdigit() and len(digits) < 19:
+                lengths.append(int(digits))
+            case b"transfer-encoding", b"chunked":
+                lengths.append(None)
+            case b"expect", b"100-continue":
+                awaited = True
+            case b"connection", b"keep-alive":
+                pass
+            case (b"content-length" | b"transfer-encoding" | b"expect" | b"connection" | b"upgrade" | b"te"), _:
+                return None
+            case b"trailer", _:
+                return None
+            case _:
+                pass
+    if hosts != 1 or len(lengths) > 1:
+        return None
+    return Flow(length=lengths[0] if lengths else 0, awaited=awaited)
 
 
 class _Date:

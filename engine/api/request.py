@@ -47,6 +47,11 @@ class Body:
         self._arrived, self._drained = trio.Event(), trio.Event()
         self._wanted_whole = False
 
+    @property
+    def over(self) -> bool:
+        """Whether all of it has come."""
+        return self._complete
+
     # -- the side of the socket --------------------------------------------------------------------------------------
 
     def append(self, data: bytes) -> None:

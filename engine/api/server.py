@@ -25,6 +25,8 @@ from engine.api.lane import Lane
 from engine.api.machinery import Machinery
 from engine.api.peer import Peer
 from engine.api.plain import Plain
+from engine.api.request import Body
+from engine.api.upload import UploadedBody
 
 if TYPE_CHECKING:
     from engine.api.http_machine import HttpMachine
@@ -91,11 +93,33 @@ class EngineServer:
             await self._read_data()
 
     async def _answer(self, state: dict[str, Any], request: Plain) -> None:
+        body = Body(request.body) if request.flow is None else UploadedBody(request.flow, self)
         try:
-            await self._app.serve_plain(request.scope(state), request.body, self.send)
+            await self._app.serve_plain(request.scope(state), body, self.send)
         except Exception as error:
             tell_of_break(error)
             await self.linger()
+        if not body.over:
+            await self.linger()
+
+    # -- for a body that is read from the socket by others, see upload.py -----------------------------------------
+
+    def socket(self) -> int:
+        return self._stream.socket.fileno()
+
+    def early(self) -> bytes:
+        return self._lane.early()
+
+    async def receive(self) -> bytes:
+        try:
+            return bytes(await self._stream.receive_some(READ_BYTES))
+        except (trio.ClosedResourceError, trio.BrokenResourceError):
+            return b""
+
+    def body_is_over(self, behind: bytes) -> None:
+        self._lane.body_is_over(behind)
+
+    # -----------------------------------------------------------------------------------------------------------------
 
     async def _rest(self) -> None:
         """After the last plain request: go, if that is asked for."""

@@ -6,6 +6,8 @@ import gzip
 import io
 import json
 import os
+import socket
+import subprocess
 import tarfile
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -246,3 +248,17 @@ async def test_an_early_layer_that_is_not_what_the_image_says_is_refused(storage
             await storage.layers.unpack(blob.digest, blob.media_type, other, None)
     assert refused.value.fault is Fault.INVALID
     assert (await storage.layers.inventory()).layers == ()
+
+
+async def test_a_worker_that_reads_a_clients_socket_ends_with_its_engine(storage: LinuxStorage, tmp_path: Path) -> None:
+    """WIN-04. Its stdin ends with the process that holds the other end."""
+    theirs, lent = socket.socketpair()
+    with theirs, lent:
+        theirs.send(two_layers().docker_archive("app:1")[:10_000])
+        fields = {"directory": str(tmp_path), "upload": {"socket": lent.fileno(), "length": None, "early": 0}}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "lent": lent.fileno()}
+        async with storage.workers.start("receive_archive", fields, **pipes) as worker:
+            assert worker.process.stdin is not None
+            await worker.process.stdin.aclose()
+            with trio.fail_after(20), pytest.raises(PortError, match="nobody waits"):
+                await worker.outcome()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 from engine.aggregates.decider import Reason, Rejected
 from engine.aggregates.values.platform import Platform
 from engine.api.app import EngineApp
@@ -30,7 +28,7 @@ def register(app: EngineApp, context: ApiContext) -> None:
 
     @app.route("/images/load", methods=["POST"])
     async def load() -> Response:
-        cause, body = cause_of(request), _body()
+        cause, body = cause_of(request), current_request().body
         quiet = Query.of(request).flag("quiet", default=True)
         platforms = _platforms()
 
@@ -83,7 +81,7 @@ async def _pull(context: ApiContext, query: Query, platform: Platform | None) ->
 async def _import(context: ApiContext, query: Query, platform: Platform | None) -> Response:
     source = query.text("fromSrc")
     reference = tag_reference(query.text("repo"), query.text("tag"))
-    body, cause = _body(), cause_of(request)
+    body, cause = current_request().body, cause_of(request)
     message = query.text("message") or f"Imported from {source}"
     made = (reference, platform or context.images.host_platform, message, query.all("changes"), cause)
     url = source if "://" in source else f"http://{source}"
@@ -108,14 +106,3 @@ def _platforms() -> tuple[Platform, ...]:
             "multiple platform parameters are not supported in this API version; use API version 1.52 or later",
         )
     return tuple(decode_platform(text) for text in asked if text)
-
-
-def _body() -> AsyncIterator[bytes]:
-    """The request's body as it flows in. Taken here, because a stream is produced outside the request's context."""
-    body = current_request().body
-
-    async def chunks() -> AsyncIterator[bytes]:
-        async for chunk in body:
-            yield chunk
-
-    return chunks()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import json
+import lzma
 import os
+import socket
 import tarfile
 import urllib.parse
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +20,8 @@ from engine.aggregates.transfer import BeginTransfer, LeaseContent, TransferFail
 from engine.aggregates.values.ids import DiffID
 from engine.aggregates.values.layers import chain_ids
 from engine.drivers.linux.storage.blobs import LAYER_TAR
+from tests.api.harness import connected, in_thread
+from tests.api.test_server import read_all
 from tests.reactors.images.test_pull import once
 from tests.support.images import digest, image_of, layer_of
 from tests.support.served_engine import MemoryRegistry, TestEngine, running_engine
@@ -87,6 +93,47 @@ async def test_a_layer_that_is_not_what_the_configuration_says_fails_the_load(tm
         assert lines[-1]["error"]
         assert (await engine.ask("GET", "/images/json"))[1] == []
         assert (await engine.storage.layers.inventory()).blobs == ()
+
+
+@pytest.mark.parametrize("wrap", [bytes, gzip.compress, lzma.compress])
+async def test_an_archive_may_come_in_chunks(tmp_path: Path, wrap: Callable[[bytes], bytes]) -> None:
+    """IMG-15. As the docker CLI sends it, which knows no length."""
+    body = wrap(image_of(BASE, layer_of({"noise": os.urandom(700_000)})).docker_archive("mine:v1"))
+    async with running_engine(tmp_path) as engine:
+        status, _, told = await engine.served.ask(
+            "POST", "/images/load", body=iter([body[at : at + 30_001] for at in range(0, len(body), 30_001)])
+        )
+        assert (status, json.loads(told)) == (200, {"stream": "Loaded image: mine:v1\n"})
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+@pytest.mark.parametrize("polite", [True, False])
+async def test_a_client_that_leaves_in_the_middle_of_its_archive_leaves_nothing(
+    tmp_path: Path, *, chunked: bool, polite: bool
+) -> None:
+    """IMG-15. polite: it ends its input, and hears what came of that."""
+    body = image_of(BASE, layer_of({"noise": os.urandom(3_000_000)})).docker_archive("mine:v1")
+    length = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % len(body)
+    sent = b"POST /images/load HTTP/1.1\r\nHost: d\r\n%b\r\n\r\n" % length
+    sent += b"%x\r\n" % len(body) * chunked + body[:-1_000_000]
+
+    def talk(path: str) -> bytes:
+        with contextlib.closing(connected(path)) as sock:
+            sock.sendall(sent)
+            if not polite:
+                return b""
+            sock.shutdown(socket.SHUT_WR)
+            return read_all(sock)
+
+    async with running_engine(tmp_path) as engine:
+        told = await in_thread(lambda: talk(engine.served.path))
+        assert (b'"error":"unexpected EOF"' in told) == polite
+        await engine.until(lambda: isinstance([*engine.hands.application.read(0, 100)][-1].event, TransferFailed))
+        await engine.until(lambda: not engine.storage.workers.at_work)
+        inventory = await engine.storage.layers.inventory()
+        assert (inventory.blobs, inventory.layers) == ((), ())
+        assert os.listdir(engine.storage.places.temporary) == []
+        assert await engine.lines("POST", "/images/load", body) == [{"stream": "Loaded image: mine:v1\n"}]
 
 
 async def test_a_saved_image_loads_elsewhere_with_the_same_digests(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ from engine.drivers.ports.storage import (
     SavedImage,
     SavedIndex,
 )
+from engine.drivers.ports.uploads import Upload
 from engine.errors import Fault, PortError
 
 
@@ -83,8 +84,7 @@ class LinuxImageArchives:
                 guess(member["file"], Digest(member["digest"]), plain=member["plain"])
 
         with self._temporary("load") as directory:
-            members = await self._receive("receive_archive", {"directory": directory}, source, progress, found)
-            archive = Archive(members)
+            archive = Archive(await self._members(directory, source, progress, found))
             try:
                 images = await trio.to_thread.run_sync(find_images, archive, platforms, limiter=self._limiter)
             except Rejected as error:
@@ -137,6 +137,24 @@ class LinuxImageArchives:
             yield _small(name, body)
         yield RECORD_END
 
+    async def _members(
+        self,
+        directory: str,
+        source: AsyncIterator[bytes],
+        progress: Progress | None,
+        found: Callable[[dict[str, Any]], None],
+    ) -> list[dict[str, Any]]:
+        """Split an archive into files. A worker reads the client's socket itself where that can be had."""
+        task = "receive_archive"
+        fields: dict[str, Any] = {"directory": directory, "upload": None}
+        if not isinstance(source, Upload):
+            return list((await self._receive(task, fields, source, progress, found))["members"])
+        async with source.lend() as loan:
+            fields["upload"] = {"socket": loan.socket, "length": loan.length, "early": len(loan.early)}
+            received = await self._receive(task, fields, _and_no_end(loan.early), progress, found, loan.socket)
+            loan.behind = bytes.fromhex(received["behind"])
+        return list(received["members"])
+
     async def _receive(
         self,
         task: str,
@@ -144,6 +162,7 @@ class LinuxImageArchives:
         source: AsyncIterator[bytes],
         progress: Progress | None,
         found: Callable[[dict[str, Any]], None] | None = None,
+        lent: int | None = None,
     ) -> Any:
         """Feed a worker and hear it out at the same time."""
         done = 0
@@ -154,7 +173,9 @@ class LinuxImageArchives:
             if progress is not None:
                 progress(done, 0)
 
-        async with self._workers.start(task, fields, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as worker:
+        async with self._workers.start(
+            task, fields, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, lent=lent
+        ) as worker:
             outcome: Any = None
             trouble: PortError | None = None
             async with trio.open_nursery() as nursery:
@@ -274,6 +295,11 @@ def _small(name: str, body: bytes) -> bytes:
 
 def _json(document: object) -> bytes:
     return msgspec.json.encode(document)
+
+
+async def _and_no_end(data: bytes) -> AsyncIterator[bytes]:
+    yield data
+    await trio.sleep_forever()
 
 
 async def _once(body: bytes) -> AsyncIterator[bytes]:

@@ -191,10 +191,15 @@ class Workers:
             await steady.end()
 
     @asynccontextmanager
-    async def start(self, task: str, fields: Mapping[str, Any], *, stdin: int, stdout: int) -> AsyncIterator[Worker]:
-        """A worker for the length of the block; killed and reaped at its end if it still runs."""
+    async def start(
+        self, task: str, fields: Mapping[str, Any], *, stdin: int, stdout: int, lent: int | None = None
+    ) -> AsyncIterator[Worker]:
+        """A worker for the length of the block; killed and reaped at its end if it still runs. lent: an fd that it has
+        by the same number."""
         with self._working():
-            process = await _open(task, fields, stdin=stdin, stdout=stdout)
+            process = await _open(
+                task, fields, stdin=stdin, stdout=stdout, pass_fds=() if lent is None else (lent,)
+            )
             try:
                 yield Worker(task, process)
             finally:

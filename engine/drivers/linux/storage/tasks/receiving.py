@@ -1,4 +1,4 @@
-"""Worker tasks that take an archive from stdin and turn it into files ready to be blobs.
+"""Worker tasks that take an archive in and turn it into files ready to be blobs.
 
 `receive_archive` splits an image archive (docker load) into its members; `receive_layer` makes a plain layer tar of a
 root file system in whatever compression (docker import); `compress_layer` makes a gzip of a plain layer (docker push).
@@ -16,6 +16,7 @@ from typing import Any
 
 from engine.drivers.linux.storage.decompress import GZIP, MAGIC_BYTES, ZSTD, CompressionError, plain_source
 from engine.drivers.linux.storage.tar_reader import LINK, REGULAR, SYMLINK, TarError, TarReader
+from engine.drivers.linux.storage.tasks.uploads import behind, incoming
 from engine.drivers.linux.storage.worker import TaskError, report
 
 _TAR_MAGIC, _TAR_MAGIC_AT = b"ustar", 257
@@ -28,12 +29,13 @@ _GZIP_WINDOW_BITS = 31
 _BLOB_PREFIX = "blobs/sha256/"
 
 
-def receive_archive(fields: dict[str, Any]) -> list[dict[str, Any]]:
-    """fields: directory (exists, empty). Each regular member becomes a file there, named by its number. Returns a
-    list of {name, file, digest, size, magic, tar} and, for links, {name, link}. What looks like a layer is reported as
-    soon as it is whole: found {file, digest, plain}."""
+def receive_archive(fields: dict[str, Any]) -> dict[str, Any]:
+    """fields: directory (exists, empty), upload (uploads.py). Each regular member becomes a file there, named by its
+    number. Returns members, a list of {name, file, digest, size, magic, tar} and, for links, {name, link}, and behind
+    (uploads.py). What looks like a layer is reported as soon as it is whole: found {file, digest, plain}."""
     members: list[dict[str, Any]] = []
-    reader = TarReader(_stdin())
+    raw = incoming(fields)
+    reader = TarReader(plain_source(raw))
     syncing = _Syncing()
     try:
         for entry in reader:
@@ -51,12 +53,12 @@ def receive_archive(fields: dict[str, Any]) -> list[dict[str, Any]]:
     except (TarError, CompressionError) as error:
         raise TaskError("invalid", str(error)) from error
     syncing.finish()
-    return members
+    return {"members": members, "behind": behind(raw)}
 
 
 def receive_layer(fields: dict[str, Any]) -> dict[str, Any]:
     """fields: file (to be made). Writes stdin decompressed. Returns {digest, size, magic, tar}."""
-    source = _stdin()
+    source = plain_source(io.FileIO(0, closefd=False))
 
     def chunks() -> Any:
         while chunk := source():
@@ -83,10 +85,6 @@ def compress_layer(fields: dict[str, Any]) -> dict[str, Any]:
         yield memoryview(compressor.flush())
 
     return _write(chunks(), fields["file"])
-
-
-def _stdin() -> Callable[[], bytes]:
-    return plain_source(io.FileIO(0, closefd=False))
 
 
 def _member(reader: TarReader, path: str, syncing: _Syncing) -> dict[str, Any]:
