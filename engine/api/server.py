@@ -146,15 +146,23 @@ class EngineServer:
                     break
                 if data and self._machine is not None and self._machine.takes_a_body:
                     data = await self._gather(data)
-                if not self._lingering:
-                    await (self._lane.take(bytes(data)) if data else self._lane.end())
                 if not data:
                     self._half_closed = True
-                    await self._hang_up()
+                    await self._end()
                     break
+                if not self._lingering:
+                    await self._lane.take(bytes(data))
             await self._leave()
         if self._released is not None:
             await self._released.wait()
+
+    async def _end(self) -> None:
+        """The client has said all."""
+        if self.idle:
+            await self.linger()  # and has been told all, too
+        elif not self._lingering:
+            await self._lane.end()
+        await self._hang_up()
 
     async def _gather(self, first: bytes | bytearray) -> bytes:
         """More of a body that flows, as far as it comes without a pause."""

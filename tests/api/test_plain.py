@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.api import plain
+from engine.api import machinery, plain
 from engine.api.app import EngineApp
 from engine.api.bodies import decode_body
 from engine.api.plain import Plain
@@ -130,3 +130,21 @@ async def test_half_a_request_and_an_end_is_answered_as_a_bad_one_or_not_at_all(
         answer = await in_thread(lambda: talk(engine.path))
         assert answer == b"" or answer.startswith(b"HTTP/1.1 400")
         assert (await engine.ask("GET", "/_ping"))[0] == 200
+
+
+async def test_an_idle_connection_ends_when_its_client_ends_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At once, and without the machinery for what is not plain: most connections end like this."""
+    monkeypatch.setattr(machinery, "_MODULE", "engine.api.nothing")
+
+    def talk(path: str) -> bytes:
+        with connected(path) as sock:
+            ask(sock, b"GET /_ping HTTP/1.1\r\nHost: x\r\n\r\n", b"\r\n\r\nOK")
+            sock.shutdown(socket.SHUT_WR)
+            return sock.recv(65536)
+
+    async with served() as engine:
+        assert await in_thread(lambda: talk(engine.path)) == b""
+        assert (await engine.ask("GET", "/_ping"))[0] == 200
+    assert caplog.records == []
