@@ -22,7 +22,7 @@ from typing import Any
 import trio
 from msgspec.structs import replace
 
-from engine import notify, stacks
+from engine import notify, proxies, stacks
 from engine.aggregates.container.rules import RuleFacts, check_cgroup_parent
 from engine.aggregates.decider import Rejected
 from engine.aggregates.values.drift import Outcome
@@ -83,6 +83,7 @@ async def run(config: DaemonConfig, reread: Callable[[], DaemonConfig]) -> None:
     """The whole life of an engine: until SIGTERM or SIGINT. SIGHUP takes up what `reread` brings, SIGUSR1 writes where
     every task is. Raises ConfigError when it cannot start."""
     _prepare_process()
+    proxies.take_over(config, os.environ)
     first = config
     _check_cgroups(discover())
     config = with_cgroup_driver(config, LinuxHost().facts())

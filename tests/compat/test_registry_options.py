@@ -104,3 +104,19 @@ def test_an_insecure_registry_is_one_that_the_options_name(
         images.cli("push", "-q", name)
         remove_all(images)
         assert f"Status: Downloaded newer image for {name}" in images.out("pull", name)
+
+
+def test_registries_are_reached_by_a_proxy(tmp_path: Path) -> None:
+    """SYS-19: the configuration's, over the environment's; a user and a password are shown to nobody. A registry that
+    is asked for an absolute URL answers, as a proxy would that leads to it."""
+    file = tmp_path / "daemon.json"
+    file.write_text("{}")
+    with running_engine("--config-file", str(file)) as engine, registry_beside(engine, tmp_path) as registry:
+        found = registry.push("app", "v1", IMAGE)
+        proxies = {"http-proxy": f"http://me:secret@{registry.address}", "no-proxy": "10.0.0.0/8"}
+        file.write_text(json.dumps({"proxies": proxies, "insecure-registries": ["registry.invalid:5000"]}))
+        engine.restart()
+        assert f"Digest: {found}" in engine.out("pull", "registry.invalid:5000/app:v1")
+        shown = engine.json("/info")
+        assert shown["HttpProxy"] == f"http://xxxxx:xxxxx@{registry.address}"
+        assert (shown["HttpsProxy"], shown["NoProxy"]) == ("", "10.0.0.0/8")

@@ -18,6 +18,7 @@ from engine.api import versions
 from engine.api.shapes.times import rfc3339_nano
 from engine.config import DaemonConfig
 from engine.drivers.ports.host import HostFacts
+from engine.proxies import masked
 
 INDEX_SERVER = "https://index.docker.io/v1/"
 LOG_DRIVERS = tuple(sorted(DRIVERS))
@@ -257,21 +258,9 @@ def commit(api_version: versions.ApiVersion) -> dict[str, str]:
 
 
 def proxies(environment: Mapping[str, str]) -> dict[str, str]:
-    """The proxies that pulls go through: the environment's, which the HTTP client reads itself."""
-
-    def read(name: str) -> str:
-        return environment.get(name.upper(), "") or environment.get(name, "")
-
+    """The proxies that pulls go through: the environment's (engine/proxies.py)."""
     return {
-        "HttpProxy": masked(read("http_proxy")),
-        "HttpsProxy": masked(read("https_proxy")),
-        "NoProxy": read("no_proxy"),
+        "HttpProxy": masked(environment.get("HTTP_PROXY", "")),
+        "HttpsProxy": masked(environment.get("HTTPS_PROXY", "")),
+        "NoProxy": environment.get("NO_PROXY", ""),
     }
-
-
-def masked(url: str) -> str:
-    """A URL whose user and password are `xxxxx`."""
-    scheme, separator, rest = url.partition("://")
-    if not separator or "@" not in rest:
-        return url
-    return f"{scheme}://xxxxx:xxxxx@{rest.rpartition('@')[2]}"
