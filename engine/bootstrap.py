@@ -61,7 +61,6 @@ from engine.errors import PortError
 from engine.listeners import close_listeners, open_listeners
 from engine.oci import seccomp
 from engine.oci.spec import HostTraits
-from engine.reactors.shutdown import stop_containers
 from engine.reload import left_alone, log_level
 from engine.transactions import EphemeralRange
 
@@ -119,7 +118,7 @@ async def run(config: DaemonConfig, reread: Callable[[], DaemonConfig]) -> None:
                 if not engine.config.live_restore and not engine.damage:
                     async with trio.open_nursery() as nursery:
                         nursery.start_soon(_quit_when_pressed, signals)
-                        await stop_containers(engine.hands, engine.config.shutdown_timeout_s)
+                        await engine.stop_containers()
                         nursery.cancel_scope.cancel()
         finally:
             os.close(lock)

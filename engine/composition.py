@@ -100,6 +100,8 @@ from engine.reactors.lifecycle.updates import Updates
 from engine.reactors.networks import NetworkReactor
 from engine.reactors.processes import Processes
 from engine.reactors.reconcile import Reconcile
+from engine.reactors.shutdown import stop_containers
+from engine.reactors.volume_mounts import VolumeMounts
 from engine.reactors.volumes import VolumeReactor
 from engine.reload import attributes, reloaded
 from engine.transactions import EphemeralRange
@@ -216,6 +218,7 @@ class Engine:
         vault = await stack.enter_async_context(Vault(root / "keys.db", self._entropy).running())
         nursery = await stack.enter_async_context(_cancelled_at_exit())
         self.hands = Hands(application=log, views=views, vault=vault, clock=self._clock, entropy=self._entropy)
+        self._mounts = VolumeMounts(self.hands, self._drivers.volumes)
         images, linked = self._image_service(), self._linked()
         drift = self._drift(images, linked)
         self.damage = salvaged.statement
@@ -258,6 +261,7 @@ class Engine:
             self.hands = Hands(
                 application=application, views=views, vault=vault, clock=self._clock, entropy=self._entropy
             )
+            self._mounts = VolumeMounts(self.hands, self._drivers.volumes)
             nursery = await stack.enter_async_context(_cancelled_at_exit())
             nursery.start_soon(views.events.keep, name="events feed")
             await self._drivers.begin(nursery)
@@ -292,6 +296,7 @@ class Engine:
         return Drift(
             hands,
             linked,
+            self._mounts,
             (
                 LeaseInspector(hands),
                 ProcessInspector(drivers.runtime),
@@ -381,7 +386,7 @@ class Engine:
             Removes(hands, drivers.rootfs, drivers.folders),
         )
         await nursery.start(NetworkReactor(hands, drivers.networks, reconcile.unrestored).run, after)
-        await nursery.start(VolumeReactor(hands, drivers.volumes).run, after)
+        await nursery.start(VolumeReactor(hands, drivers.volumes, self._mounts).run, after)
         for name, network_id in defaults.items():
             await self._network_ready(name, network_id)
         nursery.start_soon(names.follow, after, name="names")
@@ -408,6 +413,11 @@ class Engine:
         settled = await self.hands.pump.until(f"network:{network_id}", lambda state: state.settled)
         if settled.error:
             raise ConfigError(f"failed to create the default network {name}: {settled.error}")
+
+    async def stop_containers(self) -> None:
+        """With the engine; what they had is given back."""
+        await stop_containers(self.hands, self.config.shutdown_timeout_s)
+        await self._mounts.release_all()
 
     async def reload(self, read: DaemonConfig) -> None:
         """Take up what can be reloaded of a configuration, and tell of it (SYS-04). Whoever hears of it finds the new
@@ -458,6 +468,7 @@ class Engine:
             lasting=nursery,
             host_routes=lambda: subnets,
             drift=drift,
+            mounts=self._mounts,
             damage=lambda: tuple(filter(None, (self.damage, hands.vault.damage))),
         )
 

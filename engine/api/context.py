@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
 import trio
@@ -173,6 +174,14 @@ class Drift(Protocol):
     async def mend(self) -> tuple[Outcome, ...]: ...
 
 
+class VolumeMounts(Protocol):
+    """Volumes with a device, mounted while somebody uses them."""
+
+    def looking(self, state: ContainerState) -> AbstractAsyncContextManager[None]:
+        """Those of a container that does not run are there for as long as the block lasts. Raises PortError."""
+        ...
+
+
 @dataclasses.dataclass(kw_only=True)
 class ApiContext:
     """What a route may use. `ports` are the drivers by name (`ports.streams`, `ports.registry`), a struct of
@@ -194,6 +203,7 @@ class ApiContext:
     ephemeral: EphemeralRange
     sampling: Sampling
     sizes: Sizes
+    mounts: VolumeMounts
     lasting: trio.Nursery
     """For what goes on when its client leaves: it ends with the engine."""
     expect_exec: Callable[[ExecState], None] = lambda state: None

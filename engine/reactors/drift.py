@@ -25,6 +25,7 @@ from engine.reactors.base import Hands
 from engine.reactors.images.removal import used
 from engine.reactors.lifecycle.linked import Linked
 from engine.reactors.lifecycle.sandbox import joins_of, spec_of
+from engine.reactors.volume_mounts import VolumeMounts
 
 logger = logging.getLogger("ishmael.drift")
 NAME = "drift"
@@ -49,9 +50,10 @@ class Found(msgspec.Struct, frozen=True):
 class Drift:
     """inspectors: in the order in which their differences are mended."""
 
-    def __init__(self, hands: Hands, linked: Linked, inspectors: Sequence[Inspector]) -> None:
+    def __init__(self, hands: Hands, linked: Linked, mounts: VolumeMounts, inspectors: Sequence[Inspector]) -> None:
         self._hands = hands
         self._linked = linked
+        self._mounts = mounts
         self._inspectors = tuple(inspectors)
         self._mending = trio.Lock()
 
@@ -162,6 +164,7 @@ class Drift:
                 for point in state.mounts
                 if point.type == "volume"
             ),
+            in_use=self._mounts.in_use(),
             layers=frozenset(
                 chain_id
                 for chain in (*(s.chain for s in views.images), *(s.layers for s in views.containers))

@@ -1,4 +1,5 @@
-"""Volumes: directories follow the log. Creation is repeated at every use, so only removal needs a hand."""
+"""Volumes: directories follow the log. Creation is repeated at every use, so only removal needs a hand, and the end of
+a use (volume_mounts.py)."""
 
 from __future__ import annotations
 
@@ -6,11 +7,13 @@ from functools import partial
 
 import trio
 
+from engine.aggregates.container.events import ContainerExited, ContainerStartFailed
 from engine.aggregates.values.ids import VolumeName
 from engine.aggregates.volume import ReportVolumeRemoved, ReportVolumeRemoveFailed, VolumeState, VolumeStatus
 from engine.drivers.ports.volume import Volumes
 from engine.errors import PortError
 from engine.reactors.base import Hands, Works, follow_states
+from engine.reactors.volume_mounts import VolumeMounts
 
 NAME = "volumes"
 
@@ -18,14 +21,26 @@ NAME = "volumes"
 class VolumeReactor:
     """Run inside the root nursery, after reconciliation."""
 
-    def __init__(self, hands: Hands, volumes: Volumes) -> None:
+    def __init__(self, hands: Hands, volumes: Volumes, mounts: VolumeMounts) -> None:
         self._hands = hands
         self._volumes = volumes
+        self._mounts = mounts
 
     async def run(self, after: int, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Perform what every volume asks for now, then follow the log from `after`."""
         living = self._hands.views.volumes
-        await follow_states(self._hands, living, "volume", self._dispatch, after, task_status)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._release, after, name="volumes that nobody uses")
+            await follow_states(self._hands, living, "volume", self._dispatch, after, task_status)
+
+    async def _release(self, after: int) -> None:
+        """Give back what the last engine may have left, and then after each end of a container what it used."""
+        await self._mounts.release_all()
+        async with trio.open_nursery() as nursery:
+            works = Works(nursery)
+            async for ended in self._hands.pump.subscribe(after, ContainerExited.NAME, ContainerStartFailed.NAME):
+                for name in self._mounts.with_device(self._hands.container(ended.key)):
+                    works.begin(("release", name, ended.position), partial(self._mounts.release, name))
 
     def _dispatch(self, works: Works, state: VolumeState, correlation: str) -> None:
         def wanted() -> bool:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from engine.aggregates.values.ids import ContainerID
+from engine.aggregates.values.ids import ContainerID, VolumeName
 from engine.drivers.linux.storage import quota
 from engine.drivers.linux.storage.store import LinuxStorage
+from engine.drivers.linux.volume.local import LocalVolumes
 from tests.contracts.test_storage_layers import unpacked
 from tests.support.engine import Engine
 from tests.support.images import layer_of
@@ -41,7 +42,7 @@ def xfs(tmp_path: Path) -> Iterator[Path]:
 
 
 async def test_a_read_write_layer_takes_what_it_was_given_and_no_more(xfs: Path) -> None:
-    """IMG-23: each its own, also after a restart; without a limit there is none."""
+    """IMG-23: each its own, beside a volume's, and also after a restart; without a limit there is none."""
     assert quota.supported(str(xfs))
     storage = LinuxStorage(str(xfs))
     chain = await unpacked(storage, layer_of({"f": b"x"}))
@@ -51,6 +52,8 @@ async def test_a_read_write_layer_takes_what_it_was_given_and_no_more(xfs: Path)
         again = LinuxStorage(str(xfs))
         made = await again.rootfs.prepare(container_id, chain, volatile=False, limit_bytes=limit)
         uppers.append(Path(made.upper))
+    volume = Path(await LocalVolumes(storage.places, storage.workers).create(VolumeName("kept"), {"size": "6M"}))
+    assert quota.supported(str(xfs)), "asking again takes nobody's limit away"
 
     def written(upper: Path) -> int:
         for number in range(12):
@@ -60,10 +63,11 @@ async def test_a_read_write_layer_takes_what_it_was_given_and_no_more(xfs: Path)
                 return number
         return 12
 
-    small, larger, free = map(written, uppers)
+    small, larger, free, kept = map(written, (*uppers, volume))
     assert 2 <= small < 4, "a little goes to the directories"
     assert 6 <= larger < 8
     assert free == 12
+    assert 4 <= kept < 6
     await storage.workers.retire(idle_s=0)
 
 

@@ -101,7 +101,7 @@ def leaks(engine: Engine, world: World | None = None) -> list[str]:
     found = [
         *_processes(engine, world),
         *_cgroups(world),
-        *_mounts(engine),
+        *_mounts(engine, world),
         *ledgers(world),
         *_links(engine, world, pool=POOL_MAX if running else 0),
         *_firewall(engine, world),
@@ -178,7 +178,10 @@ def _cgroups(world: World) -> Iterator[str]:
             yield f"cgroup {hierarchy}/{name} is of a container that does not run"
 
 
-def _mounts(engine: Engine) -> Iterator[str]:
+def _mounts(engine: Engine, world: World) -> Iterator[str]:
+    """Volumes may be mounted while a container that lives has them; nothing else may be."""
+    used = {point.name for state in _alive(world).values() for point in state.mounts if point.type == "volume"}
+    allowed = {f"{engine.data_root}/volumes/{name}/_data" for name in used}
     pids = {os.getpid(), *engine.supervisors()}
     if engine.process is not None:
         pids.add(engine.process.pid)
@@ -186,7 +189,7 @@ def _mounts(engine: Engine) -> Iterator[str]:
         with contextlib.suppress(OSError):
             for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines():
                 place = line.split()[4]
-                if place.startswith(str(engine.root)) and "/volumes/" not in place:
+                if place.startswith(str(engine.root)) and place not in allowed:
                     yield f"{place} is mounted in the mount namespace of process {pid}"
 
 

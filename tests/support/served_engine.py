@@ -41,6 +41,7 @@ from engine.projections.volumes import Volumes as VolumesView
 from engine.reactors.base import Hands
 from engine.reactors.images.service import Images
 from engine.reactors.networks import NetworkReactor
+from engine.reactors.volume_mounts import VolumeMounts
 from engine.reactors.volumes import VolumeReactor
 from tests.api.harness import Served, context, served
 from tests.support.images import TestImage, digest
@@ -225,7 +226,7 @@ class DirectoryVolumes:
             path.rmdir() if path.is_dir() else path.unlink()
         (self.root / name).rmdir()
 
-    async def unmount(self, name: VolumeName, options: Any) -> None:
+    async def unmount(self, name: VolumeName, options: Any, *, unless: Callable[[], bool] = lambda: False) -> None:
         await trio.lowlevel.checkpoint()
 
     async def usages(self, names: Sequence[VolumeName]) -> dict[VolumeName, int]:
@@ -355,7 +356,7 @@ async def running_engine(
             for run in (
                 service.run,
                 NetworkReactor(hands, ports.networks).run,
-                VolumeReactor(hands, ports.volumes).run,
+                VolumeReactor(hands, ports.volumes, VolumeMounts(hands, ports.volumes)).run,
             ):
                 await nursery.start(run, position)
             async with served(register) as engine.served:

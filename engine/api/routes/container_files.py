@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, nullcontext
+from typing import Any, cast
 
 import msgspec
 from msgspec.structs import replace
@@ -29,16 +31,17 @@ def register(app: EngineApp, context: ApiContext) -> None:
 
     @app.route("/containers/<name>/archive", methods=["HEAD"])
     async def stat(name: str) -> Response:
-        root, path = await place(context, name)
-        response = empty(200)
-        response.headers[STAT_HEADER] = stat_header(await files.stat(root, path))
-        return response
+        async with place(context, name) as (root, path):
+            response = empty(200)
+            response.headers[STAT_HEADER] = stat_header(await files.stat(root, path))
+            return response
 
     @app.route("/containers/<name>/archive", methods=["GET"])
     async def get(name: str) -> Response:
-        root, path = await place(context, name)
-        found = await files.stat(root, path)
-        response = await eager_raw_response(files.archive(root, path), TAR)
+        async with AsyncExitStack() as stack:
+            root, path = await stack.enter_async_context(place(context, name))
+            found = await files.stat(root, path)
+            response = await eager_raw_response(_holding(stack.pop_all(), files.archive(root, path)), TAR)
         await note(context, root.container_id, cause_of(current_request()), "archive-path")
         response.headers[STAT_HEADER] = stat_header(found)
         return response
@@ -47,17 +50,17 @@ def register(app: EngineApp, context: ApiContext) -> None:
     async def put(name: str) -> Response:
         request = current_request()
         query = Query.of(request)
-        root, path = await place(context, name)
-        try:
-            await files.extract(
-                root,
-                path,
-                body_of(request.body),
-                no_overwrite_dir_non_dir=query.flag("noOverwriteDirNonDir"),
-                copy_uid_gid=query.flag("copyUIDGID"),
-            )
-        finally:
-            context.sizes.written_to(root.container_id)
+        async with place(context, name) as (root, path):
+            try:
+                await files.extract(
+                    root,
+                    path,
+                    body_of(request.body),
+                    no_overwrite_dir_non_dir=query.flag("noOverwriteDirNonDir"),
+                    copy_uid_gid=query.flag("copyUIDGID"),
+                )
+            finally:
+                context.sizes.written_to(root.container_id)
         await note(context, root.container_id, cause_of(request), "extract-to-dir")
         return empty(200)
 
@@ -79,13 +82,23 @@ def register(app: EngineApp, context: ApiContext) -> None:
         return response
 
 
-async def place(context: ApiContext, name: str) -> tuple[FilesRoot, str]:
-    """The tree and the path a request names. Raises Rejected: INVALID without a path, NOT_FOUND."""
+@asynccontextmanager
+async def place(context: ApiContext, name: str) -> AsyncIterator[tuple[FilesRoot, str]]:
+    """The tree and the path a request names, for as long as the block lasts. Raises Rejected: INVALID without a path,
+    NOT_FOUND."""
     path = Query.of(current_request()).text("path")
     if not path:
         raise Rejected(Reason.INVALID, "bad parameter: 'path' cannot be empty")
     state = context.views.containers.find(name)
-    return replace(await files_root(context, state, with_mounts=True), called=name), path
+    async with nullcontext() if state.pid else context.mounts.looking(state):
+        yield replace(await files_root(context, state, with_mounts=True), called=name), path
+
+
+async def _holding(stack: AsyncExitStack, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The chunks; what the stack holds is given back behind the last one, or when nobody reads on."""
+    async with stack, aclosing(cast(Any, chunks)) as source:
+        async for chunk in source:
+            yield chunk
 
 
 async def files_root(context: ApiContext, state: ContainerState, *, with_mounts: bool) -> FilesRoot:
@@ -122,7 +135,7 @@ async def _volumes_ready(context: ApiContext, state: ContainerState, rootfs: Roo
     for point in state.mounts:
         volume = context.views.volumes.get(point.name) if point.type == "volume" else None
         if volume is not None:
-            await context.ports.volumes.mount(volume.name, volume.options)
+            await context.ports.volumes.create(volume.name, volume.options)
             if point.copy_up:
                 await context.ports.volumes.fill(volume.name, rootfs.image, point.destination)
 

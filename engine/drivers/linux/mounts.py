@@ -1,8 +1,8 @@
 """Mounts under the engine's roots, compared with the log.
 
-Owns: the mount table of the engine's own namespace. Nothing is mounted there but volumes with a device, at their first
-use; root filesystems are mounted in containers only. The roots' own directories (`volumes`, `content`, ...) may be file
-systems of the administrator's, so only what lies inside of them is looked at.
+Owns: the mount table of the engine's own namespace. Nothing is mounted there but volumes with a device, while somebody
+uses them; root filesystems are mounted in containers only. The roots' own directories (`volumes`, `content`, ...) may
+be file systems of the administrator's, so only what lies inside of them is looked at.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ class LinuxMountInspector:
         with_device = [name for name, options in ledger.volumes.items() if mount_request(options)]
         places = {name: f"{data_root}/volumes/{name}/_data" for name in with_device}
         wanted = {places[name]: name for name in ledger.mounted if name in places}
-        allowed = set(places.values())
+        # What nobody uses any more is given back by the start itself, without a word.
+        allowed = {place for name, place in places.items() if ledger.recovering or name in ledger.in_use}
         missing = [
             Difference(kind=MOUNT, deviation=Deviation.MISSING, subject=place, owner=name)
             for place, name in wanted.items()

@@ -40,7 +40,8 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
 
     networks: those that must be there; changing: those that may. endpoints, of containers that run and rest, must be
     there; endpoint ids in `leased` may. ports: may be published. volumes: with their options; mounted: those that a
-    container uses that lives. recovering: nothing is under way but what an earlier engine left."""
+    container uses that lives; in_use: those that may be mounted. recovering: nothing is under way but what an earlier
+    engine left."""
 
     networks: tuple[NetworkSpec, ...] = ()
     changing: tuple[NetworkSpec, ...] = ()
@@ -52,6 +53,7 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
     containers: Mapping[ContainerID, Holder] = {}
     volumes: Mapping[VolumeName, Mapping[str, str]] = {}
     mounted: frozenset[VolumeName] = frozenset()
+    in_use: frozenset[VolumeName] = frozenset()
     layers: frozenset[str] = frozenset()
     leased_layers: frozenset[str] = frozenset()
     recovering: bool = False

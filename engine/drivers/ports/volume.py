@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from engine.aggregates.values.ids import VolumeName
@@ -21,7 +21,11 @@ class Volumes(Protocol):
         """Make the source ready (a `type=nfs` is mounted on first use); the path to bind. Idempotent."""
         ...
 
-    async def unmount(self, name: VolumeName, options: Mapping[str, str]) -> None: ...
+    async def unmount(
+        self, name: VolumeName, options: Mapping[str, str], *, unless: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Undo `mount`. Idempotent. unless: asked when nobody else works on the volume; nothing happens if it holds."""
+        ...
 
     async def usages(self, names: Sequence[VolumeName]) -> Mapping[VolumeName, int]:
         """Bytes in volumes; what cannot be measured is left out. It takes as long as a walk over them."""

@@ -129,8 +129,11 @@ class SimulatedVolumes(Part):
         await self.perform("mount volume", lambda: self.machine.volumes.setdefault(name, False))
         return f"/volumes/{name}/_data"
 
-    async def unmount(self, name: VolumeName, options: Mapping[str, str]) -> None:
-        await self.perform("unmount volume", lambda: None)
+    async def unmount(
+        self, name: VolumeName, options: Mapping[str, str], *, unless: Callable[[], bool] = lambda: False
+    ) -> None:
+        if not unless():
+            await self.perform("unmount volume", lambda: None)
 
     async def usages(self, names: Sequence[VolumeName]) -> Mapping[VolumeName, int]:
         await trio.lowlevel.checkpoint()

@@ -1,18 +1,22 @@
 """Limits of directory trees by the file system's project quotas (xfs mounted with `pquota`; ext4 with `prjquota`).
 
-Owns the choice of project numbers: each limited directory has one of its own, above every other below the same parent.
-A directory is limited while it is empty: what is made in it inherits its project. Sources: linux/dqblk_xfs.h,
-linux/fs.h; moby daemon/internal/quota/projectquota.go.
+Owns the choice of project numbers: each limited directory has one of its own, among all below one data root. A
+directory is limited while it is empty: what is made in it inherits its project. Sources: linux/dqblk_xfs.h, linux/fs.h;
+moby daemon/internal/quota/projectquota.go.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
 import os
 import struct
+from collections.abc import Iterator
 
+_HOMES = ("rootfs", "volumes", "tmp", "trash")
+"""Where limited directories are: what is thrown away counts for its project until it is deleted."""
 _SYS_QUOTACTL_FD = 443
 _SET_LIMIT = (ord("X") << 8 | 4) << 8 | 2
 """Q_XSETQLIM of project quotas."""
@@ -27,33 +31,41 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 
 
-def supported(directory: str) -> bool:
-    """Whether trees on this file system can be limited: tried on a project that has no files."""
+def supported(data_root: str) -> bool:
+    """Whether trees below the data root can be limited: tried on a project that has no files."""
     try:
-        _set_limit(directory, _next_project(directory), 0)
+        with _free_project(data_root) as project:
+            _set_limit(data_root, project, 0)
     except OSError:
         return False
     return True
 
 
-def limit(directory: str, parent: str, limit_bytes: int) -> None:
-    """Limit what an empty directory, which is to lie in `parent`, will hold. Raises OSError."""
-    project = _next_project(parent)
-    _set_limit(directory, project, limit_bytes)
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def limit(directory: str, data_root: str, limit_bytes: int) -> None:
+    """Limit what an empty directory somewhere in one of the `_HOMES` will hold. Raises OSError."""
+    with _free_project(data_root) as project:
+        _set_limit(directory, project, limit_bytes)
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            flags, extent, extents, _, cow, rest = _attributes(fd)
+            fcntl.ioctl(fd, _SET_ATTRIBUTES, _ATTRIBUTES.pack(flags | _INHERITED, extent, extents, project, cow, rest))
+        finally:
+            os.close(fd)
+
+
+@contextlib.contextmanager
+def _free_project(data_root: str) -> Iterator[int]:
+    """A number that nobody has or takes meanwhile: one more than the data root's own, which an administrator may have
+    set, and than those of all trees that may be limited. Layers are made side by side, so choosing is locked."""
+    fd = os.open(data_root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        flags, extent, extents, _, cow, rest = _attributes(fd)
-        fcntl.ioctl(fd, _SET_ATTRIBUTES, _ATTRIBUTES.pack(flags | _INHERITED, extent, extents, project, cow, rest))
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        homes = [f"{data_root}/{home}" for home in _HOMES]
+        trees = [tree for home in homes if os.path.isdir(home) for tree in os.scandir(home)]
+        found = [_project_of(tree.path) for tree in trees if tree.is_dir(follow_symlinks=False)]
+        yield max([_project_of(data_root), *map(_project_of, homes), *found]) + 1
     finally:
         os.close(fd)
-
-
-def _next_project(parent: str) -> int:
-    """One more than the parent's own, which an administrator may have set, and than those of all that lies in it."""
-    found = [_project_of(parent)]
-    if os.path.isdir(parent):
-        found += [_project_of(child.path) for child in os.scandir(parent) if child.is_dir(follow_symlinks=False)]
-    return max(found) + 1
 
 
 def _project_of(path: str) -> int:

@@ -129,7 +129,7 @@ def _make_layer(places: Places, directory: str, lowers: tuple[str, ...], limit_b
     temporary = places.new_temporary("rootfs")
     os.mkdir(temporary, DIRECTORY_MODE)
     if limit_bytes:
-        quota.limit(temporary, places.rootfs, limit_bytes)
+        quota.limit(temporary, places.data_root, limit_bytes)
     os.mkdir(f"{temporary}/work", 0o700)
     os.mkdir(f"{temporary}/upper")
     found = os.stat(lowers[0])

@@ -11,7 +11,7 @@ import contextlib
 import os
 import shutil
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import msgspec
@@ -56,7 +56,7 @@ class LocalVolumes:
         validate(options)
         with as_port_error("create volume"):
             owner = (0, 0) if self._id_map is None else self._id_map.root
-            _make_directories(self._root, self._folder(name), owner, size_of(options))
+            _make_directories(self._places.data_root, self._folder(name), owner, size_of(options))
         return self._data(name)
 
     async def remove(self, name: VolumeName) -> None:
@@ -76,13 +76,17 @@ class LocalVolumes:
                 )
         return data
 
-    async def unmount(self, name: VolumeName, options: Mapping[str, str]) -> None:
+    async def unmount(
+        self, name: VolumeName, options: Mapping[str, str], *, unless: Callable[[], bool] = lambda: False
+    ) -> None:
         data = self._data(name)
         if mount_request(options) is None:
             return
         async with self._lock(name):
+            if unless():
+                return
             with as_port_error("unmount volume"):
-                await trio.to_thread.run_sync(_unmount, data, limiter=self._limiter)
+                await trio.to_thread.run_sync(_unmount, data, limiter=self._limiter, abandon_on_cancel=True)
 
     async def usages(self, names: Sequence[VolumeName]) -> Mapping[VolumeName, int]:
         return await tree_sizes(self._workers, {name: self._data(name) for name in names})
@@ -139,15 +143,15 @@ def is_mount_point(path: str) -> bool:
         return any(line.split(" ")[4].encode().decode("unicode_escape") == wanted for line in file)
 
 
-def _make_directories(root: str, folder: str, owner: tuple[int, int], size_bytes: int) -> None:
+def _make_directories(data_root: str, folder: str, owner: tuple[int, int], size_bytes: int) -> None:
     """owner: of the data, the containers' root. size_bytes: of all that will be in the folder, 0 for no limit."""
-    os.makedirs(root, _ROOT_MODE, exist_ok=True)
+    os.makedirs(os.path.dirname(folder), _ROOT_MODE, exist_ok=True)
     if size_bytes and not os.path.exists(f"{folder}/_data"):
-        if not quota.supported(root):
+        if not quota.supported(data_root):
             raise PortError("create volume", NO_QUOTAS, fault=Fault.INVALID)
         with contextlib.suppress(FileExistsError):
             os.mkdir(folder, _ROOT_MODE)
-        quota.limit(folder, root, size_bytes)
+        quota.limit(folder, data_root, size_bytes)
     for path, mode, (uid, gid) in ((folder, _ROOT_MODE, (0, 0)), (f"{folder}/_data", _DATA_MODE, owner)):
         with contextlib.suppress(FileExistsError):
             os.mkdir(path, mode)
