@@ -2,7 +2,8 @@
 
 Owns the shared downloads, their limit, their attempts and their resumption. Pulls that want the same blob watch one
 download; it is cancelled when its last watcher has left (IMG-30). An interrupted stream goes on from where it broke,
-by Range, also by the next pull after a failure or a crash; a blob with the wrong digest is fetched anew.
+by Range, also by the next pull after a failure or a crash; what came in pieces and has the wrong digest is fetched
+anew, once.
 Refuses to know: what a blob is for, and how progress is shown.
 """
 
@@ -21,7 +22,7 @@ from engine.aggregates.values.ids import Digest
 from engine.aggregates.values.reference import Reference
 from engine.drivers.ports.registry import Credentials, Registry
 from engine.drivers.ports.storage import BlobStore
-from engine.errors import PortError
+from engine.errors import Fault, PortError
 
 logger = logging.getLogger("ishmael.images")
 
@@ -29,6 +30,7 @@ UNLIMITED = 1 << 30
 
 
 class Phase(enum.Enum):
+    BEGUN = "begun"
     WAITING = "waiting"
     DOWNLOADING = "downloading"
     RETRYING = "retrying"
@@ -44,7 +46,7 @@ class Download:
         self.reference = reference
         self.descriptor = descriptor
         self.credentials = credentials
-        self.phase = Phase.WAITING
+        self.phase = Phase.BEGUN
         self.received = 0
         self.retry_in_s = 0.0
         self.error: PortError | None = None
@@ -140,6 +142,8 @@ class Downloads:
     async def _run(self, download: Download) -> None:
         with download.scope:
             try:
+                if self._places.available_tokens < 1:
+                    download.enter(Phase.WAITING)
                 async with self._places:
                     await self._fetch(download)
                 download.enter(Phase.DONE)
@@ -159,8 +163,9 @@ class Downloads:
             if done >= descriptor.size:
                 download.enter(Phase.VERIFYING)
 
+        anew = False
         while not await self._blobs.has(descriptor.digest):
-            begun = await self._blobs.partial(descriptor.digest)
+            begun, attempt = await self._blobs.partial(descriptor.digest), download.attempt
             download.received = begun
             download.enter(Phase.DOWNLOADING)
             try:
@@ -169,7 +174,11 @@ class Downloads:
                     resume=True,
                 )  # fmt: skip
             except PortError as error:
-                await self._again(download, error)
+                if error.fault is not Fault.INVALID:
+                    await self._again(download, error)
+                elif anew or not (begun or download.attempt > attempt):
+                    raise  # this is what the registry has
+                anew = error.fault is Fault.INVALID
 
     async def _stream(self, download: Download, begun: int) -> AsyncIterator[bytes]:
         """The blob's bytes from `begun` on, as one stream, however often the connection breaks."""

@@ -123,7 +123,7 @@ class LayerFetch:
                 received = download.received
                 total = download.descriptor.size
                 await self._emit(messages.progress(identifier, "Downloading", received, total))
-            elif phase is not Phase.DOWNLOADING and (phase is Phase.RETRYING or phase not in told):
+            elif phase not in (Phase.BEGUN, Phase.DOWNLOADING) and (phase is Phase.RETRYING or phase not in told):
                 await self._emit(messages.update(identifier, _words(download)))
             told.add(phase)
             if phase is Phase.DOWNLOADING:

@@ -13,6 +13,7 @@ import trio
 from engine.aggregates.decider import Recorded
 from engine.aggregates.image import ImageStatus
 from engine.aggregates.transfer import LeaseReleased, TransferDone, TransferFailed, TransferInterrupted
+from engine.aggregates.values.ids import Digest
 from engine.aggregates.values.reference import parse
 from tests.api.harness import Client, in_thread
 from tests.support.images import digest, image_of, layer_of
@@ -181,10 +182,33 @@ async def test_a_blob_with_the_wrong_digest_fails_the_pull_and_leaves_nothing(tm
         assert "filesystem layer verification failed for digest" in lines[-1]["error"]
         assert lines[-1]["errorDetail"]["message"] == lines[-1]["error"]
         assert (await engine.ask("GET", "/images/json"))[1] == []
-        assert len([name for name, _ in registry.begun if name == blob]) == 5
+        assert len([name for name, _ in registry.begun if name == blob]) == 1, "as in Docker"
         assert len((await engine.storage.layers.inventory()).blobs) == 1, "the configuration waits for the next try"
         assert (await engine.ask("POST", "/images/prune"))[0] == 200
         assert (await engine.storage.layers.inventory()).blobs == ()
+
+
+async def test_a_blob_that_came_in_pieces_that_do_not_fit_is_fetched_anew(tmp_path: Path) -> None:
+    """IMG-04, IMG-05: the part that was here is not what the registry has."""
+    registry = MemoryRegistry()
+    registry.push("docker.io/library/alpine", "latest", LARGE)
+    registry.breaks[LARGE_BLOB] = [3 << 20] * 5
+    async with running_engine(tmp_path, registry_port=registry) as engine:
+        assert "error" in (await engine.lines("POST", pull("alpine")))[-1]
+        partial = Path(engine.storage.places.partial_blob(Digest(LARGE_BLOB)))
+        partial.write_bytes(bytes(partial.stat().st_size))
+        registry.begun.clear()
+        assert "error" not in (await engine.lines("POST", pull("alpine")))[-1]
+        assert [offset for name, offset in registry.begun if name == LARGE_BLOB] == [3 << 20, 0]
+
+
+async def test_only_a_layer_without_a_place_waits(tmp_path: Path) -> None:
+    """IMG-02, IMG-05."""
+    registry = MemoryRegistry()
+    registry.push("docker.io/library/alpine", "latest", image_of(*(layer_of({f"{n}": b""}) for n in range(4))))
+    async with running_engine(tmp_path, registry_port=registry) as engine:
+        told = words(await engine.lines("POST", pull("alpine")))
+        assert [status for _, status in told].count("Waiting") == 1, "three are fetched at a time"
 
 
 async def test_a_client_that_leaves_ends_its_download_but_not_one_that_another_waits_for(tmp_path: Path) -> None:

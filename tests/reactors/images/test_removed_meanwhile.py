@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +26,21 @@ TAR = {"Content-Type": "application/x-tar"}
 IMPORT = "/images/create?fromSrc=-&repo=app&tag=v1"
 
 
-def then(method: Callable[..., Awaitable[Any]], other: Callable[[], Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    """The method, and something else before its answer is heard."""
+def then(method: Callable[..., Any], other: Callable[[], Awaitable[None]]) -> Callable[..., Any]:
+    """A method of the archives, and something else before its caller hears of it."""
 
-    async def both(*arguments: Any) -> Any:
-        answer = await method(*arguments)
+    async def imported(*arguments: Any) -> Any:
+        layer = await method(*arguments)
         await other()
-        return answer
+        return layer
 
-    return both
+    @asynccontextmanager
+    async def loading(*arguments: Any) -> AsyncIterator[Any]:
+        async with method(*arguments) as images:
+            await other()
+            yield images
+
+    return imported if inspect.iscoroutinefunction(method) else loading
 
 
 async def is_empty(engine: TestEngine) -> bool:
