@@ -226,7 +226,8 @@ class Application:
             self._folds,
             self._recorder.archive,
             head=self._recorder.position,
-            read=self.read,
+            codec=self._mapper.codec,
+            batches=self._recorder.batches,
             seal_at=self._recorder.seal_at,
         )
         self.pump.position = self._decided = self._recorder.position

@@ -20,18 +20,17 @@ from engine.aggregates.decider import Decider, Recorded
 from engine.archive.retention import MORTAL
 from engine.archive.states import kept_before
 from engine.archive.store import Archive
-from engine.codec import LogError
+from engine.catching_up import Batches, catch_up
+from engine.codec import EventCodec, LogError
 from engine.fingerprint import fingerprint_of
 from engine.folds import Fold, Folds, key_of, kind_of
 from engine.projections.base import (
     Checkpoint,
     Head,
     Projection,
-    Read,
     Rest,
     SealAt,
     ViewStore,
-    catch_up,
     restore,
 )
 from engine.projections.states import States
@@ -67,7 +66,9 @@ class Checkpoints:
         self.restored: dict[str, int] = {}
         """Where each projection was restored at this start; 0 means folded from the beginning."""
 
-    def open(self, folds: Folds, archive: Archive, *, head: int, read: Read, seal_at: SealAt) -> None:
+    def open(
+        self, folds: Folds, archive: Archive, *, head: int, codec: EventCodec, batches: Batches, seal_at: SealAt
+    ) -> None:
         """Bring all projections to the head of the log."""
         self._views.open()
         seen = self._views.head()
@@ -88,8 +89,8 @@ class Checkpoints:
             self._projections, self._views, fingerprints=self._views_fingerprints, seal_at=seal_at
         )
         self._restore_from(archive)
-        catch_up([(projection, self.restored[projection.name]) for projection in self._projections], read)
-        self._live.settle(lambda stream: folds.ended(stream, folds.get(stream).state))
+        catch_up([(each, self.restored[each.name]) for each in self._projections], codec, batches)
+        self._live.ask(lambda stream: folds.ended(stream, folds.get(stream).state))
         self.position = min(self.restored.values())
 
     def _restore_from(self, archive: Archive) -> None:
@@ -189,15 +190,16 @@ class LiveStreams:
     """A projection: which streams of some aggregates have begun and not ended. What recovery looks at, whatever the
     length of history.
 
-    While catching up it folds the streams that begin on the way, and only notes which others moved; `settle` then asks
-    for their states. Asking for all of them would look up every stream of the whole history, one by one."""
+    Those that begin while it catches up are folded for it; of others that move it only notes who, and `ask` looks at
+    their states. Asking for all of them would look up every stream of the whole history, one by one."""
 
     name = "live-streams"
 
     def __init__(self, deciders: Mapping[str, Decider[Any]]) -> None:
         self.kinds = frozenset(deciders)
+        self.deciders = deciders
         self._keys: dict[str, set[str]] = {kind: set() for kind in deciders}
-        self._deciders = deciders
+        self._restored = False
         self._moved: set[str] = set()
         self._folding: dict[str, Any] = {}
 
@@ -208,27 +210,33 @@ class LiveStreams:
         keys = self._keys[kind_of(stream)]
         keys.discard(key_of(stream)) if ended else keys.add(key_of(stream))
 
-    def settle(self, ended: Callable[[str], bool]) -> None:
+    def before(self, stream: str, version: int) -> Any:
+        if self._restored and version > 1:
+            self._moved.add(stream)
+            return None
+        return self.deciders[kind_of(stream)].initial(key_of(stream))
+
+    def settle(self, stream: str, state: Any) -> None:
+        self._moved.discard(stream)
+        self.note(stream, ended=state is None)
+
+    def ask(self, ended: Callable[[str], bool]) -> None:
         for stream in self._moved:
             self.note(stream, ended=ended(stream))
         self._moved.clear()
-        self._folding.clear()
 
     def apply(self, recorded: Recorded) -> None:
-        stream, decider = recorded.stream, self._deciders.get(recorded.kind)
+        """Of every event from the first on: for a log that is damaged further on."""
+        stream, decider = recorded.stream, self.deciders.get(recorded.kind)
         if decider is None:
             return
-        before = decider.initial(recorded.key) if recorded.version == 1 else self._folding.get(stream)
-        if before is None:
-            self._moved.add(stream)
-            return
-        after = decider.evolve(before, recorded.event)
-        ended = decider.terminal(after)
+        state = decider.evolve(self._folding.get(stream) or decider.initial(recorded.key), recorded.event)
+        ended = decider.terminal(state)
         self.note(stream, ended=ended)
         if ended and recorded.kind in MORTAL:
             self._folding.pop(stream, None)
         else:
-            self._folding[stream] = after
+            self._folding[stream] = state
 
     def dump(self) -> object:
         return {kind: sorted(keys) for kind, keys in self._keys.items()}
@@ -240,9 +248,11 @@ class LiveStreams:
     def restore(self, dumped: bytes) -> None:
         for kind, keys in msgspec.msgpack.decode(dumped, type=dict[str, list[str]]).items():
             self._keys[kind].update(keys)
+        self._restored = True
 
     def reset(self) -> None:
         for keys in self._keys.values():
             keys.clear()
+        self._restored = False
         self._moved.clear()
         self._folding.clear()

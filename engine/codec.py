@@ -59,6 +59,14 @@ class EventCodec:
     def types(self) -> tuple[type[Event], ...]:
         return tuple(self._types.values())
 
+    def type_of(self, topic: str) -> type[Event]:
+        """The class of what is stored under a topic, whatever its version. Raises UnknownEventError."""
+        name, version = split_topic(topic)
+        event_type = self._types.get(name)
+        if event_type is None or version > event_type.SCHEMA:
+            raise UnknownEventError(f"the log holds {topic!r}, which this version of the engine does not know")
+        return event_type
+
     def encode(self, time_ns: int, cause: Cause, event: Event) -> tuple[str, bytes]:
         """(topic, state). Raises KeyError for an event class no decider announced, which is a bug."""
         envelope = (time_ns, cause.actor, cause.correlation, cause.causation, event)
@@ -86,10 +94,8 @@ class EventCodec:
         return time_ns, cause, payload
 
     def _lift(self, topic: str, state: bytes) -> tuple[int, str, str, str, Event]:
+        event_type = self.type_of(topic)
         name, version = split_topic(topic)
-        event_type = self._types.get(name)
-        if event_type is None or version > event_type.SCHEMA:
-            raise UnknownEventError(f"the log holds {topic!r}, which this version of the engine does not know")
         time_ns, actor, correlation, causation, payload = msgspec.msgpack.decode(state)
         while version < event_type.SCHEMA:
             upcaster = self._upcasters.get((name, version))

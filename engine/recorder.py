@@ -39,6 +39,7 @@ BUSY_TIMEOUT_MS = 5000
 WAL_BYTES, WAL_KEPT_BYTES = 8 << 20, 32 << 20
 """Of the write-ahead log: when it is opened, and what it keeps when it begins anew (about one round of commits)."""
 
+BATCH_ROWS = 2048
 FORGET_ROWS = 256
 """Deleted at once: about as long as one big group of commands."""
 
@@ -137,6 +138,16 @@ class LogRecorder(SQLiteApplicationRecorder):
             if rows:
                 return rows
         return self._rows(f"{_SELECT} WHERE rowid>? ORDER BY rowid LIMIT ?", max(after, floor), limit)
+
+    def batches(self, after: int) -> Iterator[Sequence[Row]]:
+        """All rows past a position, in order, some thousands at a time. Blocking."""
+        with _translated("read the log"):
+            for rows in self.archive.batches(after + 1, self.archive.floor):
+                yield rows
+                after = rows[-1][0]
+        while rows := self.rows_after(after, BATCH_ROWS):
+            yield rows
+            after = rows[-1][0]
 
     def rows_of(self, stream: str, after_version: int) -> list[Row]:
         """All rows of a stream past a version, in order."""

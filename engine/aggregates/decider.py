@@ -74,7 +74,8 @@ class Rejected(Exception):  # noqa: N818 - "Rejected" is the word of the archite
 class Decider(msgspec.Struct, Generic[S], frozen=True, kw_only=True):
     """One aggregate: its stream prefix, its empty state, its two functions, and what they accept.
 
-    `terminal(state)` says that the stream has ended: its fold may be forgotten by caches.
+    `terminal(state)` says that the stream has ended: its fold may be forgotten by caches. endings: the events after
+    which it is terminal whatever came before, so that nobody need fold what leads to one.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Decider(msgspec.Struct, Generic[S], frozen=True, kw_only=True):
     terminal: Callable[[S], bool]
     commands: tuple[type[Command], ...]
     events: tuple[type[Event], ...]
+    endings: tuple[type[Event], ...] = ()
 
     def stream(self, key: str) -> str:
         return f"{self.name}:{key}"

@@ -247,4 +247,5 @@ DECIDER: Decider[ExecState] = Decider(
     terminal=lambda state: state.status is ExecStatus.REMOVED,
     commands=ExecCommands.__args__,
     events=ExecEvent.__args__,
+    endings=(ExecRemoved,),
 )

@@ -406,4 +406,5 @@ DECIDER: Decider[ImageState] = Decider(
     terminal=lambda state: state.status is ImageStatus.ABSENT,
     commands=ImageCommands.__args__,
     events=ImageEvent.__args__,
+    endings=(ImageRemoved,),
 )

@@ -115,4 +115,5 @@ DECIDER: Decider[NameState] = Decider(
     terminal=lambda state: not state.owner,
     commands=(ReserveName, MoveName, ReleaseName),
     events=(NameReserved, NameReleased),
+    endings=(NameReleased,),
 )

@@ -367,4 +367,5 @@ DECIDER: Decider[NetworkState] = Decider(
     terminal=lambda state: state.status in (NetworkStatus.REMOVED, NetworkStatus.FAILED),
     commands=NetworkCommands.__args__,
     events=NetworkEvent.__args__,
+    endings=(NetworkRemoved, NetworkCreateFailed),
 )

@@ -183,4 +183,5 @@ DECIDER: Decider[TransferState] = Decider(
     terminal=lambda state: state.status in (TransferStatus.DONE, TransferStatus.FAILED),
     commands=TransferCommands.__args__,
     events=TransferEvent.__args__,
+    endings=(TransferDone, TransferFailed, LeaseReleased),
 )

@@ -228,4 +228,5 @@ DECIDER: Decider[VolumeState] = Decider(
     terminal=lambda state: state.status is VolumeStatus.ABSENT,
     commands=VolumeCommands.__args__,
     events=VolumeEvent.__args__,
+    endings=(VolumeRemoved,),
 )

@@ -1,6 +1,6 @@
 """Who hears of an event: the projections that follow its aggregate.
 
-Owns: finding them by kind, once, and sparing a view of states the fold that its teller has made already.
+Owns: finding them by event, once, and sparing a view of states the fold that its teller has made already.
 Refuses to know: where events come from.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from engine.aggregates.decider import Recorded
+from engine.aggregates.decider import Event, Recorded
 from engine.projections.base import Projection, follows
 from engine.projections.states import States
 
@@ -22,17 +22,17 @@ class Audience:
 
     def __init__(self, projections: Sequence[Projection]) -> None:
         self._projections = tuple(projections)
-        self._followers: dict[str, tuple[Follow, ...]] = {}
+        self._followers: dict[type[Event], tuple[Follow, ...]] = {}
 
     def tell(self, recorded: Recorded, after: Any) -> None:
         """after: the state of the event's stream after it."""
-        kind = recorded.kind
-        followers = self._followers.get(kind)
+        event = type(recorded.event)
+        followers = self._followers.get(event)
         if followers is None:
-            followers = self._followers[kind] = tuple(
+            followers = self._followers[event] = tuple(
                 projection.take if isinstance(projection, States) else _without_state(projection)
                 for projection in self._projections
-                if follows(projection, kind)
+                if follows(projection, recorded.kind, event)
             )
         for follow in followers:
             follow(recorded, after)

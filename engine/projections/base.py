@@ -1,8 +1,8 @@
 """What a projection is, and where its state rests between two lives of the engine.
 
 Owns: the `Projection` protocol, `ViewStore` (views.db: checkpoints of projections, state snapshots of streams, the head
-of the log as last seen), and `restore` and `catch_up`, which bring projections to the head of the log.
-Refuses to know: what a view means, how the log is written.
+of the log as last seen), and `restore`, which gives projections what is there of theirs.
+Refuses to know: what a view means, how the log is written and read.
 
 A projection is a pure fold in memory. Its checkpoint is an optimisation: it is used only when it was made by the same
 code, from this very log (the seal of the log at its position is compared), and its digest is right. Everything else is
@@ -12,19 +12,16 @@ folded anew. Deleting views.db loses nothing.
 from __future__ import annotations
 
 import contextlib
-import gc
 import hashlib
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 import sqlite_utils
 
-from engine.aggregates.decider import Recorded
-
-BATCH_EVENTS = 2048
+from engine.aggregates.decider import Event, Recorded
 
 
 class Projection(Protocol):
@@ -64,9 +61,19 @@ class Spilling(Protocol):
         ...
 
 
-def follows(projection: Projection, kind: str) -> bool:
-    """Whether it is told of an aggregate's events."""
-    return not projection.kinds or kind in projection.kinds
+@runtime_checkable
+class Choosing(Protocol):
+    """A projection that is told of some events of its kinds only."""
+
+    @property
+    def chosen(self) -> Collection[type[Event]]: ...
+
+
+def follows(projection: Projection, kind: str, event: type[Event]) -> bool:
+    """Whether it is told of an aggregate's event."""
+    if projection.kinds and kind not in projection.kinds:
+        return False
+    return not isinstance(projection, Choosing) or event in projection.chosen
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True):
@@ -230,7 +237,6 @@ class ViewStore:
             return []
 
 
-Read = Callable[[int, int], Sequence[Recorded]]
 SealAt = Callable[[int], bytes | None]
 
 
@@ -243,41 +249,6 @@ def restore(
         projection.name: _restore_one(projection, views, fingerprints[projection.name], seal_at)
         for projection in projections
     }
-
-
-def catch_up(projections: Sequence[tuple[Projection, int]], read: Read) -> None:
-    """Show each projection what lies behind its position, up to the head of the log."""
-    with _uncollected():
-        _catch_up(projections, read)
-
-
-def _catch_up(projections: Sequence[tuple[Projection, int]], read: Read) -> None:
-    cursor = min((position for _, position in projections), default=0)
-    followers: dict[str, list[tuple[Callable[[Recorded], None], int]]] = {}
-    spilling = [projection for projection, _ in projections if isinstance(projection, Spilling)]
-    while projections and (events := read(cursor, BATCH_EVENTS)):
-        for recorded in events:
-            kind, position = recorded.kind, recorded.position
-            if kind not in followers:
-                followers[kind] = [(each.apply, start) for each, start in projections if follows(each, kind)]
-            for apply, start in followers[kind]:
-                if position > start:
-                    apply(recorded)
-        for projection in spilling:
-            projection.spill()
-        cursor = events[-1].position
-
-
-@contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
-    """A fold makes millions of values and no cycle: looking for some would take half of the time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _restore_one(projection: Projection, views: Mapping[str, View], fingerprint: str, seal_at: SealAt) -> int:

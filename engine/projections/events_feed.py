@@ -20,7 +20,14 @@ import msgspec
 import trio
 
 from engine.aggregates.decider import Recorded
-from engine.projections.feed_messages import MESSAGES_PER_EVENT_MAX, TOLD_KINDS, FeedMessage, Narrator, Subjects
+from engine.projections.feed_messages import (
+    MESSAGES_PER_EVENT_MAX,
+    TELLERS,
+    TOLD_KINDS,
+    FeedMessage,
+    Narrator,
+    Subjects,
+)
 from engine.projections.feed_store import FeedStore
 
 logger = logging.getLogger("ishmael.events")
@@ -63,6 +70,7 @@ class EventsFeed:
 
     name = "events_feed"
     kinds = TOLD_KINDS
+    chosen = TELLERS.keys()
 
     def __init__(self, store: FeedStore | None = None) -> None:
         self._store = store
@@ -77,11 +85,13 @@ class EventsFeed:
 
     def apply(self, recorded: Recorded) -> None:
         messages = self._narrator.tell(recorded)
-        self.cursor = recorded.position * MESSAGES_PER_EVENT_MAX + max(len(messages) - 1, 0)
-        if messages:
-            self._recent.extend(messages)
-            if self._moved:
-                self._moved.unpark_all()
+        if not messages:
+            self.cursor = recorded.position * MESSAGES_PER_EVENT_MAX
+            return
+        self.cursor = messages[-1].cursor
+        self._recent += messages
+        if self._moved:
+            self._moved.unpark_all()
 
     def dump(self) -> object:
         subjects = self._narrator.subjects

@@ -10,7 +10,7 @@ by construction. What only looks (attach, top, export) is an event of its own, `
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 from msgspec.structs import replace
@@ -30,7 +30,7 @@ TOLD_KINDS = frozenset({"container", "daemon", "drift", "exec", "image", "networ
 Attributes = Mapping[str, str]
 
 
-class FeedMessage(msgspec.Struct, frozen=True, kw_only=True):
+class FeedMessage(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """One message of `/events`. cursor: its place in the feed, growing; time in UTC ns."""
 
     cursor: int
@@ -77,46 +77,17 @@ class Narrator:
     def __init__(self) -> None:
         self.subjects = Subjects()
 
-    def tell(self, recorded: Recorded) -> tuple[FeedMessage, ...]:
-        told = self._by_kind(recorded)
-        return tuple(
+    def tell(self, recorded: Recorded) -> list[FeedMessage]:
+        teller = TELLERS.get(type(recorded.event))
+        if teller is None:
+            return []
+        first, time_ns = recorded.position * MESSAGES_PER_EVENT_MAX, recorded.time_ns
+        return [
             FeedMessage(
-                cursor=recorded.position * MESSAGES_PER_EVENT_MAX + place,
-                time_ns=recorded.time_ns,
-                type=kind,
-                action=action,
-                actor_id=actor,
-                attributes=attributes,
+                cursor=first + place, time_ns=time_ns, type=kind, action=action, actor_id=actor, attributes=attributes
             )
-            for place, (kind, action, actor, attributes) in enumerate(told)
-        )
-
-    def _by_kind(self, recorded: Recorded) -> list[Told]:
-        match recorded.kind:
-            case "container":
-                return self._container(recorded.key, recorded)
-            case "exec":
-                return self._exec(recorded.key, recorded)
-            case "image":
-                return self._image(recorded.key, recorded)
-            case "network":
-                return self._network(recorded.key, recorded)
-            case "volume":
-                return self._volume(recorded.key, recorded)
-            case "transfer":
-                return self._transfer(recorded.key, recorded)
-            case "daemon":
-                reload = recorded.event
-                assert isinstance(reload, daemon.DaemonReloaded), "nothing else is told of the engine"
-                return [("daemon", "reload", recorded.key, reload.attributes)]
-            case "drift":
-                return _drift(recorded.event)
-            case "prune":
-                event = recorded.event
-                assert isinstance(event, prune.Pruned), "prunes have one event"
-                return [(recorded.key, "prune", "", {"reclaimed": str(event.reclaimed_bytes)})]
-            case _:
-                return []
+            for place, (kind, action, actor, attributes) in enumerate(teller(self, recorded.key, recorded))
+        ]
 
     # -- containers ----------------------------------------------------------------------------------------------------
 
@@ -138,10 +109,12 @@ class Narrator:
         match recorded.event:
             case container.ContainerStarted() as event:
                 return self._started(key, was, event)
-            case container.ContainerOutOfMemory():
-                return replace(was, ran_out_of_memory=True), [("container", "oom", key, was.attributes())]
             case container.ContainerExited() as event:
                 return self._exited(key, was, event)
+            case container.ContainerStartRequested(restart=restart):
+                return replace(was, restarting=True) if restart else was, []
+            case container.ContainerOutOfMemory():
+                return replace(was, ran_out_of_memory=True), [("container", "oom", key, was.attributes())]
             case container.ContainerConnected(endpoint=endpoint) if endpoint is not None:
                 joined = replace(was, networks=(*was.networks, endpoint.network_id))
                 return joined, [self._link("connect", endpoint.network_id, key)]
@@ -163,8 +136,6 @@ class Narrator:
                 if status not in (was.health, "starting", "none"):
                     told.append(("container", f"health_status: {status}", key, was.attributes()))
                 return replace(was, health=status), told
-            case container.ContainerStartRequested(restart=True):
-                return replace(was, restarting=True), []
             case container.ContainerStartFailed():
                 return replace(was, restarting=False), []
             case container.ContainerStopped() as event:
@@ -296,16 +267,76 @@ class Narrator:
             case _:
                 return []
 
+    def _daemon(self, key: str, recorded: Recorded) -> list[Told]:
+        assert isinstance(recorded.event, daemon.DaemonReloaded), "nothing else is told of the engine"
+        return [("daemon", "reload", key, recorded.event.attributes)]
+
+    def _drift(self, _key: str, recorded: Recorded) -> list[Told]:
+        """Not Docker's: what was mended, and what could not be."""
+        event = recorded.event
+        assert isinstance(event, drift.DriftMended | drift.DriftLeft), "nothing else is told of drift"
+        attributes = {"kind": event.difference.kind, "deviation": event.difference.deviation.value}
+        error = event.error if isinstance(event, drift.DriftLeft) else ""
+        told = {**attributes, "subject": event.difference.subject, "owner": event.difference.owner, "error": error}
+        return [("daemon", "drift", "", told)]
+
+    def _prune(self, key: str, recorded: Recorded) -> list[Told]:
+        assert isinstance(recorded.event, prune.Pruned), "prunes have one event"
+        return [(key, "prune", "", {"reclaimed": str(recorded.event.reclaimed_bytes)})]
+
 
 Told = tuple[str, str, str, Mapping[str, str]]
 """Type, action, actor's id, attributes."""
 
-_PLAIN_ACTIONS: Mapping[type, str] = {
+_PLAIN_ACTIONS: Mapping[type[Event], str] = {
     container.ContainerPaused: "pause",
     container.ContainerUnpaused: "unpause",
     container.ContainerUpdated: "update",
     container.ContainerRemoved: "destroy",
 }
+
+
+Teller = Callable[[Narrator, str, Recorded], list[Told]]
+
+TELLERS: Mapping[type[Event], Teller] = {
+    **dict.fromkeys(
+        (
+            container.ContainerCreated,
+            container.ContainerStartRequested,
+            container.ContainerStarted,
+            container.ContainerStartFailed,
+            container.ContainerStopRequested,
+            container.ContainerKillRequested,
+            container.ContainerOutOfMemory,
+            container.ContainerExited,
+            container.ContainerStopped,
+            container.ContainerHealthReported,
+            container.ContainerCommitted,
+            container.ContainerNoted,
+            container.ContainerRenamed,
+            container.ContainerConnected,
+            container.ContainerDisconnected,
+            *_PLAIN_ACTIONS,
+        ),
+        Narrator._container,
+    ),
+    **dict.fromkeys((exec_.ExecCreated, exec_.ExecStarted, exec_.ExecExited, exec_.ExecRemoved), Narrator._exec),
+    **dict.fromkeys(
+        (image.ImageAdded, image.ImageTagged, image.ImageUntagged, image.ImageNoted, image.ImageRemoved),
+        Narrator._image,
+    ),
+    **dict.fromkeys((network.NetworkCreateRequested, network.NetworkRemoved), Narrator._network),
+    **dict.fromkeys((volume.VolumeCreated, volume.VolumeRemoved), Narrator._volume),
+    **dict.fromkeys(
+        (transfer.TransferBegun, transfer.TransferDone, transfer.TransferFailed, transfer.TransferInterrupted),
+        Narrator._transfer,
+    ),
+    daemon.DaemonReloaded: Narrator._daemon,
+    drift.DriftMended: Narrator._drift,
+    drift.DriftLeft: Narrator._drift,
+    prune.Pruned: Narrator._prune,
+}
+"""Of the events that become messages, or change what messages say."""
 
 
 def _subject(event: container.ContainerCreated) -> ContainerSubject:
@@ -319,16 +350,6 @@ def _subject(event: container.ContainerCreated) -> ContainerSubject:
             if mount.type == "volume"
         ),
     )
-
-
-def _drift(event: Event) -> list[Told]:
-    """Not Docker's: what was mended, and what could not be."""
-    if not isinstance(event, drift.DriftMended | drift.DriftLeft):
-        return []
-    attributes = {"kind": event.difference.kind, "deviation": event.difference.deviation.value}
-    error = event.error if isinstance(event, drift.DriftLeft) else ""
-    told = {**attributes, "subject": event.difference.subject, "owner": event.difference.owner, "error": error}
-    return [("daemon", "drift", "", told)]
 
 
 def _mount(container_id: str, name: str, driver: str, destination: str, rw: bool) -> Told:

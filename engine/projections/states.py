@@ -39,21 +39,36 @@ class States(Generic[S]):
     def apply(self, recorded: Recorded) -> None:
         kind, _, key = recorded.stream.partition(":")
         if kind == self._decider.name:
-            before = self._states.get(key)
-            self._put(key, before, self._decider.evolve(before or self._decider.initial(key), recorded.event))
+            self._put(key, self._decider.evolve(self._states.get(key) or self._decider.initial(key), recorded.event))
 
     def take(self, recorded: Recorded, after: S) -> None:
         """As `apply` for an event of this aggregate, by who has the state after it already."""
-        key = recorded.key
-        self._put(key, self._states.get(key), after)
+        self._put(recorded.key, after)
 
-    def _put(self, key: str, before: S | None, after: S) -> None:
+    def _put(self, key: str, after: S) -> None:
         if self._decider.terminal(after):
-            self._states.pop(key, None)
-            self.changed(key, before, None)
+            self.changed(key, self._states.pop(key, None), None)
         else:
+            before = self._states.get(key)
             self._states[key] = after
             self.changed(key, before, after)
+
+    # Of a long history only the newest states are taken (catching_up.OfStates).
+
+    @property
+    def deciders(self) -> Mapping[str, Decider[S]]:
+        return {self._decider.name: self._decider}
+
+    def before(self, stream: str, _version: int) -> S:
+        key = stream.partition(":")[2]
+        return self._states.get(key) or self._decider.initial(key)
+
+    def settle(self, stream: str, state: S | None) -> None:
+        key = stream.partition(":")[2]
+        if state is not None:
+            self._put(key, state)
+        elif key in self._states:
+            self.changed(key, self._states.pop(key), None)
 
     def dump(self) -> object:
         return list(self._states.items())

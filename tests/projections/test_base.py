@@ -5,16 +5,22 @@ from __future__ import annotations
 import shutil
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 import trio
 
+from engine import catching_up
 from engine.aggregates.catalog import ALL_DECIDERS
+from engine.aggregates.decider import Decider
 from engine.application import Application
+from engine.codec import EventCodec
+from engine.lifecycles import CONTAINER, OTHERS
 from engine.projections import base
 from engine.projections.base import Checkpoint, Head, Rest, ViewStore
 from engine.projections.containers import Containers
+from engine.projections.events_feed import EventsFeed
 from engine.projections.execs import Execs
 from engine.projections.images import Images
 from engine.projections.networks import Networks
@@ -56,6 +62,42 @@ async def test_a_rebuilt_view_equals_one_restored_at_any_position(
         for recorded in events[cut:]:
             second.apply(recorded)
         assert dumped(second) == dumped(rebuilt), cut
+
+
+@pytest.mark.parametrize("unread", [1, 3, catching_up.UNREAD_ROWS])
+async def test_views_that_read_as_little_as_they_can_equal_those_that_are_told_everything(
+    story: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unread: int
+) -> None:
+    """From wherever they begin, and however many rows of a stream wait."""
+    monkeypatch.setattr(catching_up, "UNREAD_ROWS", unread)
+    shutil.copyfile(story / "events.db", tmp_path / "events.db")
+    application = Application(tmp_path, deciders=ALL_DECIDERS, clock=SteppingClock())
+    async with application.running():
+        events, rows = application.read(0, 1000), application._recorder.rows_after(0, 1000)
+    told = [projection_type() for projection_type in (*PROJECTIONS, EventsFeed)]
+    codec = EventCodec(event for decider in ALL_DECIDERS for event in decider.events)
+    for cut in range(len(events) + 1):
+        views = [projection_type() for projection_type in (*PROJECTIONS, EventsFeed)]
+        for view, followed in zip(views, told, strict=True):
+            view.restore(msgspec.msgpack.encode(followed.dump()))
+        catching_up.catch_up([(view, cut) for view in views], codec, lambda after: iter([rows[after:]]))
+        if cut == 0:
+            whole = [dumped(view) for view in views]
+        assert [dumped(view) for view in views] == whole, cut
+        for view in told if cut < len(events) else ():
+            if base.follows(view, events[cut].kind, type(events[cut].event)):
+                view.apply(events[cut])
+    assert [dumped(view) for view in told] == whole
+
+
+LIFECYCLES = {lifecycle.name: lifecycle for lifecycle in (CONTAINER, *OTHERS)}
+
+
+@pytest.mark.parametrize("decider", [d for d in ALL_DECIDERS if d.name in LIFECYCLES], ids=lambda d: d.name)
+def test_a_stream_ends_with_the_events_that_its_decider_calls_endings_and_with_no_others(decider: Decider[Any]) -> None:
+    for (before, event), (after, _) in LIFECYCLES[decider.name].transitions.items():
+        state = msgspec.structs.replace(decider.initial("x"), status=after)
+        assert decider.terminal(state) == (event in decider.endings), (before, event)
 
 
 @pytest.mark.parametrize("projection_type", PROJECTIONS, ids=lambda type_: type_.__name__)

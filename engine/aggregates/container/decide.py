@@ -360,4 +360,5 @@ DECIDER: Decider[ContainerState] = Decider(
     terminal=terminal,
     commands=ContainerCommand.__args__,
     events=e.ContainerEvent.__args__,
+    endings=(e.ContainerRemoved,),
 )
