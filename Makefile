@@ -40,6 +40,7 @@ crash-matrix: setup tools
 
 # What only shows on a host of cgroup v2 that systemd runs. ENGINE_VM is a program whose `run -- COMMAND` runs a command
 # in such a guest, as root and with the current folder at its own path; without one there is nothing to do.
+# Some of them: make guest GUEST_TESTS="tests/compat/test_macvlan.py tests/compat/test_quota.py".
 ENGINE_VM ?= engine-vm
 GUEST_TESTS := tests/compat/test_systemd_scopes.py tests/compat/test_resources.py \
   tests/contracts/test_runtime_lifecycle.py tests/compat/test_security_options.py::test_apparmor_confines \

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# guest.sh TEST...: runs each test file (or test) in a virtual machine of its own, by $ENGINE_VM (see the Makefile).
+# guest.sh TEST...: runs each test file (or test) in a virtual machine of its own, by $ENGINE_VM (see the Makefile). It may
+# have options of pytest behind it: guest.sh "tests/compat/test_macvlan.py -k ipvlan". GUEST_TIMEOUT_S is for each.
 #
 # The guest gets the project as one archive and unpacks it at its own path: reading thousands of small files through a
 # shared folder takes an emulated machine minutes, each time it imports the engine.
@@ -13,7 +14,7 @@ pack=$(mktemp -d)
 trap 'rm -rf "$pack"' EXIT
 cp "$(command -v docker || echo .tools/usr/bin/docker)" "$pack/docker"
 # Compiled here, also pytest's own form of the tests: an emulated machine would take half a minute for it, each time.
-env -u PYTHONDONTWRITEBYTECODE .venv/bin/python -m pytest --collect-only -qq "$@" >/dev/null
+env -u PYTHONDONTWRITEBYTECODE .venv/bin/python -m pytest --collect-only -qq "${@%% *}" >/dev/null
 # Neither what checks the code nor what other tests talk to.
 tar -cf "$pack/project.tar" --exclude=./.git --exclude='./.*_cache' --exclude='./.tools/[!.]*' --exclude=./.venv/bin/ruff \
   --exclude='mypy*' --exclude='*mypyc*' --exclude=site-packages/pip .
@@ -21,7 +22,7 @@ tar -cf "$pack/project.tar" --exclude=./.git --exclude='./.*_cache' --exclude='.
 status=0
 for test in "$@"; do
   echo "== $test"
-  (cd "$pack" && "$vm" run --timeout 2400 -- sh -ec "
+  (cd "$pack" && "$vm" run --timeout "${GUEST_TIMEOUT_S:-3600}" -- sh -ec "
     mkdir -p $project
     tar -xf project.tar -C $project
     export PATH=\$PWD:\$PATH ISHMAEL_PATIENCE=5

@@ -38,7 +38,7 @@ class Names:
         if network.user_defined:
             containers = self._hands.views.containers
             names: dict[str, str] = {
-                state.container_id: state.name for state in containers if state.container_id in network.endpoints
+                owner: state.name for owner in network.endpoints if (state := containers.get(owner)) is not None
             }
             self._resolver.publish(network.network_id, name_records(network, names))
 
