@@ -102,7 +102,7 @@ async def test_filters_choose(filters: dict[str, Any], actions: list[str]) -> No
 
 async def test_what_comes_is_streamed_as_it_happens_and_ends_at_until() -> None:
     feed, story = told()
-    until = SystemClock().now_ns() + SECOND
+    until = SystemClock().now_ns() + 3 * SECOND
 
     def begin(path: str) -> socket.socket:
         sock = connected(path)

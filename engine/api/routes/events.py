@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, cast
+from functools import partial
+from typing import Any, TypeVar, cast
 
 import msgspec
 import trio
@@ -34,8 +35,10 @@ from engine.api.versions import ApiVersion
 from engine.projections.events_feed import Feed
 from engine.projections.feed_messages import FeedMessage
 
+T = TypeVar("T")
 NEGOTIATED_SINCE = (1, 52)
-WRITTEN_KEPT = 4096
+DOCUMENTS_KEPT, PAGES_KEPT = 4096, 16
+"""A page has up to 512 messages."""
 
 
 class EventsQuery(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,11 +73,9 @@ def register(app: EngineApp, context: ApiContext) -> None:
         cursor = feed.cursor if wanted.after is None else wanted.after
         if cursor > feed.cursor:
             raise Rejected(Reason.INVALID, f"no message has the cursor {cursor} yet: the newest is {feed.cursor}")
-        pages = told(feed, wanted, now_ns, cursor, written)
-        if EVENT_STREAM in request.headers.get("Accept", ""):
-            return Response(server_sent(pages), content_type=EVENT_STREAM)
-        kind = content_type(request)
-        return Response(documents(pages, RECORD_SEPARATOR if kind == JSON_SEQUENCE else b""), content_type=kind)
+        kind = EVENT_STREAM if EVENT_STREAM in request.headers.get("Accept", "") else content_type(request)
+        render = RENDERED.get(kind, line)
+        return Response(told(feed, wanted, now_ns, cursor, partial(written, render)), content_type=kind)
 
 
 def parse(request: Request, now_ns: int) -> EventsQuery:
@@ -120,56 +121,89 @@ def content_type(request: Request) -> str:
     return parse_accept_header(accepted, MIMEAccept).best_match(offered, JSON_LINES) or JSON_LINES
 
 
-Page = list[tuple[int, bytes]]
-"""Messages that are there together, in order: cursor and JSON of each."""
+Render = Callable[[int, bytes], bytes]
+"""A message in an answer, of its cursor and its JSON."""
+
+
+def line(_cursor: int, document: bytes) -> bytes:
+    return document + b"\n"
+
+
+def record(_cursor: int, document: bytes) -> bytes:
+    """Source: RFC 7464."""
+    return RECORD_SEPARATOR + document + b"\n"
+
+
+def server_sent(cursor: int, document: bytes) -> bytes:
+    """Source: the WHATWG HTML standard, 9.2."""
+    return b"id: %d\ndata: %b\n\n" % (cursor, document)
+
+
+RENDERED: Mapping[str, Render] = {JSON_SEQUENCE: record, EVENT_STREAM: server_sent}
+"""By content type; all others are lines."""
+
+Page = tuple[bytes, ...]
+"""Messages that are there together, in order, as they are sent."""
 
 
 class Written:
-    """Messages as JSON: those who follow together get the same bytes, and each message is written once for all."""
+    """Messages as bytes: each is written once for all, and who follows everything gets the page that was made for the
+    first who did."""
 
     def __init__(self) -> None:
         self._encode = msgspec.json.Encoder().encode
-        self._kept: dict[tuple[int, bool, bool], bytes] = {}
+        self._documents: dict[object, bytes] = {}
+        self._pages: dict[object, Page] = {}
 
-    def __call__(self, message: FeedMessage, query: EventsQuery) -> bytes:
+    def __call__(self, render: Render, messages: Sequence[FeedMessage], query: EventsQuery) -> Page:
+        """Those of some adjoining messages, at least one, that the answer has."""
+        if len(messages) == 1 or query.filters.values or query.until_ns is not None:
+            return self._page(render, messages, query)
+        key = (messages[0].cursor, messages[-1].cursor, render, query.api_version, query.after is None)
+        page = self._pages.get(key)
+        if page is None:
+            page = _kept(self._pages, PAGES_KEPT, key, self._page(render, messages, query))
+        return page
+
+    def _page(self, render: Render, messages: Sequence[FeedMessage], query: EventsQuery) -> Page:
+        return tuple(
+            [render(message.cursor, self._document(message, query)) for message in messages if query.wants(message)]
+        )
+
+    def _document(self, message: FeedMessage, query: EventsQuery) -> bytes:
         key = (message.cursor, query.api_version < NEGOTIATED_SINCE, query.after is None)
-        found = self._kept.get(key)
+        found = self._documents.get(key)
         if found is None:
-            if len(self._kept) >= WRITTEN_KEPT:
-                self._kept.clear()
-            found = self._kept[key] = self._encode(shape(message, query))
+            found = _kept(self._documents, DOCUMENTS_KEPT, key, self._encode(shape(message, query)))
         return found
 
 
+def _kept(cache: dict[object, T], most: int, key: object, value: T) -> T:
+    if len(cache) >= most:
+        cache.clear()
+    cache[key] = value
+    return value
+
+
 async def told(
-    feed: Feed, query: EventsQuery, now_ns: int, cursor: int, written: Written
+    feed: Feed,
+    query: EventsQuery,
+    now_ns: int,
+    cursor: int,
+    written: Callable[[Sequence[FeedMessage], EventsQuery], Page],
 ) -> AsyncGenerator[Page, None]:
     """The messages of an answer: the past that is asked for, then what comes behind `cursor`, until `until`."""
     if query.wants_past:
         async with aclosing(cast(Any, feed.past(since_ns=query.since_ns or 0))) as past:
             async for message in past:
                 cursor = max(cursor, message.cursor)
-                if query.wants(message):
-                    yield [(message.cursor, written(message, query))]
+                if page := written([message], query):
+                    yield page
     deadline = math.inf if query.until_ns is None else trio.current_time() + (query.until_ns - now_ns) / 1e9
-    while page := await _next_before(feed, cursor, deadline):
-        cursor = page[-1].cursor
-        if found := [(message.cursor, written(message, query)) for message in page if query.wants(message)]:
-            yield found
-
-
-async def documents(pages: AsyncGenerator[Page, None], prefix: bytes) -> AsyncGenerator[tuple[bytes, ...], None]:
-    """A line each, without the cursors."""
-    async with aclosing(pages):
-        async for page in pages:
-            yield tuple(b"%b%b\n" % (prefix, document) for _, document in page)
-
-
-async def server_sent(pages: AsyncGenerator[Page, None]) -> AsyncGenerator[tuple[bytes, ...], None]:
-    """As server-sent events. Source: the WHATWG HTML standard, 9.2."""
-    async with aclosing(pages):
-        async for page in pages:
-            yield tuple(b"id: %d\ndata: %b\n\n" % entry for entry in page)
+    while messages := await _next_before(feed, cursor, deadline):
+        cursor = messages[-1].cursor
+        if page := written(messages, query):
+            yield page
 
 
 def shape(message: FeedMessage, query: EventsQuery) -> dict[str, Any]:
@@ -180,6 +214,8 @@ def shape(message: FeedMessage, query: EventsQuery) -> dict[str, Any]:
 async def _next_before(feed: Feed, cursor: int, deadline: float) -> list[FeedMessage]:
     """Nothing once the deadline has passed. The scope closes before anything is yielded: a generator's scopes must not
     reach over its yields."""
+    if deadline == math.inf:
+        return await feed.next_messages(cursor)
     with trio.move_on_at(deadline):
         return await feed.next_messages(cursor)
     return []
