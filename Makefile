@@ -61,6 +61,7 @@ serve: setup
 docs: setup
 	$(BIN)/python -m engine.reference
 	$(BIN)/python -m engine.lifecycles
+	$(BIN)/python -m engine.config_reference > docs/reference/config.md
 
 setup: $(SYSTEM) $(SETUP)
 
