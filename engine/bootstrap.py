@@ -31,7 +31,7 @@ from engine.aggregates.values.id_map import IdMap
 from engine.aggregates.values.platform import Platform
 from engine.api.serving import serve_api
 from engine.clock import SystemClock
-from engine.composition import Drivers, Engine, Surroundings
+from engine.composition import Engine
 from engine.config import BUILT_IN_RUNTIMES, ConfigError, DaemonConfig
 from engine.drivers.linux import apparmor, user_namespaces
 from engine.drivers.linux.devices import LinuxHostDevices
@@ -62,6 +62,7 @@ from engine.listeners import close_listeners, open_listeners
 from engine.oci import seccomp
 from engine.oci.spec import HostTraits
 from engine.reload import left_alone, log_level
+from engine.surroundings import Drivers, Surroundings
 from engine.transactions import EphemeralRange
 
 logger = logging.getLogger("ishmael")

@@ -9,68 +9,31 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import cast
 
-import msgspec
 import trio
 from msgspec.structs import replace
 
 from engine.aggregates.catalog import ALL_DECIDERS
-from engine.aggregates.container.rules import RuleFacts
 from engine.aggregates.daemon import ReportReloaded
 from engine.aggregates.decider import Cause
 from engine.aggregates.values.drift import Outcome
 from engine.aggregates.values.etc_files import parse_resolv_conf
 from engine.aggregates.values.ids import NetworkID
-from engine.aggregates.values.platform import Platform
-from engine.api.app import EngineApp, create_app
+from engine.api.app import EngineApp
 from engine.api.context import ApiContext
-from engine.api.past import Past
-from engine.api.routes import (
-    attach,
-    commit,
-    container_files,
-    container_logs,
-    container_streams,
-    containers,
-    disk_usage,
-    drift,
-    execs,
-    image_transfers,
-    images,
-    networks,
-    registry,
-    volumes,
-)
+from engine.api.front import app_of
 from engine.api.sampling import Sampling
 from engine.api.sizes import Sizes
 from engine.application import Application
 from engine.clock import Clock
 from engine.config import BUILT_IN_RUNTIMES, ConfigError, DaemonConfig
-from engine.drivers.ports.drift import Inspector
-from engine.drivers.ports.host import Host, ProcessTable
-from engine.drivers.ports.identities import HostDevices, Identities
-from engine.drivers.ports.logs import Logs
-from engine.drivers.ports.network import Networks as NetworksPort
-from engine.drivers.ports.network import Resolver, Sandboxes
-from engine.drivers.ports.registry import Registry
-from engine.drivers.ports.runtime import Exit, Meter, Runtime, Streams
-from engine.drivers.ports.storage import (
-    BlobStore,
-    ContainerFolders,
-    Files,
-    ImageArchives,
-    LayerStore,
-    RootFilesystems,
-)
-from engine.drivers.ports.volume import HostPaths
-from engine.drivers.ports.volume import Volumes as VolumesPort
+from engine.drivers.ports.runtime import Exit
 from engine.entropy import Entropy
 from engine.errors import LogDamaged
-from engine.oci.spec import HostTraits
 from engine.projections.containers import Containers
 from engine.projections.events_feed import EventsFeed
 from engine.projections.execs import Execs
@@ -104,62 +67,12 @@ from engine.reactors.shutdown import stop_containers
 from engine.reactors.volume_mounts import VolumeMounts
 from engine.reactors.volumes import VolumeReactor
 from engine.reload import attributes, reloaded
-from engine.transactions import EphemeralRange
+from engine.surroundings import Drivers, Surroundings
 from engine.vault import Vault
-
-
-class Drivers(msgspec.Struct, frozen=True, kw_only=True):
-    """One driver for each port, by the names that routes know.
-
-    begin: starts what the drivers run for as long as the engine does, in its nursery; returns when they can be asked.
-    let_go: attached clients stay with their containers when the engine ends."""
-
-    host: Host
-    runtime: Runtime
-    streams: Streams
-    meter: Meter
-    identities: Identities
-    devices: HostDevices
-    blobs: BlobStore
-    layers: LayerStore
-    archives: ImageArchives
-    rootfs: RootFilesystems
-    files: Files
-    folders: ContainerFolders
-    volumes: VolumesPort
-    host_paths: HostPaths
-    networks: NetworksPort
-    sandboxes: Sandboxes
-    resolver: Resolver
-    logs: Logs
-    inspectors: tuple[Inspector, ...]
-    """Of networks and mounts."""
-    process_table: ProcessTable
-    registry: Registry
-    begin: Callable[[trio.Nursery], Awaitable[None]]
-    let_go: Callable[[], None]
-    configure: Callable[[DaemonConfig], None]
-    """Take up a configuration that was reloaded."""
-
 
 logger = logging.getLogger("ishmael")
 HISTORY_AFTER_S = 5.0
 """After a start: old history has time."""
-
-
-class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
-    """What an engine takes from its host once, when it starts.
-
-    traits: what shapes every process. rules: what configurations are judged by. platform: what images are made for.
-    ephemeral: ports to choose from. resolv_conf: the text of the host's file. link_variables: whether legacy links
-    tell the environment of the linked containers."""
-
-    traits: HostTraits
-    rules: RuleFacts
-    platform: Platform
-    ephemeral: EphemeralRange
-    resolv_conf: str
-    link_variables: bool = True
 
 
 class Engine:
@@ -223,7 +136,7 @@ class Engine:
         drift = self._drift(images, linked)
         self.damage = salvaged.statement
         self._context = self._make_context(nursery, images, (), drift)
-        self.app = _app(self._context)
+        self.app = app_of(self._context)
         self.app.refusal = salvaged.statement
 
     async def examine(self) -> tuple[Outcome, ...]:
@@ -397,7 +310,7 @@ class Engine:
         self._context = self._make_context(nursery, image_service, subnets, drift)
         self._context.recent_health, self._context.expect_exec = health.recent, execs.expect
         self._starts, self._images = starts, image_service
-        self.app = _app(self._context)
+        self.app = app_of(self._context)
 
     async def _given_addresses(self) -> tuple[str, ...]:
         """Of the bridge that `--bridge` names."""
@@ -471,37 +384,6 @@ class Engine:
             mounts=self._mounts,
             damage=lambda: tuple(filter(None, (self.damage, hands.vault.damage))),
         )
-
-
-def _app(context: ApiContext) -> EngineApp:
-    app = create_app(context)
-    for routes in (
-        containers,
-        container_streams,
-        attach,
-        container_logs,
-        container_files,
-        execs,
-        commit,
-        images,
-        image_transfers,
-        networks,
-        registry,
-        volumes,
-        disk_usage,
-        drift,
-    ):
-        routes.register(app, context)
-    app.past = Past(context, _reading_app).answer
-    return app
-
-
-def _reading_app(context: ApiContext) -> EngineApp:
-    """The routes that the past may be asked through."""
-    app = EngineApp(context.ready)
-    for routes in (containers, images, image_transfers, networks, volumes):
-        routes.register(app, context)
-    return app
 
 
 def _paths(config: DaemonConfig) -> dict[str, str]:

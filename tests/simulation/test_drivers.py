@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 import pytest
 import trio
 
-from engine.composition import Drivers
+from engine.surroundings import Drivers
 from tests.simulation.drivers.together import simulated_drivers
 from tests.simulation.faults import Faults, Gate
 from tests.simulation.machine import Machine

@@ -13,9 +13,9 @@ from typing import Any
 from msgspec.structs import asdict, replace
 
 from engine import bootstrap
-from engine.composition import Drivers
 from engine.drivers.linux.runtime import connection
 from engine.recorder import LogRecorder
+from engine.surroundings import Drivers
 from tests.crash.points.control import Control
 
 EFFECTS = (

@@ -8,8 +8,8 @@ import trio
 
 from engine.aggregates.container.rules import RuleFacts
 from engine.aggregates.values.platform import Platform
-from engine.composition import Drivers, Surroundings
 from engine.oci.spec import HostTraits
+from engine.surroundings import Drivers, Surroundings
 from engine.transactions import EphemeralRange
 from tests.simulation.drivers.host import NoDevices, SimulatedHost, SimulatedIdentities
 from tests.simulation.drivers.network import (
