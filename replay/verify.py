@@ -319,5 +319,7 @@ def _head_of(views: Path) -> tuple[int, str] | None:
     with contextlib.ExitStack() as stack, contextlib.suppress(*UNREADABLE, OSError):
         connection = stack.enter_context(contextlib.closing(open_read_only(views, stack)))
         row = connection.execute("SELECT position, seal FROM head").fetchone()
-        return (row[0], row[1].hex()) if row is not None else None
+        match row:
+            case int(position), bytes(seal):  # torn pages are read as rows of nulls
+                return position, seal.hex()
     return None

@@ -146,7 +146,7 @@ class ViewStore:
         return {
             row["name"]: View(**{key: row[key] for key in View.__struct_fields__})
             for row in rows
-            if _digest(row["name"], row["position"], row["data"]) == row["digest"]
+            if _is_whole(row, _VIEWS) and _digest(row["name"], row["position"], row["data"]) == row["digest"]
         }
 
     def snapshot(self, stream: str, fingerprint: str) -> tuple[int, bytes] | None:
@@ -155,13 +155,15 @@ class ViewStore:
             return None
         rows = self._query("SELECT * FROM state_snapshots WHERE stream=? AND fingerprint=?", stream, fingerprint)
         for row in rows:
-            if _digest(stream, row["version"], row["data"]) == row["digest"]:
+            if _is_whole(row, _SNAPSHOTS) and _digest(stream, row["version"], row["data"]) == row["digest"]:
                 return row["version"], row["data"]
         return None
 
     def head(self) -> Head | None:
-        rows = self._query("SELECT position, seal FROM head")
-        return Head(position=rows[0]["position"], seal=rows[0]["seal"]) if rows else None
+        for row in self._query("SELECT * FROM head"):
+            if _is_whole(row, _HEAD):
+                return Head(position=row["position"], seal=row["seal"])
+        return None
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Encode and store everything as one transaction. Blocking, meant for a thread; raises sqlite3.Error."""
@@ -235,6 +237,11 @@ class ViewStore:
         except sqlite3.DatabaseError:
             self.clear()
             return []
+
+
+def _is_whole(row: Mapping[str, object], columns: Mapping[str, type]) -> bool:
+    """Whether everything is there. SQLite reads a sector that a failure of the power left empty as a row of nulls."""
+    return all(isinstance(row[name], kind) for name, kind in columns.items())
 
 
 SealAt = Callable[[int], bytes | None]

@@ -17,6 +17,7 @@ import trio.testing
 from engine.aggregates.decider import Recorded, Rejected
 from engine.application import LogOptions
 from engine.errors import Fault, PortError
+from replay.verify import verify
 from tests.support.counter import CAUSE, COUNTER, Add, End, Totals, counters
 
 
@@ -172,7 +173,7 @@ async def test_a_restart_finds_folds_projections_and_live_streams_as_they_were(t
         assert application.state("counter", "a").total == 4
 
 
-@pytest.mark.parametrize("damage", ["missing", "garbage", "flipped"])
+@pytest.mark.parametrize("damage", ["missing", "garbage", "flipped", "unwritten"])
 async def test_views_that_are_gone_or_damaged_are_folded_anew(tmp_path: Path, damage: str) -> None:
     async with counters(tmp_path, totals=Totals()).running() as application:
         await application.execute(Add(name="a", amount=3), cause=CAUSE)
@@ -181,9 +182,15 @@ async def test_views_that_are_gone_or_damaged_are_folded_anew(tmp_path: Path, da
         views.unlink()
     elif damage == "garbage":
         views.write_bytes(b"not a database at all" * 400)
-    else:
+    elif damage == "flipped":
         with sqlite3.connect(views) as database:
             database.execute("UPDATE views SET data = data || x'00'")
+    else:  # rows whose sectors the power failed to reach
+        with sqlite3.connect(views) as database:
+            database.execute("UPDATE views SET position=NULL, seal=NULL, data=NULL, digest=NULL")
+            database.execute("INSERT INTO state_snapshots VALUES (NULL, NULL, NULL, NULL, NULL)")
+            database.execute("UPDATE head SET position=NULL, seal=NULL")
+        assert verify(tmp_path / "events.db", views=views).whole
     totals = Totals()
     async with counters(tmp_path, totals=totals).running() as application:
         assert application.restored == {"totals": 0, "live-streams": 0}

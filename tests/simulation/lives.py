@@ -141,6 +141,7 @@ class Lives:
         try:
             with trio.CancelScope() as self._scope:
                 async with engine.running():
+                    assert not engine.damage, engine.damage  # no failure of the power damages what was synced
                     await self._add_image(engine)
                     self._faults.spared, self._refused_in_a_row = False, 0
                     async with trio.open_nursery() as requests:
