@@ -387,6 +387,8 @@ class Application:
             while True:
                 await self._wake.wait()
                 self._wake = trio.Event()
+                # Whoever is ready goes first: a commit on the loop holds everybody up for as long as the disk takes.
+                await trio.lowlevel.checkpoint()
                 while self._queue or self._chores:
                     if self._queue:
                         await self._commit_group()

@@ -182,6 +182,10 @@ class VolumeMounts(Protocol):
         ...
 
 
+async def _nothing_to_expect(state: ExecState) -> None:
+    """Of an engine without processes."""
+
+
 @dataclasses.dataclass(kw_only=True)
 class ApiContext:
     """What a route may use. `ports` are the drivers by name (`ports.streams`, `ports.registry`), a struct of
@@ -206,8 +210,8 @@ class ApiContext:
     mounts: VolumeMounts
     lasting: trio.Nursery
     """For what goes on when its client leaves: it ends with the engine."""
-    expect_exec: Callable[[ExecState], None] = lambda state: None
-    """An attached exec is about to be started, as this state has it: what can be done ahead may be."""
+    expect_exec: Callable[[ExecState], Awaitable[None]] = _nothing_to_expect
+    """An attached exec is about to be started, as this state has it: what can be done ahead is begun."""
     recent_health: Callable[[ContainerState], Sequence[HealthResult]] = lambda state: state.health.log
     """The last probes of a container, those included that changed nothing."""
     host_routes: Callable[[], Sequence[str]] = tuple

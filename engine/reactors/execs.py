@@ -56,14 +56,12 @@ EXPECTED_S = 1.0
 """How long what was made ready for an expected start is kept."""
 
 
-class _Expected:
-    """What a start will need, made while it is committed. Of use when exec and container are as they were thought."""
+class _Expected(msgspec.Struct, frozen=True):
+    """What a start will need, made before it is committed. Of use when exec and container are as they were thought."""
 
-    def __init__(self, state: ExecState, container: ContainerState) -> None:
-        self.state, self.container = state, container
-        self.launch: ExecLaunch | None = None
-        self.made = trio.Event()
-        self.taken = trio.Event()
+    state: ExecState
+    container: ContainerState
+    launch: ExecLaunch
 
 
 class _Beginning:
@@ -104,38 +102,35 @@ class ExecReactor:
                     correlation = recorded.cause.correlation
                     works.begin(("start", state.exec_id), partial(self._start, state, correlation))
 
-    def expect(self, state: ExecState) -> None:
+    async def expect(self, state: ExecState) -> None:
         """The attached exec will be started next, and be in this state then: look for what that takes, and have the
-        runtime prepare it. Nothing is promised."""
-        if self._works is not None:
-            self._works.begin(("expect", state.exec_id), partial(self._make_ready, state))
-
-    async def _make_ready(self, state: ExecState) -> None:
+        runtime prepare it while the start is committed. Nothing is promised."""
         container = self._hands.container(state.container_id)
-        expected = self._expected[state.exec_id] = _Expected(state, container)
-        try:
-            with trio.move_on_after(EXPECTED_S), contextlib.suppress(PortError, Rejected):
-                expected.launch = await self._launch(state, container)
-                expected.made.set()
-                await self._runtime.expect(expected.launch)
-                await expected.taken.wait()
-        finally:
-            expected.made.set()
-            del self._expected[state.exec_id]
+        with contextlib.suppress(PortError, Rejected):  # whoever starts it hears why
+            expected = _Expected(state, container, await self._launch(state, container))
+            if self._works is not None:
+                self._works.begin(("expect", state.exec_id), partial(self._keep_ready, expected))
 
-    async def _expected_launch(self, state: ExecState) -> ExecLaunch | None:
+    async def _keep_ready(self, expected: _Expected) -> None:
+        exec_id = expected.state.exec_id
+        self._expected[exec_id] = expected
+        try:
+            await self._runtime.expect(expected.launch)
+            await trio.sleep(EXPECTED_S)
+        finally:
+            del self._expected[exec_id]
+
+    def _expected_launch(self, state: ExecState) -> ExecLaunch | None:
         expected = self._expected.get(state.exec_id)
         if expected is None:
             return None
-        expected.taken.set()
-        await expected.made.wait()
         same = expected.state == state and expected.container is self._hands.container(state.container_id)
         return expected.launch if same else None
 
     async def _start(self, state: ExecState, correlation: str) -> None:
         beginning = self._beginning[state.exec_id] = _Beginning()
         try:
-            launch = await self._expected_launch(state)
+            launch = self._expected_launch(state)
             if launch is None:
                 launch = await self._launch(state, self._hands.container(state.container_id))
             pid = await self._runtime.execute(launch)

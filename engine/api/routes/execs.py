@@ -213,7 +213,7 @@ async def start_exec(
 
         await nursery.start(attach, name="exec attach")
         begun = replace(state, status=ExecStatus.STARTING, detach=False, height=height, width=width)
-        context.expect_exec(begun)
+        await context.expect_exec(begun)
         await begin()
     return HIJACKED
 

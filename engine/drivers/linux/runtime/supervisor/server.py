@@ -275,10 +275,9 @@ class Supervisor:
         self, caller: tuple[Connection, int], fds: list[int], *, container_id: str, exec_id: str,
         want: dict[str, bool], detach_keys: bytes, early_input: bytes,
     ) -> Any:  # fmt: skip
-        ident = self._copier.attach(caller[0], fds[0], container_id, exec_id, want, detach_keys, early_input)
         if exec_id:
-            self._expect(container_id, exec_id)
-        return ident
+            self._expect(container_id, exec_id)  # first: the copier may take this processor when it is spoken to
+        return self._copier.attach(caller[0], fds[0], container_id, exec_id, want, detach_keys, early_input)
 
     def _expect(self, container_id: str, exec_id: str) -> None:
         """Who attaches to an exec that is not there has it begun next."""
