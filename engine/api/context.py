@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, Protocol
 
 import trio
@@ -182,10 +182,6 @@ class VolumeMounts(Protocol):
         ...
 
 
-async def _nothing_to_expect(state: ExecState) -> None:
-    """Of an engine without processes."""
-
-
 @dataclasses.dataclass(kw_only=True)
 class ApiContext:
     """What a route may use. `ports` are the drivers by name (`ports.streams`, `ports.registry`), a struct of
@@ -210,8 +206,8 @@ class ApiContext:
     mounts: VolumeMounts
     lasting: trio.Nursery
     """For what goes on when its client leaves: it ends with the engine."""
-    expect_exec: Callable[[ExecState], Awaitable[None]] = _nothing_to_expect
-    """An attached exec is about to be started, as this state has it: what can be done ahead is begun."""
+    expecting_exec: Callable[[ExecState], AbstractAsyncContextManager[None]] = lambda state: nullcontext()
+    """Around the start of an attached exec, which leads to this state: what can be done ahead is begun."""
     recent_health: Callable[[ContainerState], Sequence[HealthResult]] = lambda state: state.health.log
     """The last probes of a container, those included that changed nothing."""
     host_routes: Callable[[], Sequence[str]] = tuple

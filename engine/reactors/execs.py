@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Container, Iterable
+from collections.abc import AsyncIterator, Container, Iterable
+from contextlib import asynccontextmanager
 from functools import partial
 
 import msgspec
@@ -52,10 +53,6 @@ def overdue(execs: Iterable[ExecState], containers: Container[ContainerID], now_
     ]
 
 
-EXPECTED_S = 1.0
-"""How long what was made ready for an expected start is kept."""
-
-
 class _Expected(msgspec.Struct, frozen=True):
     """What a start will need, made before it is committed. Of use when exec and container are as they were thought."""
 
@@ -81,7 +78,6 @@ class ExecReactor:
         self._processes = processes
         self._beginning: dict[ExecID, _Beginning] = {}
         self._expected: dict[ExecID, _Expected] = {}
-        self._works: Works | None = None
 
     def ended(self, exited: Exit) -> None:
         """A process has ended. Its exit is reported by whoever says so, unless it is reported with the start."""
@@ -93,7 +89,7 @@ class ExecReactor:
     async def run(self, after: int, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Start what is asked for from now on, and sweep."""
         async with trio.open_nursery() as nursery:
-            works = self._works = Works(nursery)
+            works = Works(nursery)
             nursery.start_soon(self._sweep_forever, name="exec sweep")
             task_status.started()
             async for recorded in self._hands.pump.subscribe(after, "exec"):
@@ -102,23 +98,19 @@ class ExecReactor:
                     correlation = recorded.cause.correlation
                     works.begin(("start", state.exec_id), partial(self._start, state, correlation))
 
-    async def expect(self, state: ExecState) -> None:
-        """The attached exec will be started next, and be in this state then: look for what that takes, and have the
-        runtime prepare it while the start is committed. Nothing is promised."""
+    @asynccontextmanager
+    async def expecting(self, state: ExecState) -> AsyncIterator[None]:
+        """The attached exec is started within the block, and is in this state then: look for what that takes, and have
+        the runtime prepare it while the start is committed. Nothing is promised."""
         container = self._hands.container(state.container_id)
         with contextlib.suppress(PortError, Rejected):  # whoever starts it hears why
-            expected = _Expected(state, container, await self._launch(state, container))
-            if self._works is not None:
-                self._works.begin(("expect", state.exec_id), partial(self._keep_ready, expected))
-
-    async def _keep_ready(self, expected: _Expected) -> None:
-        exec_id = expected.state.exec_id
-        self._expected[exec_id] = expected
+            launch = await self._launch(state, container)
+            self._expected[state.exec_id] = _Expected(state, container, launch)
+            self._runtime.expect(launch)
         try:
-            await self._runtime.expect(expected.launch)
-            await trio.sleep(EXPECTED_S)
+            yield
         finally:
-            del self._expected[exec_id]
+            self._expected.pop(state.exec_id, None)
 
     def _expected_launch(self, state: ExecState) -> ExecLaunch | None:
         expected = self._expected.get(state.exec_id)

@@ -213,8 +213,8 @@ async def start_exec(
 
         await nursery.start(attach, name="exec attach")
         begun = replace(state, status=ExecStatus.STARTING, detach=False, height=height, width=width)
-        await context.expect_exec(begun)
-        await begin()
+        async with context.expecting_exec(begun):
+            await begin()
     return HIJACKED
 
 

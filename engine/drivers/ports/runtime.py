@@ -132,7 +132,7 @@ class Runtime(Protocol):
         """Start a further process in a running container; its pid. Errors as `start`."""
         ...
 
-    async def expect(self, launch: ExecLaunch) -> None:
+    def expect(self, launch: ExecLaunch) -> None:
         """`execute` will be asked for next, of a client that is attached already: what runs nothing of the user's and
         changes nothing may be done ahead. No promise and no error; what is not asked for in a second is undone."""
         ...

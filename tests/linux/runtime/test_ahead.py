@@ -109,7 +109,7 @@ async def test_it_is_told_what_to_become_and_waits(port: Harbour) -> None:
     async with attached(port, command) as client:
         await until(lambda: others_in(namespace, first))
         (waiting,) = others_in(namespace, first)
-        await port.runtime.expect(command)
+        port.runtime.expect(command)
         await trio.sleep(0.1)
         assert not os.path.exists(f"/proc/{first}/root/made"), "a file was touched before the exec was asked for"
         assert await port.runtime.execute(command) == waiting
@@ -122,7 +122,7 @@ async def test_told_something_else_than_is_asked_for(port: Harbour) -> None:
     command = port.exec_of(launch, "echo", "asked for")
     async with attached(port, command) as client:
         await until(lambda: others_in(namespace, first))
-        await port.runtime.expect(replace(command, process={**command.process, "args": ["echo", "expected"]}))
+        port.runtime.expect(replace(command, process={**command.process, "args": ["echo", "expected"]}))
         await port.runtime.execute(command)
         assert await trio.to_thread.run_sync(client.recv, 100) == b"asked for\n"
 
@@ -133,7 +133,7 @@ async def test_told_of_what_cannot_be(port: Harbour) -> None:
     command = port.exec_of(launch, "nosuchcmd")
     async with attached(port, command):
         await until(lambda: others_in(namespace, first))
-        await port.runtime.expect(command)
+        port.runtime.expect(command)
         with pytest.raises(PortError) as failed:
             await port.runtime.execute(command)
         assert failed.value.exit_code == 127
@@ -146,7 +146,7 @@ async def test_told_and_then_forgotten(port: Harbour) -> None:
     command = port.exec_of(launch, "true")
     async with attached(port, command):
         await until(lambda: others_in(namespace, first))
-        await port.runtime.expect(command)
+        port.runtime.expect(command)
         await until(lambda: not others_in(namespace, first))
 
 

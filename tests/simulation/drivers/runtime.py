@@ -138,7 +138,7 @@ class SimulatedRuntime:
 
         return await self._ask("execute", begin)
 
-    async def expect(self, launch: ExecLaunch) -> None:
+    def expect(self, launch: ExecLaunch) -> None:
         """Whatever is done ahead shows nowhere."""
 
     async def signal(self, container_id: str, signal_number: int, *, exec_id: str = "") -> None:

@@ -150,6 +150,19 @@ class Connection:
             for waiting in self._waiting.values():
                 waiting.done.set()
 
+    def tell(self, verb: str, **arguments: Any) -> None:
+        """As `request`, for what may as well not be done: it waits for nothing, and hears no answer."""
+        self._sequence += 1
+        data, fds, memory = wire.pack((self._sequence, verb, arguments))
+        try:
+            if self._sock is not None and not self._sending.locked():
+                self._sent_at_once(data, fds)
+        except OSError:
+            pass  # whoever reads from it meets that, too
+        finally:
+            if memory >= 0:
+                os.close(memory)
+
     def _sent_at_once(self, data: bytes, fds: tuple[int, ...]) -> bool:
         """Nearly always there is room, and no other task needs to run first. Raises OSError when the supervisor is
         gone."""

@@ -241,9 +241,8 @@ class LinuxRuntime:
             self._running[key] = pid
         return pid
 
-    async def expect(self, launch: ExecLaunch) -> None:
-        with contextlib.suppress(Refusal, PortError):  # whoever asks for it hears why
-            await self._connection.request("expect", plan=plan.exec_plan(launch))
+    def expect(self, launch: ExecLaunch) -> None:
+        self._connection.tell("expect", plan=plan.exec_plan(launch))
 
     def _compile(self, spec_filter: Mapping[str, Any]) -> bytes:
         """Compiled once for each distinct filter; the cache is bounded."""
