@@ -44,6 +44,9 @@ SAMPLE = int(os.environ.get("ISHMAEL_CRASH_SAMPLE", "2"))
 SEED = os.environ.get("ISHMAEL_SEED") or str(random.randrange(1_000_000))
 VICTIMS = ("engine", "supervisor", "both")
 ANSWER_S = 40.0
+FIRST_POINTS = {"before append", "after append"}
+"""No operation is without them."""
+REHEARSALS_MAX = 4
 FAILURES_MAX = 5
 """Of an operation: then the others are not tried any more."""
 TOLD = 3000
@@ -172,7 +175,11 @@ def without_supervisor(world: dict[str, Any], now: dict[str, Any]) -> dict[str, 
 def test_whoever_dies_at_whatever_point_of_an_operation(place: Place, operation: str) -> None:
     chance = random.Random(f"{SEED}/{operation}")
     points, before, behind = rehearse(place, operation)
-    assert {"before append", "after append"} <= set(points), points
+    for _ in range(REHEARSALS_MAX - 1):
+        if FIRST_POINTS <= set(points):
+            break
+        points, before, behind = rehearse(place, operation)  # programs that came by at once wrote over each other
+    assert FIRST_POINTS <= set(points), points
     cases = [(point, victim) for point in points for victim in VICTIMS]
     if not FULL:
         cases = chance.sample(cases, min(SAMPLE, len(cases)))
