@@ -51,6 +51,12 @@ async def sleeper(port: Harbour, host: HostConfig = PRIVATE) -> tuple[Launch, in
     return launch, await port.runtime.start(launch)
 
 
+async def inhabited(port: Harbour) -> tuple[Launch, int, str]:
+    """A sleeper, its pid, and its pid namespace."""
+    launch, first = await sleeper(port)
+    return launch, first, os.readlink(f"/proc/{first}/ns/pid")
+
+
 def others_in(namespace: str, first: int) -> set[int]:
     """Who else is in a pid namespace."""
     found = set()
@@ -69,8 +75,7 @@ async def until(fact: Callable[[], object]) -> None:
 
 
 async def test_it_becomes_the_exec(port: Harbour) -> None:
-    launch, first = await sleeper(port)
-    namespace = os.readlink(f"/proc/{first}/ns/pid")
+    launch, first, namespace = await inhabited(port)
     command = port.exec_of(launch, "sh", "-c", "echo here; exec sleep 50")
     async with attached(port, command) as client:
         await until(lambda: others_in(namespace, first))
@@ -81,16 +86,14 @@ async def test_it_becomes_the_exec(port: Harbour) -> None:
 
 
 async def test_one_that_nobody_asks_for_goes(port: Harbour) -> None:
-    launch, first = await sleeper(port)
-    namespace = os.readlink(f"/proc/{first}/ns/pid")
+    launch, first, namespace = await inhabited(port)
     async with attached(port, port.exec_of(launch, "true")):
         await until(lambda: others_in(namespace, first))
         await until(lambda: not others_in(namespace, first))
 
 
 async def test_without_it_the_exec_is_forked_anew(port: Harbour) -> None:
-    launch, first = await sleeper(port)
-    namespace = os.readlink(f"/proc/{first}/ns/pid")
+    launch, first, namespace = await inhabited(port)
     command = port.exec_of(launch, "echo", "anew")
     async with attached(port, command) as client:
         await until(lambda: others_in(namespace, first))
@@ -102,8 +105,7 @@ async def test_without_it_the_exec_is_forked_anew(port: Harbour) -> None:
 
 
 async def test_it_is_told_what_to_become_and_waits(port: Harbour) -> None:
-    launch, first = await sleeper(port)
-    namespace = os.readlink(f"/proc/{first}/ns/pid")
+    launch, first, namespace = await inhabited(port)
     command = port.exec_of(launch, "sh", "-c", "pwd; exec sleep 50")
     command = replace(command, process={**command.process, "cwd": "/made/for/it"})
     async with attached(port, command) as client:
@@ -117,8 +119,7 @@ async def test_it_is_told_what_to_become_and_waits(port: Harbour) -> None:
 
 
 async def test_told_something_else_than_is_asked_for(port: Harbour) -> None:
-    launch, first = await sleeper(port)
-    namespace = os.readlink(f"/proc/{first}/ns/pid")
+    launch, first, namespace = await inhabited(port)
     command = port.exec_of(launch, "echo", "asked for")
     async with attached(port, command) as client:
         await until(lambda: others_in(namespace, first))
@@ -128,8 +129,7 @@ async def test_told_something_else_than_is_asked_for(port: Harbour) -> None:
 
 
 async def test_told_of_what_cannot_be(port: Harbour) -> None:
-    launch, first = await sleeper(port)
-    namespace = os.readlink(f"/proc/{first}/ns/pid")
+    launch, first, namespace = await inhabited(port)
     command = port.exec_of(launch, "nosuchcmd")
     async with attached(port, command):
         await until(lambda: others_in(namespace, first))
@@ -141,8 +141,7 @@ async def test_told_of_what_cannot_be(port: Harbour) -> None:
 
 
 async def test_told_and_then_forgotten(port: Harbour) -> None:
-    launch, first = await sleeper(port)
-    namespace = os.readlink(f"/proc/{first}/ns/pid")
+    launch, first, namespace = await inhabited(port)
     command = port.exec_of(launch, "true")
     async with attached(port, command):
         await until(lambda: others_in(namespace, first))
