@@ -26,6 +26,7 @@ from engine.drivers.linux.storage import kernel
 from engine.drivers.linux.storage.early import GUESSES_MAX, EarlyLayers
 from engine.drivers.linux.storage.errors import as_port_error
 from engine.drivers.linux.storage.places import DIRECTORY_MODE, Places
+from engine.drivers.linux.storage.spreading import Spreading
 from engine.drivers.linux.storage.trees import LAYER_ROOT_MODE, Tree, Trees
 from engine.drivers.linux.storage.workers import Workers
 from engine.drivers.ports.storage import Layer, Progress, StorageInventory
@@ -59,12 +60,20 @@ class _Unpacking:
 class LinuxLayerStore:
     """See engine/drivers/ports/storage.py, LayerStore."""
 
-    def __init__(self, places: Places, workers: Workers, limiter: trio.CapacityLimiter, *, whole: bool = False) -> None:
+    def __init__(
+        self,
+        places: Places,
+        workers: Workers,
+        limiter: trio.CapacityLimiter,
+        spreading: Spreading,
+        *,
+        whole: bool = False,
+    ) -> None:
         """whole: each layer is kept as the whole tree that it and those below it make (vfs)."""
         self._whole = whole
         self._places = places
         self._limiter = limiter
-        self._trees = Trees(places, workers)
+        self._trees = Trees(places, workers, spreading)
         self.early = EarlyLayers(places, self._trees, at_most=0 if whole else GUESSES_MAX)
         self._under_way: dict[ChainID, _Unpacking] = {}
 

@@ -18,6 +18,7 @@ from engine.drivers.linux.storage.files import LinuxFiles
 from engine.drivers.linux.storage.layers import LinuxLayerStore
 from engine.drivers.linux.storage.places import Places
 from engine.drivers.linux.storage.rootfs import LinuxRootFilesystems
+from engine.drivers.linux.storage.spreading import Spreading
 from engine.drivers.linux.storage.vfs import VfsRootFilesystems
 from engine.drivers.linux.storage.workers import Workers
 from engine.drivers.ports.storage import RootFilesystems
@@ -39,9 +40,10 @@ class LinuxStorage:
     ) -> None:
         self.places = Places(data_root, secrets.token_hex(4))
         self.workers = Workers(parallel_unpacks)
+        self._spreading = Spreading()
         limiter = trio.CapacityLimiter(8)
         self.blobs = LinuxBlobStore(self.places, limiter)
-        self.layers = LinuxLayerStore(self.places, self.workers, limiter, whole=driver == VFS)
+        self.layers = LinuxLayerStore(self.places, self.workers, limiter, self._spreading, whole=driver == VFS)
         self.archives = LinuxImageArchives(self.places, self.blobs, self.layers.early, self.workers, limiter)
         self.files = LinuxFiles(self.places, self.workers, id_map)
         roots = VfsRootFilesystems if driver == VFS else LinuxRootFilesystems
@@ -72,4 +74,5 @@ class LinuxStorage:
         if self.places.trash_is_empty():
             return 0
         outcome = await self.workers.run("empty_trash", {"trash": self.places.trash})
+        self._spreading.deleted(outcome["regions"])
         return int(outcome["gone"])

@@ -7,12 +7,14 @@ what lies below it.
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from engine.drivers.linux.storage.errors import as_port_error
 from engine.drivers.linux.storage.places import DIRECTORY_MODE, Places
+from engine.drivers.linux.storage.spreading import Spreading
 from engine.drivers.linux.storage.workers import Workers
 from engine.drivers.ports.storage import Progress
 
@@ -31,9 +33,10 @@ class Tree(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Trees:
-    def __init__(self, places: Places, workers: Workers) -> None:
+    def __init__(self, places: Places, workers: Workers, spreading: Spreading) -> None:
         self._places = places
         self._workers = workers
+        self._spreading = spreading
 
     async def make(
         self,
@@ -48,8 +51,7 @@ class Trees:
         the DiffID it must have, if hashed. below: a tree (or "" for none) on a copy of which it is applied. Raises
         PortError(INVALID) for a corrupt or hostile archive, leaving nothing."""
         with as_port_error("unpack"):
-            directory = self._places.new_temporary("layer")
-            os.mkdir(directory, DIRECTORY_MODE)
+            directory = self._spreading.make(partial(self._places.new_temporary, "layer"), DIRECTORY_MODE)
         try:
             with as_port_error("unpack"):
                 os.mkdir(f"{directory}/diff", LAYER_ROOT_MODE)

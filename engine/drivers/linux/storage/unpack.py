@@ -380,17 +380,19 @@ class Unpacker:
             return  # a later entry took its place.
 
 
-def remove_tree(directory: int, base: bytes) -> None:
-    """Remove a tree below a directory fd, never following a link."""
+def remove_tree(directory: int, base: bytes, removed: Callable[[int], None] | None = None) -> None:
+    """Remove a tree below a directory fd, never following a link. removed: told the inode of everything in it."""
     fd = os.open(base, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     try:
         with os.scandir(fd) as found:
-            children = [(child.name, child.is_dir(follow_symlinks=False)) for child in found]
-        for name, is_directory in children:
+            children = [(child.name, child.inode(), child.is_dir(follow_symlinks=False)) for child in found]
+        for name, inode, is_directory in children:
             if is_directory:
-                remove_tree(fd, os.fsencode(name))
+                remove_tree(fd, os.fsencode(name), removed)
             else:
                 os.unlink(name, dir_fd=fd)
+            if removed is not None:
+                removed(inode)
     finally:
         os.close(fd)
     os.rmdir(base, dir_fd=directory)
