@@ -38,6 +38,20 @@ def test_subnets_that_are_none(engine: Engine, subnet: str) -> None:
     assert engine.request("GET", "/networks/bad")[0] == 404
 
 
+def test_when_every_pool_is_in_use_the_next_network_is_refused(engine: Engine) -> None:
+    """NET-10: and is made once a subnet has come back."""
+    made = []
+    while (answer := ask(engine, "/networks/create", {"Name": f"pool-{len(made)}"}))[0] == 201 and len(made) < 100:
+        made.append(f"pool-{len(made)}")
+    assert answer == (400, "all predefined address pools have been fully subnetted") and len(made) > 10
+    assert engine.request("GET", f"/networks/pool-{len(made)}")[0] == 404
+    assert engine.in_namespace("ip", "-o", "link").stdout.count(": br-") == len(made)
+    assert engine.request("DELETE", "/networks/pool-3")[0] == 204
+    assert ask(engine, "/networks/create", {"Name": "next"})[0] == 201
+    for name in (*made[:3], *made[4:], "next"):
+        assert engine.request("DELETE", f"/networks/{name}")[0] == 204
+
+
 def test_names_without_end(engine: Engine) -> None:
     """NET-01, VOL-01: taken or refused, and never a mark in the kernel that could not be removed."""
     links = engine.in_namespace("ip", "-o", "link").stdout.count(": br-")
