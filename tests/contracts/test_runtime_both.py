@@ -25,7 +25,7 @@ from engine.errors import Fault, PortError
 from tests.simulation.drivers.runtime import SimulatedRuntime
 from tests.simulation.faults import Faults, Gate
 from tests.simulation.machine import Behaviour, Machine
-from tests.support.containers import DEADLINE_S, Harbour, cgroups_of, harbour, make_busybox
+from tests.support.containers import DEADLINE_S, Harbour, cgroups_of, harbour
 
 
 class Place(Protocol):
@@ -103,11 +103,6 @@ def _behaviour(args: tuple[str, ...]) -> list[str]:
             return Behaviour(after_s=0.0, code=int(script.removeprefix("exit "))).words
         case _:
             return list(args)
-
-
-@pytest.fixture(scope="module")
-def layer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_busybox(tmp_path_factory.mktemp("layer"))
 
 
 @pytest.fixture(params=[pytest.param("native", marks=pytest.mark.root), "simulated"])

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -17,20 +16,9 @@ from engine.aggregates.values.config import HostConfig
 from engine.drivers.linux.runtime.meter import LinuxMeter
 from engine.drivers.ports.runtime import Stdio
 from engine.errors import Fault, PortError
-from tests.support.containers import Client, Harbour, cgroups_of, entries, harbour, logged, make_busybox
+from tests.support.containers import Client, Harbour, cgroups_of, entries, harbour, logged
 
 pytestmark = pytest.mark.root
-
-
-@pytest.fixture(scope="module")
-def layer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_busybox(tmp_path_factory.mktemp("layer"))
-
-
-@pytest.fixture
-async def port(tmp_path: Path, layer: Path) -> AsyncIterator[Harbour]:
-    async with harbour(tmp_path, layer) as opened:
-        yield opened
 
 
 async def test_output_is_in_the_log_by_stream_with_dockers_fields(port: Harbour) -> None:

@@ -4,28 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 import trio
 
 from engine.drivers.ports.runtime import Stdio, StreamEnd
-from tests.support.containers import DEADLINE_S, Client, Harbour, entries, frames, harbour, logged, make_busybox
+from tests.support.containers import DEADLINE_S, Client, Harbour, entries, frames, logged
 
 pytestmark = pytest.mark.root
 KEYS = b"\x10\x11"
-
-
-@pytest.fixture(scope="module")
-def layer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_busybox(tmp_path_factory.mktemp("layer"))
-
-
-@pytest.fixture
-async def port(tmp_path: Path, layer: Path) -> AsyncIterator[Harbour]:
-    async with harbour(tmp_path, layer) as opened:
-        yield opened
 
 
 class Attachment:
