@@ -190,9 +190,7 @@ async def test_a_blob_with_the_wrong_digest_fails_the_pull_and_leaves_nothing(tm
 
 async def test_a_blob_that_came_in_pieces_that_do_not_fit_is_fetched_anew(tmp_path: Path) -> None:
     """IMG-04, IMG-05: the part that was here is not what the registry has."""
-    registry = MemoryRegistry()
-    registry.push("docker.io/library/alpine", "latest", LARGE)
-    registry.breaks[LARGE_BLOB] = [3 << 20] * 5
+    registry = breaking_registry()
     async with running_engine(tmp_path, registry_port=registry) as engine:
         assert "error" in (await engine.lines("POST", pull("alpine")))[-1]
         partial = Path(engine.storage.places.partial_blob(Digest(LARGE_BLOB)))
@@ -306,6 +304,14 @@ LARGE = image_of(layer_of({"noise": __import__("random").Random(2).randbytes(4 <
 LARGE_BLOB = json.loads(LARGE.manifest)["layers"][0]["digest"]
 
 
+def breaking_registry() -> MemoryRegistry:
+    """One that breaks off within the large blob as often as one pull asks for it; the next has it whole."""
+    registry = MemoryRegistry()
+    registry.push("docker.io/library/alpine", "latest", LARGE)
+    registry.breaks[LARGE_BLOB] = [3 << 20] * 5
+    return registry
+
+
 class StuckRegistry(MemoryRegistry):
     """Nothing more comes of a blob that broke, while `stuck`."""
 
@@ -359,9 +365,7 @@ async def test_an_interrupted_pull_is_gone_on_with_by_the_next_one_after_a_resta
 
 async def test_a_blob_that_came_in_part_and_then_whole_another_way_is_kept_once(tmp_path: Path) -> None:
     """IMG-26: also where the pull that had begun it finds nothing left to do."""
-    registry = MemoryRegistry()
-    registry.push("docker.io/library/alpine", "latest", LARGE)
-    registry.breaks[LARGE_BLOB] = [3 << 20] * 5
+    registry = breaking_registry()
     async with running_engine(tmp_path, registry_port=registry) as engine:
         assert "error" in (await engine.lines("POST", pull("alpine")))[-1]
         assert (await engine.storage.layers.inventory()).partial == (LARGE_BLOB,)
@@ -373,9 +377,7 @@ async def test_a_blob_that_came_in_part_and_then_whole_another_way_is_kept_once(
 
 async def test_what_a_pull_left_goes_with_the_next_when_the_tag_has_moved_on(tmp_path: Path) -> None:
     """IMG-26."""
-    registry = MemoryRegistry()
-    registry.push("docker.io/library/alpine", "latest", LARGE)
-    registry.breaks[LARGE_BLOB] = [3 << 20] * 5
+    registry = breaking_registry()
     async with running_engine(tmp_path, registry_port=registry) as engine:
         assert "error" in (await engine.lines("POST", pull("alpine")))[-1]
         registry.push("docker.io/library/alpine", "latest", image_of(BASE))
