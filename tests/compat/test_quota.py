@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -41,10 +41,16 @@ def xfs(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", str(place)], check=True)
 
 
-async def test_a_read_write_layer_takes_what_it_was_given_and_no_more(xfs: Path) -> None:
+@pytest.fixture
+async def storage(xfs: Path) -> AsyncIterator[LinuxStorage]:
+    storage = LinuxStorage(str(xfs))
+    yield storage
+    await storage.workers.retire(idle_s=0)
+
+
+async def test_a_read_write_layer_takes_what_it_was_given_and_no_more(xfs: Path, storage: LinuxStorage) -> None:
     """IMG-23: each its own, beside a volume's, and also after a restart; without a limit there is none."""
     assert quota.supported(str(xfs))
-    storage = LinuxStorage(str(xfs))
     chain = await unpacked(storage, layer_of({"f": b"x"}))
     uppers = []
     for number, limit in enumerate((4 << 20, 8 << 20, 0)):
@@ -67,8 +73,7 @@ async def test_a_read_write_layer_takes_what_it_was_given_and_no_more(xfs: Path)
     assert 2 <= small < 4, "a little goes to the directories"
     assert 6 <= larger < 8
     assert free == 12
-    assert 4 <= kept < 6
-    await storage.workers.retire(idle_s=0)
+    assert 5 <= kept <= 6, "a volume is empty"
 
 
 @pytest.fixture
