@@ -31,6 +31,8 @@ from tests.support.engine import _UnixConnection
 ROUNDS = 15
 PORTS = 1000
 QUESTIONS, UNDER_WAY = 2000, 16
+ANSWER_S = 600.0
+"""Engines with a process and several rules a port take minutes for a thousand."""
 PAUSE_S = 0.15
 """After each measure: the kernel frees links under a lock of all namespaces that the next engine waits for."""
 SLEEP = ["sh", "-c", "trap 'exit 0' TERM; sleep 100000 & wait"]
@@ -42,6 +44,7 @@ class Peer:
     def __init__(self, host: str) -> None:
         self.host = host
         self._connection = _UnixConnection(host.removeprefix("unix://"))
+        self._connection.timeout = ANSWER_S
         self.laps: dict[str, list[float]] = {}
         self.tag = secrets.token_hex(3)
 
