@@ -41,6 +41,8 @@ pytestmark = [pytest.mark.root, pytest.mark.timeout(7200)]
 FULL = os.environ.get("ISHMAEL_CRASH_MATRIX") == "full"
 SAMPLE = int(os.environ.get("ISHMAEL_CRASH_SAMPLE", "2"))
 """Points of each operation in a sample."""
+PART = os.environ.get("ISHMAEL_CRASH_PART", "1/1")
+"""Which of how many parts of the points, for those who share an operation out among machines."""
 SEED = os.environ.get("ISHMAEL_SEED") or str(random.randrange(1_000_000))
 VICTIMS = ("engine", "supervisor", "both")
 ANSWER_S = 40.0
@@ -181,6 +183,8 @@ def test_whoever_dies_at_whatever_point_of_an_operation(place: Place, operation:
         points, before, behind = rehearse(place, operation)  # programs that came by at once wrote over each other
     assert FIRST_POINTS <= set(points), points
     cases = [(point, victim) for point in points for victim in VICTIMS]
+    share, shares = map(int, PART.split("/"))
+    cases = cases[share - 1 :: shares]
     if not FULL:
         cases = chance.sample(cases, min(SAMPLE, len(cases)))
     met, failures = 0, list[str]()
@@ -191,13 +195,24 @@ def test_whoever_dies_at_whatever_point_of_an_operation(place: Place, operation:
             met += hit
         except Exception as error:
             told = place.engine.log.read_text()[-TOLD:]
+            print(operation, point, victim, repr(error), flush=True)
             failures.append(f"ISHMAEL_SEED={SEED}: {operation}, {point!r}, {victim} killed: {error!r}\n{told}")
-            if len(failures) == FAILURES_MAX:
+            if len(failures) == FAILURES_MAX or not revived(place):
                 break
             tidy(place)
     assert not failures, "\n\n".join(failures)
     note(operation, points, len(cases), met)
     assert met >= len(cases) * 0.5 or len(cases) < 6, f"only {met} of {len(cases)} points were met again"
+
+
+def revived(place: Place) -> bool:
+    """Whether there is an engine behind a failure; one that is gone is told, and started again."""
+    process = place.engine.process
+    assert process is not None
+    if process.poll() is not None:
+        print(f"the engine was gone: {process.returncode}")
+        place.engine.start()
+    return place.engine.request("GET", "/_ping")[0] == 200
 
 
 @pytest.mark.parametrize(

@@ -43,3 +43,13 @@ async def test_to_update_a_group_that_has_gone_is_a_conflict(groups: ContainerGr
     with pytest.raises(PortError, match="is not running") as going:
         await groups.update("going", {"pids": {"limit": 7}})
     assert going.value.fault is Fault.CONFLICT
+
+
+async def test_a_group_removed_while_its_claim_is_read_is_nobodys(groups: ContainerGroups, tmp_path: Path) -> None:
+    """WIN-04: the next supervisor removes groups while the engine asks which there are. It ended the engine."""
+    claims = tmp_path / "claims"
+    claims.mkdir()
+    (claims / "default").touch()
+    (claims / "chosen").write_text("/mine/chosen")
+    (claims / "removed").symlink_to("nothing")  # listed, and not to be opened
+    assert await groups.claimed() == {"default": "/docker/default", "chosen": "/mine/chosen"}

@@ -117,9 +117,10 @@ class ContainerGroups:
 
 def _claimed(folder: str) -> dict[str, str]:
     found = {}
-    for entry in os.scandir(folder):
-        with open(entry.path) as claim:
-            found[entry.name] = claim.read() or f"/docker/{entry.name}"
+    for name in os.listdir(folder):
+        # The supervisor removes groups, and their claims, at the same time.
+        with contextlib.suppress(FileNotFoundError), open(f"{folder}/{name}") as claim:
+            found[name] = claim.read() or f"/docker/{name}"
     return found
 
 
