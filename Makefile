@@ -31,11 +31,12 @@ JOBS ?= $(shell nproc)
 simulate: setup
 	$(BIN)/python -m tests.simulation --first $(FIRST) --count $(SEEDS) --jobs $(JOBS)
 
-# Every operation, every point, whoever dies: some thousand deaths, a few hours. docs/reliability.md is written anew.
+# Every operation, every point, whoever dies: some 3,300 deaths, half an hour on two processors. docs/reliability.md is
+# written anew.
 crash-matrix: setup tools
 	rm -f .crash-matrix.jsonl
 	ISHMAEL_CRASH_MATRIX=full ISHMAEL_CRASH_TABLE=$(CURDIR)/.crash-matrix.jsonl \
-	  $(BIN)/python -m pytest tests/crash/test_matrix.py
+	  $(BIN)/python -m pytest -n 3 --dist worksteal tests/crash/test_matrix.py
 	$(BIN)/python -m tests.crash.points.table .crash-matrix.jsonl
 
 # What only shows on a host of cgroup v2 that systemd runs. ENGINE_VM is a program whose `run -- COMMAND` runs a command

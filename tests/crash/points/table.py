@@ -6,6 +6,8 @@ import json
 import sys
 from pathlib import Path
 
+from tests.crash.points.operations import OPERATIONS
+
 PAGE = Path(__file__).parents[3] / "docs/reliability.md"
 KEYS = ("appends", "effects", "supervisor", "deaths")
 BEGIN, END = "<!-- matrix -->", "<!-- end of matrix -->"
@@ -13,6 +15,7 @@ BEGIN, END = "<!-- matrix -->", "<!-- end of matrix -->"
 
 def table(lines: list[str]) -> str:
     rows = [json.loads(line) for line in lines]
+    rows.sort(key=lambda row: list(OPERATIONS).index(row["operation"]))  # noted as they ended
     rows.append({"operation": "all", **{key: sum(row[key] for row in rows) for key in KEYS}})
     text = ["| operation | appends | effects | supervisor and fork | deaths tried |", "|---|--:|--:|--:|--:|"]
     text += ["| " + " | ".join(str(row[key]) for key in ("operation", *KEYS)) + " |" for row in rows]
