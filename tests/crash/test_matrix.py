@@ -197,22 +197,26 @@ def test_whoever_dies_at_whatever_point_of_an_operation(place: Place, operation:
             told = place.engine.log.read_text()[-TOLD:]
             print(operation, point, victim, repr(error), flush=True)
             failures.append(f"ISHMAEL_SEED={SEED}: {operation}, {point!r}, {victim} killed: {error!r}\n{told}")
-            if len(failures) == FAILURES_MAX or not revived(place):
+            if len(failures) == FAILURES_MAX:
                 break
+            revive(place)
             tidy(place)
     assert not failures, "\n\n".join(failures)
     note(operation, points, len(cases), met)
     assert met >= len(cases) * 0.5 or len(cases) < 6, f"only {met} of {len(cases)} points were met again"
 
 
-def revived(place: Place) -> bool:
-    """Whether there is an engine behind a failure; one that is gone is told, and started again."""
-    process = place.engine.process
-    assert process is not None
-    if process.poll() is not None:
-        print(f"the engine was gone: {process.returncode}")
+def revive(place: Place) -> None:
+    """Behind a failure there may be no engine any more."""
+    try:
+        assert place.engine.request("GET", "/_ping")[0] == 200
+    except (OSError, http.client.HTTPException, AssertionError) as error:
+        print(f"the engine is gone: {error!r}", flush=True)
+        process = place.engine.process
+        assert process is not None
+        process.kill()
+        process.wait()
         place.engine.start()
-    return place.engine.request("GET", "/_ping")[0] == 200
 
 
 @pytest.mark.parametrize(
