@@ -5,8 +5,8 @@ a driver, and the first call of each function of the supervisor and of what it f
 before or the one behind the operation, what was acknowledged stays, nothing is open or left over, the log proves
 itself, and the operation can be had again.
 
-`ISHMAEL_CRASH_MATRIX=full` takes all of them (`make crash`) and writes what docs/reliability.md shows to the file that
-`ISHMAEL_CRASH_TABLE` names; else a sample, by `ISHMAEL_SEED`.
+`ISHMAEL_CRASH_MATRIX=full` takes all of them (`make crash-matrix`) and writes what docs/reliability.md shows to the
+file that `ISHMAEL_CRASH_TABLE` names; else a sample, by `ISHMAEL_SEED`.
 """
 
 from __future__ import annotations

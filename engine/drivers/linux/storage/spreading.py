@@ -4,7 +4,7 @@ ext4 without a journal does not use an inode again within a minute or more of it
 inode of a block group whenever it makes a file there: a layer made where another has just been removed costs up to ten
 times as much. `kernel.mark_top_directory` spreads trees over the disk, but by chance; so the sweeper tells where it
 has deleted much, and a tree begins at the first of a few places that is not there. On other file systems this costs a
-few look-ups at most. Stdlib only: workers import it.
+dozen empty directories at most. Stdlib only: workers import it.
 """
 
 from __future__ import annotations
