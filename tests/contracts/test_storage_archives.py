@@ -193,10 +193,8 @@ async def test_cancelling_a_load_leaves_nothing(storage: LinuxStorage) -> None:
 def early_trees(storage: LinuxStorage) -> dict[int, set[str]]:
     """What layers that lie nowhere yet consist of, by the inode of their root."""
     found = {}
-    for name in os.listdir(storage.places.temporary):
-        if name.startswith("layer-"):
-            diff = f"{storage.places.temporary}/{name}/diff"
-            found[os.stat(diff).st_ino] = set(os.listdir(diff))
+    for diff in Path(storage.places.temporary).glob("layer-*/diff"):
+        found[diff.stat().st_ino] = set(os.listdir(diff))
     return found
 
 

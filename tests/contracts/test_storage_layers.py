@@ -8,6 +8,7 @@ import os
 import stat
 import subprocess
 import tarfile
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from engine.aggregates.values.layers import chain_ids
 from engine.config import ConfigError
 from engine.drivers.linux.storage import kernel
 from engine.drivers.linux.storage.choice import storage_driver
+from engine.drivers.linux.storage.spreading import Spreading, region_of
 from engine.drivers.linux.storage.store import LinuxStorage
 from engine.drivers.ports.runtime import RootFilesystem
 from engine.errors import Fault, PortError
@@ -294,14 +296,32 @@ async def test_a_layer_of_another_boot_is_made_again_unless_durable(storage: Lin
     assert await storage.layers.doubtful() == ()
 
 
-async def test_the_sweeper_abandons_what_an_earlier_run_left_and_nothing_else(tmp_path: Path) -> None:
-    earlier, now = LinuxStorage(str(tmp_path)), LinuxStorage(str(tmp_path))
-    left, current = earlier.places.new_temporary("layer"), now.places.new_temporary("layer")
-    for directory in (left, current):
-        os.mkdir(directory)
+@pytest.mark.parametrize("kind", ["tree", "ground"])
+async def test_the_sweeper_abandons_what_an_earlier_run_left_and_nothing_else(tmp_path: Path, kind: str) -> None:
+    def made(storage: LinuxStorage) -> str:
+        path = storage.places.new_temporary("layer") if kind == "tree" else storage.places.new_ground()
+        os.mkdir(path)
+        return path
+
+    now = LinuxStorage(str(tmp_path))
+    left, current = made(LinuxStorage(str(tmp_path))), made(now)
     with trio.move_on_after(0.2):
         await now.sweep()
     assert os.path.exists(current) and not os.path.exists(left)
+
+
+async def test_the_sweeper_says_where_on_the_disk_it_deleted(
+    storage: LinuxStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[dict[int, int]] = []
+    monkeypatch.setattr(Spreading, "deleted", lambda _, counts: told.append(counts))
+    thrown_away = storage.places.new_temporary("layer")
+    (Path(thrown_away) / "below").mkdir(parents=True)
+    (Path(thrown_away) / "below" / "file").touch()
+    expected = Counter(region_of(str(path)) for path in Path(thrown_away).rglob("*"))
+    storage.places.discard(thrown_away)
+    await storage.sweep_once()
+    assert told == [expected]
 
 
 async def test_sweeping_waits_for_what_is_being_taken_in(

@@ -47,6 +47,10 @@ class Places(msgspec.Struct, frozen=True):
         return f"{self.data_root}/tmp"
 
     @property
+    def grounds(self) -> str:
+        return f"{self.data_root}/grounds"
+
+    @property
     def trash(self) -> str:
         return f"{self.data_root}/trash"
 
@@ -66,10 +70,11 @@ class Places(msgspec.Struct, frozen=True):
 
     def new_temporary(self, what: str) -> str:
         """A path for a new file or directory on the same file system; its parent exists afterwards."""
-        if not os.path.isdir(self.temporary):
-            os.makedirs(self.temporary, DIRECTORY_MODE, exist_ok=True)
-            kernel.mark_top_directory(self.temporary)
-        return f"{self.temporary}/{what}-{self.run}-{secrets.token_hex(8)}"
+        return f"{_spread(self.temporary)}/{what}-{self.run}-{secrets.token_hex(8)}"
+
+    def new_ground(self) -> str:
+        """A path for a directory in which trees are born (spreading.py)."""
+        return f"{_spread(self.grounds)}/{self.run}-{secrets.token_hex(8)}"
 
     def discard(self, path: str) -> None:
         """Rename into the trash. Nothing happens when it is not there."""
@@ -82,8 +87,8 @@ class Places(msgspec.Struct, frozen=True):
 
     def abandon_temporaries(self) -> None:
         """At start: nobody works on what an earlier run left unfinished."""
-        for path in _children(self.temporary):
-            if not self.run or f"-{self.run}-" not in os.path.basename(path):
+        for path in [*_children(self.temporary), *_children(self.grounds)]:
+            if not self.run or f"{self.run}-" not in os.path.basename(path):
                 self.discard(path)
 
 
@@ -101,6 +106,14 @@ def sync_directory(path: str) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def _spread(path: str) -> str:
+    """Make a directory whose children go each to a place of its own on the disk, if it is not there."""
+    if not os.path.isdir(path):
+        os.makedirs(path, DIRECTORY_MODE, exist_ok=True)
+        kernel.mark_top_directory(path)
+    return path
 
 
 def _children(path: str) -> list[str]:

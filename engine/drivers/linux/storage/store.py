@@ -40,7 +40,7 @@ class LinuxStorage:
     ) -> None:
         self.places = Places(data_root, secrets.token_hex(4))
         self.workers = Workers(parallel_unpacks)
-        self._spreading = Spreading()
+        self._spreading = Spreading(self.places.new_ground)
         limiter = trio.CapacityLimiter(8)
         self.blobs = LinuxBlobStore(self.places, limiter)
         self.layers = LinuxLayerStore(self.places, self.workers, limiter, self._spreading, whole=driver == VFS)
@@ -74,5 +74,5 @@ class LinuxStorage:
         if self.places.trash_is_empty():
             return 0
         outcome = await self.workers.run("empty_trash", {"trash": self.places.trash})
-        self._spreading.deleted(outcome["regions"])
+        self._spreading.deleted({int(region): count for region, count in outcome["deleted"].items()})
         return int(outcome["gone"])

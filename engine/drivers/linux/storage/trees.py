@@ -7,10 +7,10 @@ what lies below it.
 from __future__ import annotations
 
 import os
-from functools import partial
 from typing import Any
 
 import msgspec
+import trio
 
 from engine.drivers.linux.storage.errors import as_port_error
 from engine.drivers.linux.storage.places import DIRECTORY_MODE, Places
@@ -51,7 +51,8 @@ class Trees:
         the DiffID it must have, if hashed. below: a tree (or "" for none) on a copy of which it is applied. Raises
         PortError(INVALID) for a corrupt or hostile archive, leaving nothing."""
         with as_port_error("unpack"):
-            directory = self._spreading.make(partial(self._places.new_temporary, "layer"), DIRECTORY_MODE)
+            directory = self._places.new_temporary("layer")
+            await trio.to_thread.run_sync(self._spreading.make, directory, DIRECTORY_MODE)
         try:
             with as_port_error("unpack"):
                 os.mkdir(f"{directory}/diff", LAYER_ROOT_MODE)

@@ -14,7 +14,8 @@ _NICENESS = 10
 
 
 def empty_trash(fields: dict[str, Any]) -> dict[str, Any]:
-    """fields: trash. Returns gone: how many things went; regions: where on the disk many inodes did (spreading.py).
+    """fields: trash. Returns gone: how many things went; deleted: inodes by region of
+    the disk (spreading.py).
     What resists (a mount, an immutable file) stays."""
     os.nice(_NICENESS)
     fd = os.open(fields["trash"], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -32,4 +33,4 @@ def empty_trash(fields: dict[str, Any]) -> dict[str, Any]:
         except OSError:
             continue  # the next round tries again.
     os.close(fd)
-    return {"gone": gone, "regions": deletions.regions()}
+    return {"gone": gone, "deleted": deletions.counts}
