@@ -86,7 +86,7 @@ class Door:
         """The PortError of whatever `open` or reading a body raised."""
         if isinstance(error, PortError):
             return error
-        base = self._candidates(ask.reference.domain, writing=True)[-1].base
+        base = endpoints(self.policy, ask.reference.domain)[-1].base
         if is_tls_failure(error):
             base = f"https://{base.rpartition('://')[2]}"
         return unreachable(error, f"{base}/v2/", ask.operation)

@@ -295,6 +295,19 @@ async def test_what_a_mirror_has_not_got_is_the_hubs_to_say(monkeypatch: pytest.
                     await client.manifest(parse("alpine"), None)
 
 
+async def test_a_registry_that_went_away_is_told_as_one_that_never_was_there() -> None:
+    def handle(request: Any) -> None:
+        answer(request, 200, b'{"tags":["a"]}', Connection="close")
+
+    async with impatient() as client:
+        with serving(handle) as registry:
+            image = image_on(registry)
+            assert await client.tags(image, None) == ("a",)
+        with pytest.raises(PortError) as gone:
+            await client.tags(image, None)
+    assert gone.value.message.startswith(f'Get "http://{registry.address}/v2/": dial tcp {registry.address}: ')
+
+
 async def test_tags_are_read_page_by_page() -> None:
     def handle(request: Any) -> None:
         if "last=" in request.path:
