@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from engine.drivers.linux.storage import kernel
-from tests.support.engine import Engine
+from tests.support.engine import Engine, running_engine
+from tests.support.images import image_of, layer_of
 
 pytestmark = pytest.mark.root
 
@@ -52,6 +53,19 @@ def test_containers_are_whole_copies(inside: Engine) -> None:
     layers = json.loads(engine.out("inspect", "--format", "{{json .RootFS.Layers}}", "two"))
     assert len(layers) == 2
     assert engine.out("run", "--rm", "busybox", "ls", "/bin/true") == "/bin/true"
+
+
+def test_images_of_many_layers_come_whole(tmp_path: Path) -> None:
+    """IMG-15, IMG-24."""
+    with running_engine("--storage-driver", "vfs") as engine:
+        for number in range(6):
+            layers = [layer_of({f"{number}-{each}": b"x"}) for each in range(5)]
+            (tmp_path / "archive").write_bytes(image_of(*layers).docker_archive(f"deep:{number}"))
+            assert engine.out("load", "-i", str(tmp_path / "archive")) == f"Loaded image: deep:{number}"
+            engine.cli("create", "--name", f"deep{number}", f"deep:{number}", "none")
+            root = tmp_path / str(number)
+            engine.cli("cp", f"deep{number}:/", str(root))
+            assert {f"{number}-{each}" for each in range(5)} <= {each.name for each in root.iterdir()}
 
 
 def test_files_volumes_and_limits_are_as_over_an_overlay(inside: Engine, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import tarfile
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -199,6 +200,23 @@ async def test_unpacking_twice_is_unpacking_once(storage: LinuxStorage) -> None:
     layer = layer_of({"f": b"x"})
     assert await unpacked(storage, layer) == await unpacked(storage, layer)
     assert len((await storage.layers.inventory()).layers) == 1
+
+
+async def test_a_layer_waits_for_the_one_below_also_when_another_gives_that_up(storage: LinuxStorage) -> None:
+    for attempt in range(8):  # who wakes up first when the other is gone is chance.
+        lower, upper = layer_of({f"lower{attempt}": b"l" * 100_000}), layer_of({f"upper{attempt}": b"u"})
+        blobs = [(await storage.blobs.ingest(stream(each))).digest for each in (lower, upper)]
+        below, above = (DiffID(digest(each)) for each in (lower, upper))
+        unpack = partial(storage.layers.unpack, blobs[0], "", below, None)
+        async with trio.open_nursery() as ours, trio.open_nursery() as others:
+            others.start_soon(unpack)
+            await trio.lowlevel.checkpoint()
+            ours.start_soon(unpack)
+            await trio.lowlevel.checkpoint()
+            ours.start_soon(storage.layers.unpack, blobs[1], "", above, ChainID(below))
+            await trio.lowlevel.checkpoint()
+            others.cancel_scope.cancel()
+        assert len((await storage.layers.inventory()).layers) == 2 * (attempt + 1)
 
 
 async def test_a_layer_that_is_not_the_promised_one_leaves_nothing(storage: LinuxStorage) -> None:

@@ -191,7 +191,7 @@ class Loads:
         sizes: dict[ChainID, int] = {}
         async with trio.open_nursery() as nursery:
             for layer in wanted:  # the layer store unpacks some at a time, and puts them into place in order.
-                nursery.start_soon(self._unpack, layer, sizes, emit, name=f"layer {short(layer.diff_id)}")
+                await nursery.start(self._unpack, layer, sizes, emit, name=f"layer {short(layer.diff_id)}")
         layers = tuple(
             ImageLayer(diff_id=layer.diff_id, chain_id=layer.chain_id, blob=layer.blob, size=sizes[layer.chain_id])
             for layer in wanted
@@ -199,8 +199,12 @@ class Loads:
         at = self._hands.clock.now_ns()
         return add_image(config, image.config, layers, at=at, origin=origin, manifest=image.manifest)
 
-    async def _unpack(self, layer: WantedLayer, sizes: dict[ChainID, int], emit: Emit) -> None:
+    async def _unpack(
+        self, layer: WantedLayer, sizes: dict[ChainID, int], emit: Emit, *, task_status: trio.TaskStatus[None]
+    ) -> None:
+        """Started when the layer is asked for, as the next one may wait for it."""
         async with progress_of(short(layer.diff_id), "Loading layer", emit) as progress:
+            task_status.started()
             made = await self._layers.unpack(
                 layer.blob.digest, layer.blob.media_type, layer.diff_id, layer.parent, progress
             )

@@ -15,6 +15,7 @@ import contextlib
 import errno
 import os
 import stat
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import msgspec
@@ -76,11 +77,30 @@ class LinuxLayerStore:
         self._trees = Trees(places, workers, spreading)
         self.early = EarlyLayers(places, self._trees, at_most=0 if whole else GUESSES_MAX)
         self._under_way: dict[ChainID, _Unpacking] = {}
+        self._asked_for: Counter[ChainID] = Counter()
+        """How many want it, also those who wait for another's unpacking to end."""
 
     async def unpack(
         self, blob: Digest, media_type: str, diff_id: DiffID, parent: ChainID | None, progress: Progress | None = None
     ) -> Layer:
         chain_id = chain_id_of(parent, diff_id)
+        self._asked_for[chain_id] += 1
+        try:
+            return await self._found_or_unpacked(chain_id, blob, media_type, diff_id, parent, progress)
+        finally:
+            self._asked_for[chain_id] -= 1
+            if not self._asked_for[chain_id]:
+                del self._asked_for[chain_id]
+
+    async def _found_or_unpacked(
+        self,
+        chain_id: ChainID,
+        blob: Digest,
+        media_type: str,
+        diff_id: DiffID,
+        parent: ChainID | None,
+        progress: Progress | None,
+    ) -> Layer:
         while (others := self._under_way.get(chain_id)) is not None:
             await others.ended.wait()
         layer = await self.lookup(chain_id)
@@ -186,16 +206,20 @@ class LinuxLayerStore:
             os.close(file)
 
     async def _ancestors(self, parent: ChainID | None) -> tuple[ChainID, ...]:
-        """The chain up to `parent`, lowest first, waiting for one that is being unpacked. Raises
+        """The chain up to `parent`, lowest first, waiting for one that somebody has asked for. Raises
         PortError(NOT_FOUND)."""
         chain: list[ChainID] = []
         while parent is not None:
-            others = self._under_way.get(parent)
-            if others is not None:
-                await others.ended.wait()
-            meta = await self.meta(parent)
-            if meta is None and others is not None and others.error is not None:
-                raise others.error.again()  # the reason of both failures, whichever is told first.
+            error: PortError | None = None
+            while (meta := await self.meta(parent)) is None and self._asked_for[parent]:
+                others = self._under_way.get(parent)
+                if others is None:  # who was under way was cancelled, and the next in line has not woken up yet.
+                    await trio.lowlevel.checkpoint()
+                else:
+                    await others.ended.wait()
+                    error = others.error
+            if meta is None and error is not None:
+                raise error.again()  # the reason of both failures, whichever is told first.
             if meta is None:
                 raise PortError("unpack", f"parent layer {parent} is not there", fault=Fault.NOT_FOUND)
             chain.append(parent)
