@@ -84,37 +84,21 @@ class LinuxLayerStore:
         self, blob: Digest, media_type: str, diff_id: DiffID, parent: ChainID | None, progress: Progress | None = None
     ) -> Layer:
         chain_id = chain_id_of(parent, diff_id)
-        self._asked_for[chain_id] += 1
-        try:
-            return await self._found_or_unpacked(chain_id, blob, media_type, diff_id, parent, progress)
-        finally:
-            self._asked_for[chain_id] -= 1
-            if not self._asked_for[chain_id]:
-                del self._asked_for[chain_id]
-
-    async def _found_or_unpacked(
-        self,
-        chain_id: ChainID,
-        blob: Digest,
-        media_type: str,
-        diff_id: DiffID,
-        parent: ChainID | None,
-        progress: Progress | None,
-    ) -> Layer:
-        while (others := self._under_way.get(chain_id)) is not None:
-            await others.ended.wait()
-        layer = await self.lookup(chain_id)
-        if layer is not None:
-            return layer
-        own = self._under_way[chain_id] = _Unpacking()
-        try:
-            return await self._unpack(chain_id, blob, media_type, diff_id, parent, progress)
-        except PortError as error:
-            own.error = error
-            raise
-        finally:
-            del self._under_way[chain_id]
-            own.ended.set()
+        with self._asking_for(chain_id):
+            while (others := self._under_way.get(chain_id)) is not None:
+                await others.ended.wait()
+            layer = await self.lookup(chain_id)
+            if layer is not None:
+                return layer
+            own = self._under_way[chain_id] = _Unpacking()
+            try:
+                return await self._unpack(chain_id, blob, media_type, diff_id, parent, progress)
+            except PortError as error:
+                own.error = error
+                raise
+            finally:
+                del self._under_way[chain_id]
+                own.ended.set()
 
     async def lookup(self, chain_id: ChainID) -> Layer | None:
         meta = await self.meta(chain_id)
@@ -164,6 +148,16 @@ class LinuxLayerStore:
         if self._whole:
             chain = chain[-1:]
         return tuple(f"{self._places.layer(chain_id)}/diff" for chain_id in reversed(chain))
+
+    @contextlib.contextmanager
+    def _asking_for(self, chain_id: ChainID) -> Iterator[None]:
+        self._asked_for[chain_id] += 1
+        try:
+            yield
+        finally:
+            self._asked_for[chain_id] -= 1
+            if not self._asked_for[chain_id]:
+                del self._asked_for[chain_id]
 
     async def _unpack(
         self,
