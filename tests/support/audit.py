@@ -306,6 +306,7 @@ def _disk(engine: Engine, world: World) -> Iterator[str]:
     yield from _strange("part of a blob", _names(root / "content" / "partial") - spared)
     yield from _strange("volume", _names(root / "volumes") - {state.name for state in world.living("volume")})
     yield from _strange("temporary", _names(root / "tmp"))
+    yield from _strange("tree that was not moved", (path.name for path in (root / "grounds").glob("*/*")))
     yield from _strange("piece of trash", _names(root / "trash"))
     yield from _strange("journalled exit", _names(root / "supervisor" / "exits"))
 

@@ -22,7 +22,7 @@ from engine.drivers.ports.volume import Volumes
 from engine.errors import PortError
 
 MOUNT = "mount"
-OURS = ("containers", "content", "layers", "rootfs", "tmp", "trash", "volumes")
+OURS = ("containers", "content", "grounds", "layers", "rootfs", "tmp", "trash", "volumes")
 
 
 class LinuxMountInspector:

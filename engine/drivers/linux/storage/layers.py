@@ -74,7 +74,7 @@ class LinuxLayerStore:
         self._whole = whole
         self._places = places
         self._limiter = limiter
-        self._trees = Trees(places, workers, spreading)
+        self._trees = Trees(places, workers, spreading, limiter)
         self.early = EarlyLayers(places, self._trees, at_most=0 if whole else GUESSES_MAX)
         self._under_way: dict[ChainID, _Unpacking] = {}
         self._asked_for: Counter[ChainID] = Counter()

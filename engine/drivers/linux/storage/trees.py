@@ -33,7 +33,10 @@ class Tree(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Trees:
-    def __init__(self, places: Places, workers: Workers, spreading: Spreading) -> None:
+    def __init__(
+        self, places: Places, workers: Workers, spreading: Spreading, limiter: trio.CapacityLimiter
+    ) -> None:
+        self._limiter = limiter
         self._places = places
         self._workers = workers
         self._spreading = spreading
@@ -52,7 +55,7 @@ class Trees:
         PortError(INVALID) for a corrupt or hostile archive, leaving nothing."""
         with as_port_error("unpack"):
             directory = self._places.new_temporary("layer")
-            await trio.to_thread.run_sync(self._spreading.make, directory, DIRECTORY_MODE)
+            await trio.to_thread.run_sync(self._spreading.make, directory, DIRECTORY_MODE, limiter=self._limiter)
         try:
             with as_port_error("unpack"):
                 os.mkdir(f"{directory}/diff", LAYER_ROOT_MODE)
