@@ -14,19 +14,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import sqlite3
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import trio
-from eventsourcing.application import Application as EventSourcedApplication
-from eventsourcing.persistence import InfrastructureFactory, PersistenceError, StoredEvent
-from eventsourcing.utils import Environment, EnvType
+from eventsourcing.persistence import StoredEvent
 
 from engine.aggregates.decider import Cause, Command, Decider, Recorded, Rejected
 from engine.archive.segment import Row
@@ -34,15 +31,16 @@ from engine.archive.store import Archive, Sealed
 from engine.bisection import position_before
 from engine.checkpoints import Checkpoints
 from engine.clock import Clock
-from engine.codec import EventCodec, LogError
-from engine.errors import LogDamaged, PortError
+from engine.codec import EventCodec
+from engine.errors import PortError
 from engine.folds import Fold, Folds, kind_of
+from engine.log_store import LogStore, damage_told
 from engine.mapper import EventMapper
 from engine.private_file import create_private
 from engine.projections.audience import Audience
 from engine.projections.base import Checkpoint, Head, Projection
 from engine.pump import Pump
-from engine.recorder import LogFactory, LogRecorder
+from engine.recorder import LogRecorder
 from engine.upcasters import UPCASTERS, Upcasters
 
 WAL_COMMITS = 1024
@@ -149,7 +147,7 @@ class Application:
             projections=projections,
             snapshot_from=options.snapshot_from,
         )
-        self._store: _Store | None = None
+        self._store: LogStore | None = None
         self._recorder: LogRecorder  # set by _open
         self._opened = False
         self._limiter = trio.CapacityLimiter(2)
@@ -208,28 +206,18 @@ class Application:
 
     def _open(self) -> None:
         create_private(self._path)
-        try:
-            self._open_log()
-        except Exception as error:
-            if not _is_damage(error):
-                raise
-            words = str(error)
-            if "the log is damaged" not in words:
-                words = f"the log is damaged: {words or type(error).__name__} (see `replay verify`)"
-            raise LogDamaged("open the log", words) from error
-
-    def _open_log(self) -> None:
-        self._store = _Store(self._path, self._mapper)
-        self._recorder = self._store.log_recorder
-        self._recorder.open()
-        self._checkpoints.open(
-            self._folds,
-            self._recorder.archive,
-            head=self._recorder.position,
-            codec=self._mapper.codec,
-            batches=self._recorder.batches,
-            seal_at=self._recorder.seal_at,
-        )
+        with damage_told():
+            self._store = LogStore(self._path, self._mapper)
+            self._recorder = self._store.log_recorder
+            self._recorder.open()
+            self._checkpoints.open(
+                self._folds,
+                self._recorder.archive,
+                head=self._recorder.position,
+                codec=self._mapper.codec,
+                batches=self._recorder.batches,
+                seal_at=self._recorder.seal_at,
+            )
         self.pump.position = self._decided = self._recorder.position
         self._opened = True
 
@@ -535,48 +523,3 @@ class Application:
             self._recorder.checkpoint()
         except PortError as error:
             _LOGGER.warning("the write-ahead log is not copied: %s", error)
-
-
-_DAMAGE_CODES = frozenset({sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
-"""SQLite's for a file that is none, pages that do not fit, tables that are not what they were."""
-
-
-def _is_damage(error: BaseException | None) -> bool:
-    """Whether a refusal to open is the log's own fault, and not the disk's or a bug's."""
-    match error:
-        case None:
-            return False
-        case sqlite3.Error():
-            return getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE_CODES
-        case PortError():
-            return "the log is damaged" in error.message or _is_damage(error.__cause__)
-        case PersistenceError():
-            return any(_is_damage(each) for each in (error.__cause__, *error.args) if isinstance(each, BaseException))
-        case LogError() | AssertionError() | LookupError() | ValueError() | TypeError() | msgspec.MsgspecError():
-            return True  # events that can not be read, or can not have happened after one another
-        case _:
-            return False
-
-
-class _Store(EventSourcedApplication[str]):
-    """`eventsourcing`'s application over one file, with our recorder and mapper and nothing from the environment."""
-
-    name = "ishmael"
-
-    def __init__(self, path: Path, mapper: EventMapper) -> None:
-        self._given_mapper = mapper
-        super().__init__({"SQLITE_DBNAME": str(path), "ORIGINATOR_ID_TYPE": "text"})
-
-    @property
-    def log_recorder(self) -> LogRecorder:
-        assert isinstance(self.recorder, LogRecorder)
-        return self.recorder
-
-    def construct_env(self, name: str, env: EnvType | None = None) -> Environment:
-        return Environment(name, dict(env or {}))
-
-    def construct_factory(self, env: Environment) -> InfrastructureFactory:
-        return cast("InfrastructureFactory", LogFactory(env))
-
-    def construct_mapper(self) -> EventMapper:
-        return self._given_mapper

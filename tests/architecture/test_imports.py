@@ -10,7 +10,7 @@ import pytest
 
 from tests.architecture.imports import ROOT, cycles, imports, modules, within
 
-STORE_SHELL = frozenset({"engine.application", "engine.recorder", "engine.mapper", "engine.chain"})
+STORE_SHELL = frozenset({"engine.application", "engine.log_store", "engine.recorder", "engine.mapper", "engine.chain"})
 PORTS = ("engine.drivers.ports",)
 WORLDLY = ("trio", "eventsourcing", "sqlite3", "subprocess", "socket", "time", "os", "random")
 CONCRETE = ("engine.drivers.linux", "engine.drivers.registry")
