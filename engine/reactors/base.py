@@ -100,6 +100,16 @@ async def surely(attempt: Callable[[], Awaitable[T]], trouble: str) -> T:
         delay_s = min(2 * delay_s, RETRY_S_MAX)
 
 
+async def tried(work: Callable[[], Awaitable[object]], trouble: str) -> bool:
+    """Whether the world did not refuse; a refusal is told. For what somebody comes by again."""
+    try:
+        await work()
+    except PortError as error:
+        logger.warning("%s: %s", trouble, error.message)
+        return False
+    return True
+
+
 class Works:
     """Keyed pieces of work in one nursery.
 

@@ -22,7 +22,7 @@ from engine.aggregates.exec import ExecState, ExecStatus, RemoveExec, ReportExec
 from engine.aggregates.values.ids import ContainerID, ExecID
 from engine.drivers.ports.runtime import ExecLaunch, Exit, Runtime, Stdio
 from engine.errors import PortError
-from engine.reactors.base import Hands, Works
+from engine.reactors.base import Hands, Works, tried
 from engine.reactors.processes import Processes
 
 logger = logging.getLogger("ishmael.execs")
@@ -174,7 +174,7 @@ class ExecReactor:
     async def _sweep_forever(self) -> None:
         while True:
             await trio.sleep(SWEEP_INTERVAL_S)
-            await self._sweep()
+            await tried(self._sweep, "execs that have ended are not removed")
 
     async def _sweep(self) -> None:
         living = {container.container_id for container in self._hands.views.containers}

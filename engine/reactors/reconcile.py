@@ -23,7 +23,7 @@ from engine.aggregates.values.drift import Outcome
 from engine.aggregates.values.ids import ContainerID, NetworkID
 from engine.drivers.ports.network import Networks, Sandboxes
 from engine.drivers.ports.runtime import Inventory, Runtime
-from engine.errors import PortError
+from engine.errors import Fault, PortError
 from engine.reactors.base import Hands
 from engine.reactors.drift import Drift
 from engine.reactors.lifecycle.linked import Linked
@@ -35,6 +35,8 @@ NAME = "reconcile"
 LOST_EXIT_CODE = 255
 """Nobody saw the exit. Source: moby daemon/daemon.go."""
 INTERRUPTED_EXIT_CODE = 137
+ATTEMPTS = 3
+"""How often recovery is begun when what it asks is not there."""
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,7 +92,18 @@ class Reconcile:
         """Networks that the kernel refused to make again: the networks reactor goes on trying."""
 
     async def run(self) -> tuple[Outcome, ...]:
-        """What differed when every intent had its outcome, and what became of it."""
+        """What differed when every intent had its outcome, and what became of it. Begun anew when the supervisor dies
+        meanwhile, as what it held is then lost and has to be found so. Raises PortError."""
+        for _ in range(ATTEMPTS - 1):
+            try:
+                return await self._walk()
+            except PortError as error:
+                if not (error.retriable and error.fault is Fault.UNAVAILABLE):
+                    raise
+                logger.warning("recovery begins anew: %s: %s", error.operation, error.message)
+        return await self._walk()
+
+    async def _walk(self) -> tuple[Outcome, ...]:
         inventory = await self._runtime.list()
         before = await self._drift.before_recovery()
         await self._networks.prepare()

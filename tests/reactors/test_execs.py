@@ -1,10 +1,16 @@
-"""Which execs a sweep removes."""
+"""Which execs a sweep removes, and when."""
 
 from __future__ import annotations
 
-from engine.aggregates.exec import ExecState, ExecStatus
+from types import SimpleNamespace
+from typing import Any, cast
+
+import trio
+
+from engine.aggregates.exec import ExecState, ExecStatus, RemoveExec
 from engine.aggregates.values.ids import ContainerID, ExecID
-from engine.reactors.execs import overdue
+from engine.errors import Fault, PortError
+from engine.reactors.execs import SWEEP_INTERVAL_S, ExecReactor, overdue
 
 SECOND = 1_000_000_000
 NOW = 1_700_000_000 * SECOND
@@ -27,3 +33,28 @@ def test_an_exec_is_kept_for_five_minutes_after_its_end() -> None:
         exec_of("orphan running", ExecStatus.RUNNING, GONE),
     ]
     assert overdue(execs, {HERE}, NOW) == ["old", "orphan", "orphan never begun"]
+
+
+async def test_a_sweep_that_the_log_has_no_room_for_comes_again(autojump_clock: object) -> None:
+    removed: list[str] = []
+    refusals = [PortError("append to the log", "no space left on device", fault=Fault.DISK_FULL, retriable=True)]
+
+    async def report(reactor: str, correlation: str, command: RemoveExec) -> None:
+        if refusals:
+            raise refusals.pop()
+        removed.append(command.exec_id)
+
+    async def nothing(*_: object) -> Any:
+        await trio.sleep_forever()
+        yield
+
+    hands = SimpleNamespace(
+        views=SimpleNamespace(containers=[], execs=[exec_of("old", ExecStatus.EXITED, ended_s=300)]),
+        clock=SimpleNamespace(now_ns=lambda: NOW),
+        pump=SimpleNamespace(subscribe=nothing),
+        report=report,
+    )
+    reactor = ExecReactor(cast("Any", hands), cast("Any", None), cast("Any", None))
+    with trio.move_on_after(2.5 * SWEEP_INTERVAL_S):
+        await reactor.run(0)
+    assert removed == ["old"]

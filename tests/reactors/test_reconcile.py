@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any, cast
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +14,8 @@ from engine.aggregates.container.lifecycle import Status
 from engine.aggregates.container.state import ContainerState
 from engine.aggregates.values.ids import ContainerID
 from engine.drivers.ports.runtime import Exit, Inventory, Running
-from engine.reactors.reconcile import Finding, compare
+from engine.errors import Fault, PortError
+from engine.reactors.reconcile import ATTEMPTS, Finding, Reconcile, compare
 from tests.aggregates.container import lives
 
 IDS = tuple(ContainerID(digit * 64) for digit in "abc")
@@ -128,3 +132,39 @@ def test_an_exec_of_a_container_is_not_its_process() -> None:
     state = lives.live(*lives.LIVES[Status.RUNNING])
     only_exec = Inventory(running=(Running(container_id=state.container_id, run=state.run, exec_id="e" * 64, pid=7),))
     assert [finding.kind for finding in compare([state], only_exec)] == ["lost"]
+
+
+class Refusing:
+    """A runtime, and the drift behind it, of a world in which nothing runs; it refuses to be listed so often."""
+
+    def __init__(self, *refusals: PortError) -> None:
+        self.refusals = list(refusals)
+
+    async def list(self) -> Inventory:
+        if self.refusals:
+            raise self.refusals.pop()
+        return Inventory(running=(), exits=())
+
+    async def before_recovery(self) -> tuple[()]:
+        return ()
+
+    async def prepare(self) -> None: ...
+
+    async def recovered(self, before: tuple[()]) -> tuple[()]:
+        return before
+
+    def recovery(self) -> Reconcile:
+        views = SimpleNamespace(containers=[], networks=[], execs=[])
+        hands = SimpleNamespace(views=views, clock=SimpleNamespace(now_ns=lambda: 0))
+        return Reconcile(*cast("Any", (hands, self, self, None, None, None, self)))
+
+
+async def test_recovery_begins_anew_when_the_supervisor_is_lost_and_not_for_ever() -> None:
+    lost = PortError("list", "the supervisor is not reachable", fault=Fault.UNAVAILABLE, retriable=True)
+    assert await Refusing(*[lost] * (ATTEMPTS - 1)).recovery().run() == ()
+    with pytest.raises(PortError, match="not reachable"):
+        await Refusing(*[lost] * ATTEMPTS).recovery().run()
+    broken = Refusing(lost, PortError("list", "out of order"))
+    with pytest.raises(PortError, match="out of order"):
+        await broken.recovery().run()
+    assert broken.refusals == [lost], "another trouble is told at once"

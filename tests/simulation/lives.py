@@ -149,7 +149,10 @@ class Lives:
                         self._requests, self.engine, self._app = requests, engine, engine.app
                         self.log.append(f"{trio.current_time():.3f} engine {self.number} is up, begun at {began:.3f}")
                         self.up.set()
-                        await trio.sleep_forever()
+                        try:
+                            await trio.sleep_forever()
+                        finally:  # also when the engine ends by itself, which is told below
+                            self._let_nobody_in()
         except* (PortError, ConfigError) as group:
             # At a start the world may refuse; whoever looks after the engine starts it again.
             if not self._faults.on or self.engine is not None:
@@ -202,10 +205,13 @@ class Lives:
     def _take_down(self) -> None:
         """Nobody is let in any more, and everybody inside has to go."""
         assert self._scope is not None
+        self._let_nobody_in()
+        self._scope.cancel()
+
+    def _let_nobody_in(self) -> None:
         self._requests = None
         if self.up.is_set():
             self.up = trio.Event()
-        self._scope.cancel()
 
     @property
     def dying(self) -> bool:

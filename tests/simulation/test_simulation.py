@@ -25,6 +25,8 @@ FOUND = {
     20094: "a stop that waits for a start when the engine ends",
     20534: "a shared network namespace that outlives its owner",
     23783: "a bridge of an engine that died, refused to the next one",
+    7005648: "a supervisor that is lost during recovery",
+    7007552: "a restart policy at a start of the engine, on a full disk",
 }
 """Seeds that found something, and what. They are kept because they were cheap to keep: as the engine changes they
 become seeds like others."""

@@ -14,7 +14,7 @@ from engine.aggregates.decider import Cause
 from engine.aggregates.image import ImageState, ImageStatus, ReportImageRemoved
 from engine.aggregates.values.ids import ChainID, Digest
 from engine.drivers.ports.storage import BlobStore, LayerStore
-from engine.reactors.base import Hands, Works, follow_states
+from engine.reactors.base import RETRY_S_MAX, Hands, Works, follow_states, tried
 from engine.reactors.images.discards import Discards
 from engine.reactors.images.holds import Holds
 from engine.reactors.images.leases import release, transfers
@@ -84,11 +84,14 @@ class Collector:
         for ever."""
         task_status.started()
         while True:
-            await self.expire(self._hands.clock.now_ns())
+            await tried(partial(self.expire, self._hands.clock.now_ns()), "leases are not released")
             with trio.move_on_after(LEASES_LOOKED_AT_S) as waiting:
                 await self._holds.stale()
-            if not waiting.cancelled_caught:
-                await self.collect("the end of a transfer")
+            if waiting.cancelled_caught:
+                continue
+            if not await tried(partial(self.collect, "the end of a transfer"), "what nothing needs stays"):
+                await trio.sleep(RETRY_S_MAX)
+                self._holds.look_again()
 
     async def expire(self, now_ns: int) -> None:
         if await self._release("nobody tried again", until_ns=now_ns):

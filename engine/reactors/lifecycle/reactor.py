@@ -19,7 +19,7 @@ from engine.aggregates.container.lifecycle import Status
 from engine.aggregates.container.state import ContainerState
 from engine.aggregates.decider import Recorded
 from engine.aggregates.values.ids import ContainerID
-from engine.reactors.base import Hands, Works
+from engine.reactors.base import Hands, Works, surely
 from engine.reactors.lifecycle import plan as effects
 from engine.reactors.lifecycle.ends import Ends
 from engine.reactors.lifecycle.freezes import Freezes
@@ -79,11 +79,15 @@ class Lifecycle:
                     nursery.start_soon(self._start_when_ended, state.container_id, name=f"end of {state.name}")
             due = [state for state in self._hands.views.containers if _is_due(state)]
             for state in by_dependency(due):
-                await self._starts.start_at_boot(state.container_id)
+                await self._start_surely(state.container_id)
 
     async def _start_when_ended(self, container_id: ContainerID) -> None:
         if _is_due(await self._hands.pump.until(f"container:{container_id}", lambda state: not state.shut_down)):
-            await self._starts.start_at_boot(container_id)
+            await self._start_surely(container_id)
+
+    async def _start_surely(self, container_id: ContainerID) -> None:
+        """Also when the log can not be written at the moment: the policy stays."""
+        await surely(partial(self._starts.start_at_boot, container_id), f"container {container_id} is not started yet")
 
     def _signal(self, works: Works, state: ContainerState, recorded: Recorded) -> None:
         """A signal that is no state; or one that is, while an equal one is still waited for."""
