@@ -6,6 +6,7 @@ or blob is still used by is a fold over all images, all containers and all lease
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import trio
@@ -84,14 +85,17 @@ class Collector:
         for ever."""
         task_status.started()
         while True:
-            await tried(partial(self.expire, self._hands.clock.now_ns()), "leases are not released")
+            await self._tried(partial(self.expire, self._hands.clock.now_ns()), "leases are not released")
             with trio.move_on_after(LEASES_LOOKED_AT_S) as waiting:
                 await self._holds.stale()
-            if waiting.cancelled_caught:
-                continue
-            if not await tried(partial(self.collect, "the end of a transfer"), "what nothing needs stays"):
-                await trio.sleep(RETRY_S_MAX)
-                self._holds.look_again()
+            if not waiting.cancelled_caught:
+                await self._tried(partial(self.collect, "the end of a transfer"), "what nothing needs stays")
+
+    async def _tried(self, verb: Callable[[], Awaitable[object]], trouble: str) -> None:
+        """What it leaves when the world refuses is looked for again."""
+        if not await tried(verb, trouble):
+            await trio.sleep(RETRY_S_MAX)
+            self._holds.look_again()
 
     async def expire(self, now_ns: int) -> None:
         if await self._release("nobody tried again", until_ns=now_ns):

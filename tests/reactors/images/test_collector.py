@@ -36,9 +36,7 @@ class Refusing(Collector):
 
 
 async def test_what_could_not_be_discarded_is_looked_at_again(autojump_clock: object) -> None:
-    holds = Holds()
-    collector = Refusing(holds)
-    holds.look_again()
+    collector = Refusing(Holds())
     with trio.move_on_after(1.5 * LEASES_LOOKED_AT_S):
         await collector.run()
     assert sorted(set(collector.done)) == ["collect", "expire"]

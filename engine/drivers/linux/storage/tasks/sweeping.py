@@ -14,9 +14,8 @@ _NICENESS = 10
 
 
 def empty_trash(fields: dict[str, Any]) -> dict[str, Any]:
-    """fields: trash. Returns gone: how many things went; deleted: inodes by region of
-    the disk (spreading.py).
-    What resists (a mount, an immutable file) stays."""
+    """fields: trash. Returns gone: how many things went; deleted: inodes by region of the disk
+    (spreading.py). What resists (a mount, an immutable file) stays."""
     os.nice(_NICENESS)
     fd = os.open(fields["trash"], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     gone = 0
