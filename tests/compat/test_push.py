@@ -14,6 +14,7 @@ import pytest
 
 from engine.aggregates.values.descriptor import DOCKER_MANIFEST, OCI_MANIFEST
 from tests.compat.test_registry import registry_beside, remove_all
+from tests.support.audit import settled_without_leaks
 from tests.support.engine import Engine
 from tests.support.images import busybox_layer, image_of, layer_of
 from tests.support.outside import standing_in
@@ -150,7 +151,6 @@ def test_an_engine_killed_in_the_middle_of_a_push_pushes_again(images: Engine, t
         port = silent.getsockname()[1]
         name = f"127.0.0.1:{port}/box:v1"
         images.cli("tag", "busybox", name)
-        blobs = sorted(path.name for path in (images.data_root / "content/sha256").iterdir())
         pushing = subprocess.Popen(
             [tool("docker"), "push", name],
             env=images.environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -163,7 +163,7 @@ def test_an_engine_killed_in_the_middle_of_a_push_pushes_again(images: Engine, t
             pushing.kill()
             pushing.wait()
     images.start()
-    assert sorted(path.name for path in (images.data_root / "content/sha256").iterdir()) == blobs
+    settled_without_leaks(images)
     assert "failed: interrupted by a restart of the engine" in images.replay("log").stdout
     with registry_beside(images, tmp_path) as registry:
         again = f"{registry.address}/box:v1"
