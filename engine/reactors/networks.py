@@ -21,6 +21,7 @@ from engine.drivers.ports.network import Networks
 from engine.errors import PortError
 from engine.reactors.base import Hands, Works, follow_states, surely
 from engine.reactors.lifecycle.sandbox import spec_of
+from engine.reactors.turns import Turns
 
 NAME = "networks"
 
@@ -33,6 +34,7 @@ class NetworkReactor:
         self._hands = hands
         self._networks = networks
         self._unrestored = frozenset(unrestored)
+        self._turns = Turns()
 
     async def run(self, after: int, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Perform what every network asks for now, then follow the log from `after`."""
@@ -53,8 +55,11 @@ class NetworkReactor:
                 works.begin(("remove", state.network_id), partial(self._remove, state, correlation), wanted)
 
     async def _restore(self, state: NetworkState) -> None:
-        await self._networks.create(spec_of(state))
-        self._unrestored -= {state.network_id}
+        async with self._turns.turn(state.network_id):
+            now: NetworkState = self._hands.application.state("network", state.network_id)
+            if now.status is NetworkStatus.READY:
+                await self._networks.create(spec_of(state))
+            self._unrestored -= {state.network_id}
 
     async def _create(self, state: NetworkState, correlation: str) -> None:
         try:
@@ -78,7 +83,8 @@ class NetworkReactor:
             await self._networks.remove(spec_of(state))
 
     async def _remove(self, state: NetworkState, correlation: str) -> None:
-        await self._networks.remove(spec_of(state))
+        async with self._turns.turn(state.network_id):  # somebody may have asked for it while it was restored
+            await self._networks.remove(spec_of(state))
         await self._hands.report(
             NAME,
             correlation,

@@ -17,7 +17,7 @@ from engine.aggregates.values.ids import Digest, ImageID
 from engine.drivers.ports.storage import BlobStore, ImageArchives
 from engine.reactors.base import Hands
 from engine.reactors.images.holds import Hold
-from engine.reactors.images.turns import Turns
+from engine.reactors.turns import Turns
 
 UNCOMPRESSED = frozenset({DOCKER_LAYER, OCI_LAYER})
 

@@ -26,7 +26,7 @@ from engine.projections.images import Images
 from engine.reactors.images import messages
 from engine.reactors.images.downloads import UNLIMITED
 from engine.reactors.images.layers import Emit, progress_of
-from engine.reactors.images.turns import Turns
+from engine.reactors.turns import Turns
 
 MOUNTS_MAX = 3
 """So many repositories are asked for a layer before it is sent."""
