@@ -9,7 +9,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from engine.aggregates.decider import Reason, Rejected
-from engine.aggregates.values.config import ContainerConfig, HostConfig, Mount
+from engine.aggregates.values.config import ContainerConfig, HostConfig, Mount, NetworkingConfig
 from engine.api.versions import ApiVersion
 
 OPTIONS = (("VolumeOptions", "volume"), ("BindOptions", "bind"), ("TmpfsOptions", "tmpfs"), ("ImageOptions", "image"))
@@ -34,6 +34,15 @@ def host_of(host: HostConfig, version: ApiVersion) -> HostConfig:
     if version < (1, 43):
         host = replace(host, annotations=None)
     return host
+
+
+def networking_of(networking: NetworkingConfig, host: HostConfig, version: ApiVersion) -> NetworkingConfig:
+    """More than one network at once came with 1.44. Raises Rejected(INVALID)."""
+    given = networking.endpoints_config or {}
+    if len(given) > 1 and version < (1, 44) and not host.network_mode.startswith("container:"):
+        names = ", ".join(sorted(given))
+        raise Rejected(Reason.INVALID, f"Container cannot be created with multiple network endpoints: {names}")
+    return networking
 
 
 def _mount(mount: Mount, version: ApiVersion) -> Mount:

@@ -31,7 +31,8 @@ from engine.aggregates.values.signals import SIGTERM, parse_signal
 from engine.api.app import EngineApp
 from engine.api.bodies import decode_body
 from engine.api.context import ApiContext
-from engine.api.creation import CreateBody, Creation, checked_name, env_of
+from engine.api.creation import CreateBody, Creation, env_of
+from engine.api.new_container import checked_name
 from engine.api.params import Query, cause_of
 from engine.api.pruning import PRUNE_FILTERS, alone, prune_label_match, prune_until, tell_pruned
 from engine.api.responses import Response
