@@ -21,7 +21,7 @@ from engine.codec import EventCodec, LogError
 from replay import proof, publish, render, tables
 from replay.diff import compare, living_states
 from replay.fork import question as fork
-from replay.fork.asked import WishError
+from replay.fork.options import WishError
 from replay.heads import HeadError
 from replay.kept import why_content, why_image
 from replay.lives import Life, PredicateError, bisect, blame, lives, predicate

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from engine.aggregates.decider import Recorded
+from engine.aggregates.values.ids import short
 from replay import words
 from replay.diff import Change
 from replay.heads import Head
@@ -28,6 +30,7 @@ from replay.world import World
 
 _MARKS = {"added": "[green]+[/]", "removed": "[red]-[/]", "changed": "[yellow]~[/]"}
 COLUMN_GAP = 3
+_ID = re.compile(r"\b[0-9a-f]{64}\b")
 PIPE_WIDTH = 240
 """Columns when nobody looks: wide, so that nothing is cut off."""
 
@@ -90,14 +93,33 @@ def _value(key: str, value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
+def _brief(key: str, value: Any) -> str:
+    """As `_value`; endpoints and ports in few words."""
+    match value:
+        case {"endpoint_id": _, "ipv4_address": four, "ipv6_address": six, "mac_address": mac}:
+            return " ".join(filter(None, (four, six, mac)))
+        case {"host_ip": address, "host_port": host, "container_port": inside, "protocol": protocol}:
+            return f"{address}:{host}->{inside}/{protocol}"
+        case [dict(), *_]:
+            return f"[{', '.join(_brief(key, each) for each in value)}]"
+        case _:
+            return _value(key, value)
+
+
+def with_short_ids(text: str) -> str:
+    """The first twelve digits of each id of 64."""
+    return _ID.sub(lambda found: short(found[0]), text)
+
+
 def changes(out: Console, found: Iterable[Change]) -> None:
     nothing = True
     for change in found:
         nothing = False
-        out.print(f"{_MARKS[change.kind]} {escape(change.label)}")
+        out.print(f"{_MARKS[change.kind]} {escape(with_short_ids(change.label))}")
         for field in change.fields:
-            before, after = (_value(field.path, value) for value in (field.before, field.after))
-            out.print(f"    [dim]{escape(field.path)}[/]  [red]{escape(before)}[/] → [green]{escape(after)}[/]")
+            told = (field.path, *(_brief(field.path, value) for value in (field.before, field.after)))
+            path, before, after = (escape(with_short_ids(text)) for text in told)
+            out.print(f"    [dim]{path}[/]  [red]{before}[/] → [green]{after}[/]")
     if nothing:
         out.print("[dim]nothing changed[/]")
 

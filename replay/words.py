@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import signal
+from collections.abc import Callable, Iterable
 
 from engine.aggregates import content, image, names, network, ports, transfer, volume
 from engine.aggregates import exec as x
@@ -56,8 +57,8 @@ def _of_container(event: Event) -> str:
         case c.ContainerStartRequested():
             return f"asked to start (run {event.run})"
         case c.ContainerStarted():
-            parts = [f"started with pid {event.pid}", *map(_joined, event.endpoints), *map(_published, event.ports)]
-            return ", ".join(parts)
+            begun = f"started with pid {event.pid}" if event.pid else "started"
+            return ", ".join((begun, *map(_joined, event.endpoints), *_once(_published, event.ports)))
         case c.ContainerStartFailed():
             return f"failed to start with {event.exit_code}: {event.error}"
         case c.ContainerStopRequested():
@@ -121,7 +122,7 @@ def _of_others(event: Event) -> str:
         case network.EndpointReleased():
             return f"address of container {short(event.container_id)} free again"
         case ports.PortsReserved():
-            return f"reserved for container {short(event.container_id)}: {', '.join(map(_port, event.ports))}"
+            return f"reserved for container {short(event.container_id)}: {', '.join(_once(_port, event.ports))}"
         case ports.PortsReleased():
             return f"those of container {short(event.container_id)} free again"
         case transfer.TransferBegun():
@@ -176,6 +177,11 @@ def _joined(endpoint: Endpoint) -> str:
 
 def _address(endpoint: Endpoint) -> str:
     return " ".join(filter(None, (endpoint.ipv4_address, endpoint.ipv6_address))) or "(none)"
+
+
+def _once(told: Callable[[PublishedPort], str], ports: Iterable[PublishedPort]) -> Iterable[str]:
+    """A port of the host's two families is told once."""
+    return dict.fromkeys(map(told, ports))
 
 
 def _published(port: PublishedPort) -> str:

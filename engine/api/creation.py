@@ -61,7 +61,7 @@ class Creation:
         request = self._request()
         image = self._image(request.config.image, platform if self._api_version >= PLATFORM_SINCE else "")
         image_config = await context.images.config_of(image)
-        request = replace(request, config=merge(request.config, image_config.config))
+        config = merge(request.config, image_config.config)
         planning = NewContainers(
             context.views,
             context.config,
@@ -69,7 +69,7 @@ class Creation:
             hostname=socket.gethostname(),
             new_name=context.entropy.hex_id,
         )
-        plan = planning.plan(request, image, container_id, name=name, at=context.clock.now_ns())
+        plan = planning.plan(request, image, config, container_id, name=name, at=context.clock.now_ns())
         self._warnings += plan.warnings
         command = plan.command
         for point in command.mounts:

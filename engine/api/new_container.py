@@ -7,6 +7,7 @@ aggregate. Refuses to know: HTTP, the kernel, keys and the log. Names and ids co
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 import msgspec
 from msgspec.structs import replace
@@ -14,7 +15,7 @@ from msgspec.structs import replace
 from engine.aggregates.container.commands import CreateContainer
 from engine.aggregates.container.log_options import check_log_options, with_daemon_defaults
 from engine.aggregates.container.mount_rules import mount_points
-from engine.aggregates.container.rules import HOST_NETWORK_AND_LINKS, RuleFacts, check
+from engine.aggregates.container.rules import HOST_NETWORK_AND_LINKS, RuleFacts, check, check_namespaces
 from engine.aggregates.container.state import ContainerState
 from engine.aggregates.decider import Reason, Rejected
 from engine.aggregates.image import ImageState
@@ -35,13 +36,32 @@ from engine.aggregates.values.ports import port_wishes
 from engine.aggregates.volume import CreateVolume
 from engine.api.volume_rules import check_driver
 from engine.config import DaemonConfig
-from engine.projections.views import Views
+from engine.projections.containers import Containers
+from engine.projections.images import Images
+from engine.projections.networks import Networks
+from engine.projections.volumes import Volumes
 
 ANONYMOUS_LABEL = "com.docker.volume.anonymous"
 
 
+class Living(Protocol):
+    """All that there is, as it is read."""
+
+    @property
+    def containers(self) -> Containers: ...
+
+    @property
+    def images(self) -> Images: ...
+
+    @property
+    def networks(self) -> Networks: ...
+
+    @property
+    def volumes(self) -> Volumes: ...
+
+
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """config: over the image's (merge.py). networking: the networks asked for beside the network mode's."""
+    """As a client sent it. networking: the networks asked for beside the network mode's."""
 
     config: ContainerConfig
     host: HostConfig
@@ -60,7 +80,7 @@ class NewContainers:
     """hostname: the host's own. new_name: of an anonymous volume, another one with each call."""
 
     def __init__(
-        self, views: Views, daemon: DaemonConfig, facts: RuleFacts, *, hostname: str, new_name: Callable[[], str]
+        self, views: Living, daemon: DaemonConfig, facts: RuleFacts, *, hostname: str, new_name: Callable[[], str]
     ) -> None:
         self._views = views
         self._daemon = daemon
@@ -68,13 +88,23 @@ class NewContainers:
         self._hostname = hostname
         self._new_name = new_name
 
-    def plan(self, request: Request, image: ImageState, container_id: ContainerID, *, name: str, at: int) -> Plan:
-        """Raises Rejected for the first rule that is broken."""
+    def plan(
+        self,
+        request: Request,
+        image: ImageState,
+        config: ContainerConfig,
+        container_id: ContainerID,
+        *,
+        name: str,
+        at: int,
+    ) -> Plan:
+        """config: the request's over the image's (merge.py). Raises Rejected for the first rule that is broken."""
+        check_namespaces(request.config, request.host)
         host = self._with_defaults(request.host)
-        host, warnings = check(request.config, host, self._facts)
+        host, warnings = check(config, host, self._facts)
         check_log_options(host.log_config)
-        port_wishes(request.config.exposed_ports or {}, host.port_bindings or {}, host.publish_all_ports)
-        config = self._with_hostname(request.config, host, container_id)
+        port_wishes(config.exposed_ports or {}, host.port_bindings or {}, host.publish_all_ports)
+        config = self._with_hostname(config, host, container_id)
         mounts = self._mounts(config, host)
         runtime = host.runtime or self._daemon.default_runtime
         if runtime in self._daemon.runtimes and any(point.subpath or point.type == "image" for point in mounts):

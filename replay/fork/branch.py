@@ -9,12 +9,27 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import msgspec
+
 from engine.aggregates.catalog import ALL_DECIDERS
 from engine.aggregates.decider import Cause, Command, Recorded
 from engine.aggregates.network import NetworkState
+from engine.projections.containers import Containers
+from engine.projections.images import Images
+from engine.projections.networks import Networks
+from engine.projections.volumes import Volumes
 from replay.world import World
 
 _BY_COMMAND = {command: decider for decider in ALL_DECIDERS for command in decider.commands}
+
+
+class Views(msgspec.Struct, frozen=True, kw_only=True):
+    """What an engine would read of all this; what comes later is not in them."""
+
+    containers: Containers
+    images: Images
+    networks: Networks
+    volumes: Volumes
 
 
 class Branch:
@@ -30,6 +45,12 @@ class Branch:
         decider = self.world.deciders[kind]
         state = self.world.states.get(decider.stream(key))
         return decider.initial(key) if state is None else state
+
+    def living(self, kind: str, key: str) -> Any:
+        """The fold of a stream that has not ended, or None."""
+        stream = self.world.deciders[kind].stream(key)
+        there = stream in self.world.states and not self.world.ended(stream)
+        return self.world.states[stream] if there else None
 
     def execute(self, commands: Iterable[Command], *, cause: Cause, time_ns: int) -> Sequence[Recorded]:
         """One transaction. Raises Rejected, and nothing has happened."""
@@ -58,6 +79,15 @@ class Branch:
             return False
         self._append(recorded.stream, recorded.event, recorded.cause, recorded.time_ns)
         return True
+
+    def views(self) -> Views:
+        views = Views(containers=Containers(), images=Images(), networks=Networks(), volumes=Volumes())
+        for view in (views.containers, views.images, views.networks, views.volumes):
+            (kind,) = view.kinds
+            for stream, state in self.world.states.items():
+                if stream.startswith(f"{kind}:") and not self.world.ended(stream):
+                    view.settle(stream, state)
+        return views
 
     def find_network(self, word: str) -> NetworkState | None:
         """By id or name."""

@@ -7,7 +7,7 @@ that its request led to. Pure, but for reading the log.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
@@ -19,8 +19,9 @@ from replay.fork.wishes import commands_of, in_the_way, is_copied, leading
 from replay.reader import UnknownEvent
 from replay.world import World
 
-Given = Callable[[Branch, Host], tuple[Command, ...]]
-"""A command by its words: the transaction it is, once the world it is given in is known. Raises Rejected."""
+Given = Callable[[Branch, Host], Iterable[tuple[Command, ...]]]
+"""A command by its words: the transactions it is, one after the other, once the world it is given in is known. The next
+is asked for when everything has followed from the one before. Raises Rejected."""
 
 
 class Refused(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,11 +54,13 @@ def fork(
     refused: list[Refused] = []
     you = Cause(actor="you", correlation="fork")
     for words, command in given:
+        host.settle(time_ns)
         try:
-            branch.execute(command(branch, host), cause=you, time_ns=time_ns)
+            for transaction in command(branch, host):
+                branch.execute(transaction, cause=you, time_ns=time_ns)
+                host.settle(time_ns)
         except Rejected as error:
             refused.append(Refused(wish=words, message=error.message or "nothing to do"))
-        host.settle(time_ns)
     told = [each for each in rest if each.cause.correlation not in without and not isinstance(each.event, UnknownEvent)]
     wishes = {each.position for each in leading(told)}
     for recorded in told:

@@ -17,9 +17,10 @@ from msgspec.structs import replace
 from engine import transactions
 from engine.aggregates.container import commands as c
 from engine.aggregates.container import events as e
+from engine.aggregates.container.donors import check_donor, donors
 from engine.aggregates.container.lifecycle import STARTABLE
 from engine.aggregates.container.state import ContainerState
-from engine.aggregates.decider import Cause, Command, Rejected
+from engine.aggregates.decider import Cause, Command, Reason, Rejected
 from engine.aggregates.exec import ExecStatus, RemoveExec, ReportExecExited
 from engine.aggregates.names import NameKind, ReleaseName
 from engine.aggregates.network import (
@@ -108,6 +109,7 @@ class Host:
         the container can not be started at all."""
         run = (state.container_id, state.run + 1)
         try:
+            self._check_donors(state)
             commands = transactions.start(
                 state,
                 intent,
@@ -126,6 +128,15 @@ class Host:
             )
             return (c.StartContainer(container_id=state.container_id, at=intent.at), failed)
         return named
+
+    def _check_donors(self, state: ContainerState) -> None:
+        """Whose namespaces are shared must run, as the API looks at it before a start."""
+        for kind, reference in donors(state.host).items():
+            donor = self._branch.living("container", reference)
+            if donor is None:
+                words = f"joining {kind.value} namespace of container: No such container: {reference}"
+                raise Rejected(Reason.SYSTEM, words)
+            check_donor(state, donor, kind)
 
     def _named(self, command: Command, run: tuple[str, int]) -> Command:
         return self._placed(command, run) if isinstance(command, AllocateEndpoint) else command

@@ -20,6 +20,7 @@ from replay import render, words
 from replay.diff import Change, compare, living_states
 from replay.fork.asked import given
 from replay.fork.fork import Forked, Refused, fork
+from replay.fork.scene import Beside
 from replay.moments import MomentError
 from replay.plain import clock_time, plain, record
 from replay.question import Question
@@ -32,13 +33,15 @@ LEDGER_FIELDS = ("cursors.",)
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """at: where the histories part. would, would_not: events of one of them only. refused: wishes that only the changed
-    one does not grant. changes: what became of everything, without the change and with it."""
+    one does not grant. changes: what became of everything, without the change and with it. notes: what could not be
+    known, and warnings, in sentences."""
 
     at: int
     would: Sequence[Recorded]
     would_not: Sequence[Recorded]
     refused: Sequence[Refused]
     changes: Sequence[Change]
+    notes: Sequence[str]
 
 
 def add(verbs: Any, common: argparse.ArgumentParser) -> None:
@@ -47,7 +50,7 @@ def add(verbs: Any, common: argparse.ArgumentParser) -> None:
     verb.add_argument("moment", metavar="MOMENT", nargs="?", default="", help="where history parts (now)")
     verb.add_argument(
         "--what-if", metavar="COMMAND", action="append", default=[],
-        help="asked for at that moment, as of the docker CLI: 'rm -f web', 'update --memory 64m web'",
+        help="asked for at that moment, as of the docker CLI: 'rm -f web', 'run -d --name web -p 80:80 app:v2'",
     )  # fmt: skip
     verb.add_argument(
         "--without", metavar="POSITION", action="append", default=[],
@@ -69,18 +72,19 @@ def _fork(question: Question) -> int:
     until = question.moment(arguments.until).position if arguments.until else reader.head
     if until < at or any(each.position <= at for each in left_out):
         raise MomentError(f"history parts at {at}: what is left out, and --until, come behind it")
-    wishes = [(words, given(words, time_ns)) for words in arguments.what_if]
+    beside = Beside(reader.path.parent.resolve())
+    wishes = [wish for words in arguments.what_if for wish in given(words, time_ns, beside)]
     rest = list(reader.events(after=at, upto=until))
     without = frozenset(each.cause.correlation for each in left_out)
     told_world, changed_world = (living_at(reader, ALL_DECIDERS, at) for _ in range(2))
     told = fork(told_world, (), time_ns=time_ns, rest=rest)
     changed = fork(changed_world, wishes, time_ns=time_ns, rest=rest, without=without)
-    answer = _answer(at, (told_world, told), (changed_world, changed))
+    answer = _answer(at, (told_world, told), (changed_world, changed), tuple(beside.notes))
     question.print_json(_document(answer)) if arguments.json else _tell(question, answer, told_world, changed_world)
     return 0
 
 
-def _answer(at: int, told: tuple[World, Forked], changed: tuple[World, Forked]) -> Answer:
+def _answer(at: int, told: tuple[World, Forked], changed: tuple[World, Forked], notes: Sequence[str]) -> Answer:
     in_vain = {each.recorded.position for each in told[1].refused if each.recorded is not None}
     changes = compare(living_states(told[0], KINDS), living_states(changed[0], KINDS), changed[0])
     return Answer(
@@ -89,6 +93,7 @@ def _answer(at: int, told: tuple[World, Forked], changed: tuple[World, Forked]) 
         would_not=_besides(told[1].events, changed[1].events),
         refused=[each for each in changed[1].refused if each.recorded is None or each.recorded.position not in in_vain],
         changes=[change for change in map(_without_ledgers, changes) if change is not None],
+        notes=notes,
     )
 
 
@@ -131,6 +136,7 @@ def _document(answer: Answer) -> dict[str, Any]:
             for each in answer.refused
         ],
         "changes": [plain(change) for change in answer.changes],
+        "notes": list(answer.notes),
     }
 
 
@@ -144,7 +150,9 @@ def _tell(question: Question, answer: Answer, told: World, changed: World) -> No
         if events:
             out.print(f"\n[bold]{title}[/]")
         for recorded in events:
-            label, sentence = escape(world.label(recorded.stream)), escape(words.sentence(recorded))
+            label, sentence = (
+                escape(render.with_short_ids(text)) for text in (world.label(recorded.stream), words.sentence(recorded))
+            )
             out.print(f"  [cyan]{label}[/]  {sentence}  [dim]{clock_time(recorded.time_ns)}[/]")
     if answer.refused:
         out.print("\n[bold]What would have been refused[/]")
@@ -156,6 +164,10 @@ def _tell(question: Question, answer: Answer, told: World, changed: World) -> No
         out.print(f"  {escape(wish)}: [red]{escape(refused.message)}[/]")
     out.print("\n[bold]How it would be different[/]")
     render.changes(out, answer.changes)
+    if answer.notes:
+        out.print("\n[bold]To be known besides[/]")
+    for note in answer.notes:
+        out.print(f"  {escape(note)}")
 
 
 # -- moments -----------------------------------------------------------------------------------------------------------

@@ -107,7 +107,7 @@ def test_nothing_asked_is_nothing_changed(replay: Replay) -> None:
     ("question", "code", "complaint"),
     [
         (("--what-if", "start nobody"), 1, "nothing that is called 'nobody'"),
-        (("--what-if", "run busybox"), 2, "invalid choice: 'run'"),
+        (("--what-if", "login"), 2, "invalid choice: 'login'"),
         (("--what-if", "update --memory much lone"), 2, "--memory"),
         (("--what-if", "kill -s NONE lone"), 2, "invalid signal: NONE"),
         (("--what-if", "rm 'lone"), 2, "No closing quotation"),

@@ -22,7 +22,7 @@ from typing import Any
 import trio
 
 from engine import transactions
-from engine.aggregates.decider import Cause
+from engine.aggregates.decider import Cause, Command
 from engine.aggregates.image import AddImage
 from engine.aggregates.values.descriptor import OCI_CONFIG, Descriptor
 from engine.aggregates.values.ids import Digest, ImageID
@@ -59,6 +59,22 @@ REFUSED_STARTS_MAX = 20
 
 class Cut(Exception):
     """The engine went away before it answered."""
+
+
+def image_of(config: bytes, reference: str, now_ns: int) -> tuple[Command, ...]:
+    """An image without layers, by its configuration."""
+    image_id = ImageID(digest(config))
+    add = AddImage(
+        image_id=image_id,
+        at=now_ns,
+        platform=Platform(os="linux", architecture="amd64"),
+        created_at=0,
+        layers=(),
+        config=Descriptor(media_type=OCI_CONFIG, digest=Digest(image_id), size=len(config)),
+        manifest=None,
+        labels={},
+    )
+    return (add, *transactions.tag(image_id, reference, "", now_ns))
 
 
 @dataclass
@@ -223,19 +239,8 @@ class Lives:
         if hands.views.images.get(image_id) is not None:
             return
         self._machine.blobs[image_id] = CONFIG
-        config = Descriptor(media_type=OCI_CONFIG, digest=Digest(image_id), size=len(CONFIG))
-        add = AddImage(
-            image_id=image_id,
-            at=hands.clock.now_ns(),
-            platform=Platform(os="linux", architecture="amd64"),
-            created_at=0,
-            layers=(),
-            config=config,
-            manifest=None,
-            labels={},
-        )
-        tag = transactions.tag(image_id, CANONICAL, "", hands.clock.now_ns())
-        await hands.application.execute(add, *tag, cause=Cause(actor="simulation", correlation="image"))
+        commands = image_of(CONFIG, CANONICAL, hands.clock.now_ns())
+        await hands.application.execute(*commands, cause=Cause(actor="simulation", correlation="image"))
 
     # -- requests ------------------------------------------------------------------------------------------------------
 

@@ -57,7 +57,7 @@ def check(config: ContainerConfig, host: HostConfig, facts: RuleFacts) -> tuple[
     if any(not key for key in host.annotations or {}):
         _invalid("invalid Annotations: the empty string is not permitted as an annotation key")
     host, warnings = admitted(host, facts)
-    _check_modes(config, host)
+    _check_modes(host)
     check_cgroup_parent(host.cgroup_parent, facts.cgroup_driver)
     for entry in host.extra_hosts or ():
         parse_extra_host(entry, ANY_GATEWAY)
@@ -152,7 +152,7 @@ def check_restart_policy(policy: RestartPolicy) -> None:
             )
 
 
-def _check_modes(config: ContainerConfig, host: HostConfig) -> None:
+def _check_modes(host: HostConfig) -> None:
     _one_of(host.ipc_mode, {"", "none", "private", "shareable", "host"}, "IPC", container=True)
     _one_of(host.pid_mode, {"", "host"}, "PID", container=True)
     _one_of(host.uts_mode, {"", "host"}, "UTS", container=False)
@@ -164,6 +164,12 @@ def _check_modes(config: ContainerConfig, host: HostConfig) -> None:
         _invalid("SHM size can not be less than 0")
     if not -1000 <= host.oom_score_adj <= 1000:
         _invalid(f"Invalid value {host.oom_score_adj}, range for oom score adj is [-1000, 1000]")
+
+
+def check_namespaces(config: ContainerConfig, host: HostConfig) -> None:
+    """What does not go with a namespace that is somebody else's. config: as it is asked for, without the image's: an
+    image that exposes ports may share a network. Raises Rejected(INVALID). Source: moby daemon/internal/runconfig
+    validateNetMode."""
     if host.uts_mode == "host" and config.hostname:
         _invalid("conflicting options: hostname and the UTS mode")
     if host.network_mode == "host" and host.links:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from engine.aggregates.container.rules import RuleFacts, check, check_restart_policy
+from engine.aggregates.container.rules import RuleFacts, check, check_namespaces, check_restart_policy
 from engine.aggregates.decider import Reason, Rejected
 from engine.aggregates.values.config import (
     ContainerConfig,
@@ -27,6 +27,7 @@ MIB = 1 << 20
 
 def refusal(config: dict[str, Any], host: dict[str, Any]) -> tuple[Reason, str]:
     with pytest.raises(Rejected) as caught:
+        check_namespaces(ContainerConfig(**config), HostConfig(**host))
         check(ContainerConfig(**config), HostConfig(**host), FACTS)
     return caught.value.reason, caught.value.message
 
