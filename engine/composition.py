@@ -308,7 +308,7 @@ class Engine:
         await nursery.start(health.run, after)
         await nursery.start(KeyReactor(hands).run, after)
         self._context = self._make_context(nursery, image_service, subnets, drift)
-        self._context.recent_health, self._context.expecting_exec = health.recent, execs.expecting
+        self._context.recent_health, self._context.execs_ahead = health.recent, execs
         self._starts, self._images = starts, image_service
         self.app = app_of(self._context)
 

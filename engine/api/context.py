@@ -21,7 +21,7 @@ from engine.aggregates.image import ImageState
 from engine.aggregates.values.commit import CommitWish
 from engine.aggregates.values.drift import Outcome
 from engine.aggregates.values.health import HealthResult
-from engine.aggregates.values.ids import Digest, ImageID
+from engine.aggregates.values.ids import ContainerID, Digest, ExecID, ImageID
 from engine.aggregates.values.manifest import ImageConfig
 from engine.aggregates.values.platform import Platform
 from engine.aggregates.values.reference import Reference
@@ -36,6 +36,28 @@ from engine.entropy import Entropy
 from engine.projections.views import Views
 from engine.transactions import EphemeralRange
 from engine.vault import Vault
+
+
+class ExecsAhead(Protocol):
+    """What of an exec can be done before it is asked for (engine/reactors/execs.py)."""
+
+    def approach(self, container_id: ContainerID, exec_id: ExecID) -> None:
+        """An exec is created that its client will attach to."""
+        ...
+
+    def expecting(self, state: ExecState) -> AbstractAsyncContextManager[None]:
+        """Around the start of an attached exec, which leads to this state."""
+        ...
+
+
+class NothingAhead:
+    """Everything in its time."""
+
+    def approach(self, container_id: ContainerID, exec_id: ExecID) -> None:
+        pass
+
+    def expecting(self, state: ExecState) -> AbstractAsyncContextManager[None]:
+        return nullcontext()
 
 
 class Application(Protocol):
@@ -206,8 +228,7 @@ class ApiContext:
     mounts: VolumeMounts
     lasting: trio.Nursery
     """For what goes on when its client leaves: it ends with the engine."""
-    expecting_exec: Callable[[ExecState], AbstractAsyncContextManager[None]] = lambda state: nullcontext()
-    """Around the start of an attached exec, which leads to this state: what can be done ahead is begun."""
+    execs_ahead: ExecsAhead = dataclasses.field(default_factory=NothingAhead)
     recent_health: Callable[[ContainerState], Sequence[HealthResult]] = lambda state: state.health.log
     """The last probes of a container, those included that changed nothing."""
     host_routes: Callable[[], Sequence[str]] = tuple

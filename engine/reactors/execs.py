@@ -98,6 +98,10 @@ class ExecReactor:
                     correlation = recorded.cause.correlation
                     works.begin(("start", state.exec_id), partial(self._start, state, correlation))
 
+    def approach(self, container_id: ContainerID, exec_id: ExecID) -> None:
+        """An exec is created that its client will attach to."""
+        self._runtime.approach(container_id, exec_id)
+
     @asynccontextmanager
     async def expecting(self, state: ExecState) -> AsyncIterator[None]:
         """The attached exec is started within the block, and is in this state then: look for what that takes, and have

@@ -137,6 +137,8 @@ async def create_exec(context: ApiContext, name: str, body: ExecBody, request: R
         secret=await context.vault.seal(f"container:{state.container_id}", secret),
         entrypoint=body.cmd[0],
     )
+    if body.attach_stdout or body.attach_stderr:
+        context.execs_ahead.approach(state.container_id, exec_id)
     await context.application.execute(running, command, cause=cause_of(request))
     return exec_id
 
@@ -213,7 +215,7 @@ async def start_exec(
 
         await nursery.start(attach, name="exec attach")
         begun = replace(state, status=ExecStatus.STARTING, detach=False, height=height, width=width)
-        async with context.expecting_exec(begun):
+        async with context.execs_ahead.expecting(begun):
             await begin()
     return HIJACKED
 

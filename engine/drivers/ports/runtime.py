@@ -132,9 +132,13 @@ class Runtime(Protocol):
         """Start a further process in a running container; its pid. Errors as `start`."""
         ...
 
+    def approach(self, container_id: str, exec_id: str) -> None:
+        """Somebody will soon attach to this exec and ask for it: what runs nothing of the user's and changes nothing
+        may be done ahead. No promise and no error; what is not asked for in a second is undone."""
+        ...
+
     def expect(self, launch: ExecLaunch) -> None:
-        """`execute` will be asked for next, of a client that is attached already: what runs nothing of the user's and
-        changes nothing may be done ahead. No promise and no error; what is not asked for in a second is undone."""
+        """As `approach`, when a client is attached already and `execute` comes next."""
         ...
 
     async def signal(self, container_id: str, signal_number: int, *, exec_id: str = "") -> None:

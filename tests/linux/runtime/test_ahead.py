@@ -13,6 +13,7 @@ import trio
 from msgspec.structs import replace
 
 from engine.aggregates.values.config import HostConfig
+from engine.drivers.linux.runtime.supervisor.ahead import ROOM
 from engine.drivers.ports.runtime import ExecLaunch, Launch
 from engine.errors import PortError
 from tests.support.containers import Harbour
@@ -90,6 +91,60 @@ async def test_one_that_nobody_asks_for_goes(port: Harbour) -> None:
     async with attached(port, port.exec_of(launch, "true")):
         await until(lambda: others_in(namespace, first))
         await until(lambda: not others_in(namespace, first))
+
+
+async def test_an_exec_that_is_created_is_approached(port: Harbour) -> None:
+    """Before anybody attaches; whoever attaches then finds the same child."""
+    launch, first, namespace = await inhabited(port)
+    command = port.exec_of(launch, "sh", "-c", "echo here; exec sleep 50")
+    port.runtime.approach(command.container_id, command.exec_id)
+    await until(lambda: others_in(namespace, first))
+    (waiting,) = others_in(namespace, first)
+    async with attached(port, command) as client:
+        port.runtime.expect(command)
+        assert await port.runtime.execute(command) == waiting
+        assert await trio.to_thread.run_sync(client.recv, 100) == b"here\n"
+
+
+async def test_those_that_nobody_asks_for_are_few_and_go(port: Harbour) -> None:
+    launch, first, namespace = await inhabited(port)
+    for number in range(3 * ROOM):
+        port.runtime.approach(launch.container_id, f"{number:064x}")
+    await until(lambda: len(others_in(namespace, first)) == ROOM)
+    await until(lambda: not others_in(namespace, first))
+
+
+@pytest.mark.parametrize("uid", [0, 1000])
+@pytest.mark.parametrize("no_new_privileges", [False, True])
+async def test_its_filter_and_rights_are_those_of_any_exec(port: Harbour, uid: int, no_new_privileges: bool) -> None:
+    """SEC-03: though the filter is there before the word to run."""
+    launch, first, namespace = await inhabited(port)
+
+    async def status(*, ahead: bool) -> list[bytes]:
+        script = "cat /proc/self/status; unshare -U true 2>&1; rmdir /tmp 2>&1; mkdir /tmp 2>&1; echo over"
+        command = port.exec_of(launch, "sh", "-c", script)
+        user = {"uid": uid, "gid": uid, "additionalGids": [uid]}
+        process = {**command.process, "noNewPrivileges": no_new_privileges, "user": user}
+        command = replace(command, process=process)
+        async with attached(port, command) as client:
+            await until(lambda: others_in(namespace, first))
+            if ahead:
+                port.runtime.expect(command)
+            else:
+                (waiting,) = others_in(namespace, first)
+                os.kill(waiting, signal.SIGKILL)
+                await until(lambda: not others_in(namespace, first))
+            await port.runtime.execute(command)
+            text = b""
+            while b"over" not in text:
+                text += await trio.to_thread.run_sync(client.recv, 65536)
+        await until(lambda: not others_in(namespace, first))
+        wanted = (b"Cap", b"NoNew", b"Seccomp", b"Uid", b"Gid", b"Groups", b"unshare", b"mkdir", b"rmdir")
+        return [line for line in text.splitlines() if line.startswith(wanted)]
+
+    assert (told := await status(ahead=True)) == await status(ahead=False)
+    assert b"Seccomp:\t2" in told
+    assert b"NoNewPrivs:\t%d" % no_new_privileges in told
 
 
 async def test_without_it_the_exec_is_forked_anew(port: Harbour) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from engine.drivers.linux.runtime.seccomp import ACTIONS, compile_filter, default_profile
+from engine.aggregates.values import capabilities
+from engine.drivers.linux.runtime.seccomp import ACTIONS, LAST_STEPS, compile_filter, default_profile, filter_of
 from engine.oci import seccomp as profiles
 
 ALLOW = ACTIONS["SCMP_ACT_ALLOW"]
@@ -66,7 +67,6 @@ def test_operators_compare_all_64_bits(operator: str, holds: Any) -> None:
 
 @pytest.fixture(scope="module")
 def docker() -> bytes:
-    from engine.aggregates.values import capabilities
 
     resolved = profiles.for_process(default_profile(), frozenset(capabilities.DEFAULT), "x86_64", (6, 1))
     return compile_filter(resolved, "x86_64")
@@ -82,6 +82,27 @@ def test_dockers_profile_allows_and_refuses(docker: bytes) -> None:
     assert run(docker, clone3) == ACTIONS["SCMP_ACT_ERRNO"] | 38
     assert [run(docker, personality, value) == ALLOW for value in (0, 8, 1, 0xFFFFFFFF)] == [True, True, False, True]
     assert [run(docker, socket, family) == ALLOW for family in (2, 40, 39, 38)] == [True, False, True, False]
+
+
+def test_only_a_filter_that_lets_the_last_steps_pass_is_loaded_early() -> None:
+    """SEC-03: or a narrow profile would have to allow more than under runc."""
+    docker = profiles.for_process(default_profile(), frozenset(capabilities.DEFAULT), "x86_64", (6, 1))
+    assert filter_of(docker, "x86_64").early
+    allowed = {"names": sorted(LAST_STEPS), "action": "SCMP_ACT_ALLOW"}
+    narrow = {"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [allowed]}
+    assert filter_of(narrow, "x86_64").early
+    for name in LAST_STEPS:
+        without = {"names": sorted(LAST_STEPS - {name}), "action": "SCMP_ACT_ALLOW"}
+        assert not filter_of({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [without]}, "x86_64").early
+    condition = {"index": 0, "op": "SCMP_CMP_EQ", "value": 1}
+    for rule in (
+        {"names": ["prctl"], "action": "SCMP_ACT_ERRNO"},
+        {"names": ["write"], "action": "SCMP_ACT_KILL", "args": [condition]},
+    ):
+        assert not filter_of({**narrow, "syscalls": [allowed, rule]}, "x86_64").early
+        assert not filter_of({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}, "x86_64").early
+    elsewhere = {"names": ["reboot"], "action": "SCMP_ACT_KILL"}
+    assert filter_of({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [elsewhere]}, "x86_64").early
 
 
 def test_other_architectures_have_their_own_numbers_and_unknown_ones_are_killed(docker: bytes) -> None:

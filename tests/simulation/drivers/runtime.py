@@ -138,6 +138,9 @@ class SimulatedRuntime:
 
         return await self._ask("execute", begin)
 
+    def approach(self, container_id: str, exec_id: str) -> None:
+        """Whatever is done ahead shows nowhere."""
+
     def expect(self, launch: ExecLaunch) -> None:
         """Whatever is done ahead shows nowhere."""
 

@@ -22,10 +22,11 @@ import trio
 from engine.aggregates.values.security import APPARMOR_DEFAULT
 from engine.drivers.linux.apparmor import AppArmor
 from engine.drivers.linux.logs.doors import NoLogServer, open_door
-from engine.drivers.linux.runtime import cgroup_plan, plan, scope_plan, seccomp, systemd
+from engine.drivers.linux.runtime import cgroup_plan, plan, scope_plan, systemd
 from engine.drivers.linux.runtime.connection import Connection, Refusal
 from engine.drivers.linux.runtime.container_groups import ContainerGroups
 from engine.drivers.linux.runtime.host import HostFacts, discover
+from engine.drivers.linux.runtime.seccomp import Filter, filter_of
 from engine.drivers.ports.runtime import ExecLaunch, Exit, Inventory, Launch, OutOfMemory, Running, StreamEnd
 from engine.errors import Fault, PortError
 
@@ -64,7 +65,7 @@ class LinuxRuntime:
         self._ooms: dict[tuple[str, int], OutOfMemory] = {}
         self._attachments: dict[int, trio.Event] = {}
         self._ends: dict[int, str] = {}
-        self._filters: dict[bytes, bytes] = {}
+        self._filters: dict[bytes, Filter] = {}
         self._leaving = False
 
     @property
@@ -179,7 +180,7 @@ class LinuxRuntime:
         if launch.runtime == "native":
             verb, prefix = "start", START_PREFIX + "error during container init: "
             spec_filter = (launch.spec.get("linux") or {}).get("seccomp")
-            prepared = plan.container_plan(launch, self.facts, self._compile(spec_filter) if spec_filter else b"")
+            prepared = plan.container_plan(launch, self.facts, self._compile(spec_filter) if spec_filter else Filter())
             prepared["placeholder"] = await self._scope(launch)
         else:
             verb, prefix = "start_foreign", FOREIGN_PREFIX
@@ -241,17 +242,20 @@ class LinuxRuntime:
             self._running[key] = pid
         return pid
 
+    def approach(self, container_id: str, exec_id: str) -> None:
+        self._connection.tell("approach", container_id=container_id, exec_id=exec_id)
+
     def expect(self, launch: ExecLaunch) -> None:
         self._connection.tell("expect", plan=plan.exec_plan(launch))
 
-    def _compile(self, spec_filter: Mapping[str, Any]) -> bytes:
+    def _compile(self, spec_filter: Mapping[str, Any]) -> Filter:
         """Compiled once for each distinct filter; the cache is bounded."""
         key = msgspec.json.encode(spec_filter)
         if key not in self._filters:
             if len(self._filters) >= FILTERS_MAX:
                 self._filters.clear()
             try:
-                self._filters[key] = seccomp.compile_filter(spec_filter, self.facts.machine)
+                self._filters[key] = filter_of(spec_filter, self.facts.machine)
             except ValueError as error:
                 raise PortError("start", str(error), fault=Fault.INVALID, exit_code=128) from error
         return self._filters[key]

@@ -16,10 +16,11 @@ from engine.aggregates.values import capabilities
 from engine.aggregates.values.id_map import IdRange, outside
 from engine.aggregates.values.sysctls import sysctl_path
 from engine.drivers.linux.logs.plans import log_plan
-from engine.drivers.linux.runtime import cgroup_plan, seccomp
+from engine.drivers.linux.runtime import cgroup_plan
 from engine.drivers.linux.runtime.host import HostFacts
 from engine.drivers.linux.runtime.mount_options import PROPAGATION, mount_entry
 from engine.drivers.linux.runtime.scope_plan import rounded, scope_of
+from engine.drivers.linux.runtime.seccomp import Filter
 from engine.drivers.ports.runtime import ExecLaunch, Launch, LogSpec, RootFilesystem, Stdio
 from engine.errors import Fault, PortError
 
@@ -52,8 +53,8 @@ def no_log(why: str) -> PortError:
     return PortError("start", f"failed to create task for container: failed to initialize logging driver: {why}")
 
 
-def container_plan(launch: Launch, facts: HostFacts, filter_bytes: bytes) -> dict[str, Any]:
-    """The whole start. `filter_bytes`: linux.seccomp compiled (b"" for none)."""
+def container_plan(launch: Launch, facts: HostFacts, filter_: Filter) -> dict[str, Any]:
+    """The whole start. filter_: linux.seccomp compiled."""
     spec = launch.spec
     linux = spec.get("linux") or {}
     text = linux.get("cgroupsPath") or f"/docker/{launch.container_id}"
@@ -100,7 +101,7 @@ def container_plan(launch: Launch, facts: HostFacts, filter_bytes: bytes) -> dic
         "sysctls": [(sysctl_path(name), value) for name, value in (linux.get("sysctl") or {}).items()],
         "hostname": spec.get("hostname") or "",
         "oom_score_adj": spec["process"].get("oomScoreAdj"),
-        "process": process_plan(spec["process"], filter_bytes, seccomp.filter_flags(linux.get("seccomp") or {})),
+        "process": process_plan(spec["process"], filter_),
         "stdio": stdio_plan(launch.stdio, launch.log),
     }
 
@@ -159,7 +160,7 @@ def exec_plan(launch: ExecLaunch) -> dict[str, Any]:
         "document": msgspec.json.encode({**launch.process, "terminal": launch.stdio.tty}),
         "keyring": keyring(launch.container_id),
         "oom_score_adj": launch.process.get("oomScoreAdj"),
-        "process": process_plan(launch.process, b"", 0),
+        "process": process_plan(launch.process, Filter()),
         "stdio": stdio_plan(launch.stdio, LogSpec(driver="none")),
     }
 
@@ -219,7 +220,7 @@ def cgroup_path(text: str) -> str:
     return "/" + "/".join(parts)
 
 
-def process_plan(process: Mapping[str, Any], filter_bytes: bytes, filter_flags: int) -> dict[str, Any]:
+def process_plan(process: Mapping[str, Any], filter_: Filter) -> dict[str, Any]:
     user, sets = process.get("user") or {}, process.get("capabilities") or {}
     args = list(process.get("args") or ())
     if not args:
@@ -244,8 +245,9 @@ def process_plan(process: Mapping[str, Any], filter_bytes: bytes, filter_flags: 
         "ambient": _capability_mask(sets.get("ambient") or ()),
         "no_new_privileges": bool(process.get("noNewPrivileges")),
         "apparmor": process.get("apparmorProfile") or "",
-        "seccomp": filter_bytes,
-        "seccomp_flags": filter_flags,
+        "seccomp": filter_.program,
+        "seccomp_flags": filter_.flags,
+        "seccomp_early": filter_.early,
     }
 
 

@@ -12,11 +12,24 @@ from __future__ import annotations
 import functools
 import json
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources as package_data
 from typing import Any
 
+import msgspec
+
 Instruction = tuple[int, int, int, int]
+LAST_STEPS = frozenset(
+    (
+        "access", "brk", "capset", "chdir", "chown", "clock_gettime", "close", "close_range", "dup3", "execve",
+        "exit_group", "faccessat", "faccessat2", "fchownat", "fcntl", "fstat", "futex", "getcwd", "getdents64",
+        "getpid", "gettid", "ioctl", "lseek", "lstat", "madvise", "mkdir", "mkdirat", "mmap", "mprotect", "mremap",
+        "munmap", "newfstatat", "openat", "poll", "ppoll", "prctl", "read", "readlink", "recvmsg", "rt_sigaction",
+        "rt_sigprocmask", "rt_sigreturn", "sched_yield", "sendmsg", "stat", "statx", "write",
+    )
+)  # fmt: skip
+"""What a child that has its filter already may call until it is its program (supervisor/child.py, `_run`), and what
+Python and libc may on the way."""
 
 LOAD, JUMP_EQ, JUMP_GT, JUMP_GE, JUMP, RETURN, AND = 0x20, 0x15, 0x25, 0x35, 0x05, 0x06, 0x54
 KILL_PROCESS = 0x80000000
@@ -56,8 +69,31 @@ def _data(name: str) -> bytes:
     return (package_data.files("engine.drivers.linux.runtime") / "data" / name).read_bytes()
 
 
-def filter_flags(seccomp: Mapping[str, Any]) -> int:
-    return sum(FLAGS[name] for name in set(seccomp.get("flags") or ()) if name in FLAGS and FLAGS[name] != 1)
+class Filter(msgspec.Struct, frozen=True):
+    """program: struct sock_filter[], b"" for none. flags: of seccomp(2). early: nobody notices when it is loaded before
+    the last steps to a program, because it lets them pass."""
+
+    program: bytes = b""
+    flags: int = 0
+    early: bool = False
+
+
+def filter_of(seccomp: Mapping[str, Any], machine: str) -> Filter:
+    """`linux.seccomp` of an OCI spec. Raises ValueError for what cannot be expressed."""
+    flags = sum(FLAGS[name] for name in set(seccomp.get("flags") or ()) if name in FLAGS and FLAGS[name] != 1)
+    return Filter(compile_filter(seccomp, machine), flags, allows(seccomp, LAST_STEPS))
+
+
+def allows(seccomp: Mapping[str, Any], calls: Iterable[str]) -> bool:
+    """Whether calls of these names pass, whatever their arguments. seccomp: `linux.seccomp` of an OCI spec."""
+    passing = ("SCMP_ACT_ALLOW", "SCMP_ACT_LOG")
+    decided: dict[str, bool] = {}
+    for rule in seccomp.get("syscalls") or ():
+        passes = rule["action"] in passing and not rule.get("args")
+        for name in rule["names"]:
+            decided[name] = decided.get(name, True) and passes
+    otherwise = seccomp["defaultAction"] in passing
+    return all(decided.get(name, otherwise) for name in calls)
 
 
 def compile_filter(seccomp: Mapping[str, Any], machine: str) -> bytes:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import stat
+import time
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -23,7 +25,15 @@ ID_MAX = 2**31 - 1
 LINKS_MAX = 40
 FILE_SIZE_MAX = 8 << 20
 
+REMEMBERED = 256
+"""So many answers."""
+REST_NS = 1_000_000_000
+FILES = (b"/etc/passwd", b"/etc/group")
+AT_HAND = kernel.RESOLVE_NO_XDEV | kernel.RESOLVE_CACHED
+
 ReadFile = Callable[[str], bytes]
+Stamps = tuple[tuple[int, int, int, int, int], ...]
+"""Of each file: device, inode, size, times of its last change and of its attributes' (ns)."""
 
 
 class PasswdEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,22 +50,36 @@ class GroupEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LinuxIdentities:
-    """The Identities port. Reading goes through `limiter`: layers may lie on a slow disk."""
+    """The Identities port. Reading goes through `limiter`: layers may lie on a slow disk. Who was found in a live
+    container is remembered for as long as its files are the same, which can be seen without waiting for a disk."""
 
     def __init__(self, limiter: trio.CapacityLimiter) -> None:
         self._limiter = limiter
+        self._found: OrderedDict[tuple[int, str, tuple[str, ...]], tuple[Stamps, Identity]] = OrderedDict()
 
     async def resolve(self, user: str, groups: Sequence[str], rootfs: RootFilesystem, *, pid: int = 0) -> Identity:
-        def look_up() -> Identity:
+        key = (pid, user, tuple(groups))
+        known = self._found.get(key)
+        if known is not None and known[0] == stamps(pid):
+            self._found.move_to_end(key)
+            return known[1]
+
+        def look_up() -> tuple[Stamps | None, Identity]:
             if pid:
-                return resolve_identity(user, groups, lambda path: read_in_root(f"/proc/{pid}/root", path))
+                before = stamps(pid)
+                return before, resolve_identity(user, groups, lambda path: read_in_root(f"/proc/{pid}/root", path))
             layers = tuple(layer for layer in (rootfs.upper, *rootfs.lowers) if layer)
-            return resolve_identity(user, groups, lambda path: read_merged(layers, path))
+            return None, resolve_identity(user, groups, lambda path: read_merged(layers, path))
 
         try:
-            return await trio.to_thread.run_sync(look_up, limiter=self._limiter)
+            seen, identity = await trio.to_thread.run_sync(look_up, limiter=self._limiter)
         except OSError as error:
             raise PortError("resolve user", str(error), errno=error.errno or 0) from error
+        if seen is not None and rested(seen, time.time_ns()):
+            self._found[key] = seen, identity
+            while len(self._found) > REMEMBERED:
+                self._found.popitem(last=False)
+        return identity
 
 
 def resolve_identity(user: str, groups: Sequence[str], read: ReadFile) -> Identity:
@@ -123,6 +147,38 @@ def parse_group(content: bytes) -> tuple[GroupEntry, ...]:
 def _fields(content: bytes) -> list[list[str]]:
     lines = (line.strip() for line in content.decode(errors="replace").splitlines())
     return [line.split(":") for line in lines if line and not line.startswith("#")]
+
+
+def stamps(pid: int) -> Stamps | None:
+    """What changes with the files that users are found in, of a live process's root. None where the kernel can not say
+    without waiting for a disk or a server, or where they are not on the root's own file system."""
+    found = []
+    try:
+        root_fd = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        for path in FILES:
+            try:
+                fd = kernel.open_in_root(root_fd, path, os.O_PATH, resolve=AT_HAND)
+            except FileNotFoundError:
+                found.append((0, 0, 0, 0, 0))
+                continue
+            try:
+                status = os.fstat(fd)
+            finally:
+                os.close(fd)
+            found.append((status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+    except OSError:
+        return None
+    finally:
+        os.close(root_fd)
+    return tuple(found)
+
+
+def rested(seen: Stamps, now_ns: int) -> bool:
+    """Whether the last change is so long ago that another one would have another time."""
+    return all(changed_ns < now_ns - REST_NS for *_, changed_ns in seen)
 
 
 def read_in_root(root: str, path: str) -> bytes:

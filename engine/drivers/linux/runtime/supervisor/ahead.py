@@ -1,10 +1,10 @@
 """Children that wait inside a container for the word to run an exec's command: the way there is behind them by then.
 
-Who attaches to an exec that is not there yet has it begun next, and meanwhile the engine commits that it shall be. The
-fork, the namespaces and all that makes a process the exec's take as long as the commit, so they are done beside it:
-`begin` forks, `instruct` tells the child what it is to become, `release` lets it. Nothing of the user's runs and no
-file is touched before the engine asks for it: a child that nobody asks for ends by itself, with the container, with
-the supervisor, or here.
+Who creates an exec with streams to attach to has it begun next, and meanwhile the engine commits that it is there, and
+then that it shall run. The fork, the namespaces and all that makes a process the exec's take as long as these commits,
+so they are done beside them: `begin` forks, `instruct` tells the child what it is to become, `release` lets it. Nothing
+of the user's runs and no file is touched before the engine asks for it: a child that nobody asks for ends by itself,
+with the container, with the supervisor, or here.
 
 Refuses to know: what a plan means, the table of processes.
 """
@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from .loop import Loop
 
 WAIT_S = 1.0
-"""How long a child waits for its command. The engine asks within milliseconds, or something went wrong."""
+"""How long a child waits for its command. Clients ask within milliseconds of an exec's creation, or take their time."""
+ROOM = 16
+"""So many children wait at once for execs that nobody has attached to yet."""
 CAP_SYS_PTRACE = 1 << 19
 
 
@@ -48,6 +50,10 @@ class Ahead:
     def __init__(self, loop: Loop, settings: Settings, helpers: dict[int, Callable[[int], None]]) -> None:
         self._loop, self._settings, self._helpers = loop, settings, helpers
         self._waiting: dict[tuple[str, str], _Waiting] = {}
+
+    @property
+    def has_room(self) -> bool:
+        return len(self._waiting) < ROOM
 
     def begin(self, key: tuple[str, str], target: Process, doors: tuple[int, ...]) -> None:
         """Fork a child for an exec of `target`. Raises OSError, as the exec itself will. Not where the container may

@@ -283,7 +283,7 @@ def _become(
     label: int,
     settings: Settings,
     report: socket.socket,
-    until_wanted: Callable[[], object] = lambda: None,
+    until_wanted: Callable[[], object] | None = None,
 ) -> None:
     slave = _terminal(plan, report, console=False)
     p.confine(plan["process"], label)
@@ -331,7 +331,7 @@ def _run(
     slave: int,
     settings: Settings,
     report: socket.socket,
-    until_wanted: Callable[[], object] = lambda: None,
+    until_wanted: Callable[[], object] | None = None,
 ) -> None:
     """until_wanted: returns when the program shall run. Nothing before it can be seen by the container's files."""
     for number, soft, hard in settings.limits:
@@ -347,7 +347,9 @@ def _run(
     p.become(process)
     place((stdio.stdin, stdio.stdout, stdio.stderr))
     k.close_all_but({0, 1, 2, report.fileno()})
-    until_wanted()
+    if until_wanted is not None:
+        p.filter_early(process)
+        until_wanted()
     p.change_directory(process)
     path = p.find_program(process["args"][0], environment)
     # Said before the filter may forbid saying anything: an end of file without this word means a death in the setup.

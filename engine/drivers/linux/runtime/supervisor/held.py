@@ -46,7 +46,8 @@ class Process:
         self.kills_group = False
         self.entry: dict[str, Any] = {}
         """What its plan said that matters to who enters it later (ahead.py)."""
-        self.filter: tuple[bytes, int] = (b"", 0)
+        self.filter: dict[str, Any] = {}
+        """What its plan said of its seccomp filter."""
         self.builders: tuple[int, ...] = ()
         """Who makes its tree, until then."""
         self.user: dict[str, Any] | None = None

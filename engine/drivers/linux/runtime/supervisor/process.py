@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 TIOCSPTLCK, TIOCGPTPEER = 0x40045431, 0x5441
 PTMX = os.makedev(5, 2)
 LAST_CAPABILITY = 40
+_TO_FILTER = 1 << 21 | 1 << 8
+"""CAP_SYS_ADMIN and CAP_SETPCAP, by which a user other than root loads a filter."""
 
 
 class ExecError(Exception):
@@ -99,26 +101,40 @@ def become(process: dict[str, Any]) -> None:
         os.umask(process["umask"])
 
 
-def seal(process: dict[str, Any]) -> None:
-    """Filter and final capabilities: nothing but execve comes after."""
-    permitted, inheritable, ambient = process["permitted"], process["inheritable"], process["ambient"]
-    seccomp = process["seccomp"]
+def filter_early(process: dict[str, Any]) -> None:
+    """Load the filter before the last steps (it takes a millisecond), if it lets them pass; `seal` does the rest."""
+    if not process["seccomp"] or not process["seccomp_early"]:
+        return
     if process["no_new_privileges"]:
         k.prctl(k.PR_SET_NO_NEW_PRIVS, 1)
-        _set_capabilities(process["effective"], permitted, inheritable, ambient)
-        if seccomp:
-            k.load_seccomp(seccomp, process["seccomp_flags"])
+    _load_filter(process)
+    if process["uid"]:
+        k.capset(0, _TO_FILTER | process["permitted"], 0)  # as it was: the steps that follow are those of the user
+    process["seccomp"] = b""
+
+
+def seal(process: dict[str, Any]) -> None:
+    """Filter and final capabilities: nothing but execve comes after."""
+    if process["no_new_privileges"]:
+        k.prctl(k.PR_SET_NO_NEW_PRIVS, 1)
+        _set_capabilities(process)
+        if process["seccomp"]:
+            k.load_seccomp(process["seccomp"], process["seccomp_flags"])
         return
-    if seccomp:
-        if process["uid"]:
-            k.capset(1 << 21 | 1 << 8 | permitted, 1 << 21 | 1 << 8 | permitted, 0)  # CAP_SYS_ADMIN, CAP_SETPCAP
-        k.load_seccomp(seccomp, process["seccomp_flags"])
-    _set_capabilities(process["effective"], permitted, inheritable, ambient)
+    if process["seccomp"]:
+        _load_filter(process)
+    _set_capabilities(process)
 
 
-def _set_capabilities(effective: int, permitted: int, inheritable: int, ambient: int) -> None:
-    k.capset(effective, permitted, inheritable)
-    capability = 0
+def _load_filter(process: dict[str, Any]) -> None:
+    if process["uid"]:
+        k.capset(_TO_FILTER | process["permitted"], _TO_FILTER | process["permitted"], 0)
+    k.load_seccomp(process["seccomp"], process["seccomp_flags"])
+
+
+def _set_capabilities(process: dict[str, Any]) -> None:
+    k.capset(process["effective"], process["permitted"], process["inheritable"])
+    ambient, capability = process["ambient"], 0
     while ambient >> capability:
         if ambient >> capability & 1:
             k.prctl(k.PR_CAP_AMBIENT, k.PR_CAP_AMBIENT_RAISE, capability)

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 IDLE_S = 60.0
 SWEEP_S = 0.2
 SHUTDOWN_S = 5.0
+FILTER = ("seccomp", "seccomp_flags", "seccomp_early")
+"""What a plan says of a process's filter; an exec's is its container's."""
 
 
 class Supervisor:
@@ -136,7 +138,7 @@ class Supervisor:
         self._groups.make(container, plan["cgroup"])
         process = Process(container, "", run, plan["stdio"])
         process.group, process.kills_group = plan["cgroup"], not plan["own_pid_namespace"]
-        process.filter = plan["process"]["seccomp"], plan["process"]["seccomp_flags"]
+        process.filter = {name: plan["process"][name] for name in FILTER}
         process.user = plan["user_namespace"]
         process.entry = {
             "keyring": plan["keyring"],
@@ -201,7 +203,7 @@ class Supervisor:
         """Put into an exec's plan what its container says of it."""
         process = Process(target.id, plan["exec_id"], target.run, plan["stdio"])
         plan["cgroup"] = {**target.group, "join": self._groups.doors(target.id)}
-        plan["process"]["seccomp"], plan["process"]["seccomp_flags"] = target.filter
+        plan["process"].update(target.filter)
         plan["user_namespace"] = process.user = target.user
         self._bound(plan)
         return process
@@ -276,11 +278,15 @@ class Supervisor:
         want: dict[str, bool], detach_keys: bytes, early_input: bytes,
     ) -> Any:  # fmt: skip
         if exec_id:
-            self._expect(container_id, exec_id)  # first: the copier may take this processor when it is spoken to
+            self._approach(container_id, exec_id)  # first: the copier may take this processor when it is spoken to
         return self._copier.attach(caller[0], fds[0], container_id, exec_id, want, detach_keys, early_input)
 
-    def _expect(self, container_id: str, exec_id: str) -> None:
-        """Who attaches to an exec that is not there has it begun next."""
+    def _do_approach(self, caller: tuple[Connection, int], fds: list[int], *, container_id: str, exec_id: str) -> None:
+        if self._ahead.has_room:
+            self._approach(container_id, exec_id)
+
+    def _approach(self, container_id: str, exec_id: str) -> None:
+        """Who attaches to an exec that is not there, or is told of one, has it begun next."""
         target = self._lives.find(container_id)
         if target is not None and target.can_be_entered and self._lives.find(container_id, exec_id) is None:
             try:  # noqa: SIM105 - one import less in a process that is forked at every start
