@@ -93,23 +93,29 @@ class Starts:
         try:
             pid, endpoints, ports = await self._perform_on_free_ports(state, correlation)
         except (PortError, Rejected) as error:
-            await self._clear_away(state, error)
-            outcome = self._failed(state, error.message, getattr(error, "exit_code", 0))
+            if await self._is_over(state, error):
+                outcome = (self._started(state, 0, *self._held(state)),)
+            else:
+                outcome = self._failed(state, error.message, getattr(error, "exit_code", 0))
         except Exception as error:
             logger.exception("the start of %s met a bug", state.container_id)
             outcome = self._failed(state, f"internal error: {error!r}", 0)
         else:
-            started = c.ReportStarted(
-                container_id=state.container_id,
-                run=effect.run,
-                at=self._hands.clock.now_ns(),
-                pid=pid,
-                endpoints=endpoints,
-                ports=ports,
-                carrier=carrier_of(joins(endpoints, state.networks, ports, self._hands.views.networks)),
-            )
-            outcome = (started,)
+            outcome = (self._started(state, pid, endpoints, ports),)
         await self._hands.report_surely(NAME, correlation, *outcome)
+
+    def _started(
+        self, state: ContainerState, pid: int, endpoints: tuple[Endpoint, ...], ports: tuple[PublishedPort, ...]
+    ) -> Command:
+        return c.ReportStarted(
+            container_id=state.container_id,
+            run=state.run,
+            at=self._hands.clock.now_ns(),
+            pid=pid,
+            endpoints=endpoints,
+            ports=ports,
+            carrier=carrier_of(joins(endpoints, state.networks, ports, self._hands.views.networks)),
+        )
 
     def _failed(self, state: ContainerState, error: str, exit_code: int) -> tuple[Command, ...]:
         """The failure, and everything that the start held."""
@@ -122,11 +128,19 @@ class Starts:
         )
         return (report, *transactions.release(state, self._hands.views.networks.lookup))
 
-    async def _clear_away(self, state: ContainerState, error: PortError | Rejected) -> None:
-        """A supervisor that was lost during a start may have begun it: nobody would know of the process."""
-        if isinstance(error, PortError) and error.retriable:
-            with contextlib.suppress(PortError):
-                await self._runtime.forget(state.container_id, state.run)
+    async def _is_over(self, state: ContainerState, error: PortError | Rejected) -> bool:
+        """A supervisor that was lost during a start may have begun it. Whether that run has ended since, and its exit
+        is known: it was a start as any other, and must not be made again. Of a process that lives nobody would know;
+        it is ended."""
+        if not (isinstance(error, PortError) and error.retriable):
+            return False
+        inventory = await surely(self._runtime.list, f"what became of the start of {state.name} is not known")
+        run = (state.container_id, state.run, "")
+        if any((exit_.container_id, exit_.run, exit_.exec_id) == run for exit_ in inventory.exits):
+            return True
+        with contextlib.suppress(PortError):
+            await self._runtime.forget(state.container_id, state.run)
+        return False
 
     async def start_again(self, effect: effects.StartAgain) -> None:
         """A start whose time has not come yet: wait, then wish for it, unless something else happened meanwhile."""
