@@ -1,16 +1,20 @@
 """The store's content: one stream, which tells what was discarded because nothing had a use for it.
 
-What is used is no state of this aggregate: it is a fold over images, containers and leases
-(engine/reactors/images/removal.py). What goes with an image is told by `image.removed`. Small aggregate in one module.
+What is used is no state of this aggregate: it is a fold over images, containers and leases (`used`). What goes with an
+image is told by `image.removed`. Small aggregate in one module.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import ClassVar
 
 import msgspec
 
+from engine.aggregates.container.state import ContainerState
 from engine.aggregates.decider import Command, Decider, Event
+from engine.aggregates.image import ImageState
+from engine.aggregates.transfer import TransferState
 from engine.aggregates.values.ids import ChainID, Digest
 
 STORE = "store"
@@ -71,3 +75,22 @@ DECIDER: Decider[ContentState] = Decider(
     commands=(DiscardContent,),
     events=(ContentDiscarded,),
 )
+
+
+def used(
+    images: Iterable[ImageState], containers: Iterable[ContainerState], transfers: Iterable[TransferState]
+) -> tuple[frozenset[Digest], frozenset[ChainID]]:
+    """Blobs and layers that somebody needs."""
+    blobs: set[Digest] = set()
+    layers: set[ChainID] = set()
+    for image in images:
+        blobs |= image.blobs
+        layers.update(image.chain)
+    for container in containers:
+        layers.update(container.layers)
+        for point in container.mounts:
+            layers.update(point.layers)
+    for transfer in transfers:
+        blobs |= transfer.blobs
+        layers |= transfer.layers
+    return frozenset(blobs), frozenset(layers)

@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
-from replay.fork import belongings, creation, lifecycle
+from replay.fork import belongings, creation, images, lifecycle
 from replay.fork.branch import Branch
 from replay.fork.fork import Given
 from replay.fork.host import Host
@@ -76,4 +76,5 @@ def _parser() -> Parser:
     lifecycle.add(verbs)
     creation.add(verbs)
     belongings.add(verbs)
+    images.add(verbs)
     return root

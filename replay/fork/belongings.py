@@ -1,4 +1,4 @@
-"""Commands for what containers use, in the words of the docker CLI: networks, volumes, names of images."""
+"""Commands for what containers use, in the words of the docker CLI: networks and volumes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from ipaddress import ip_interface, ip_network
 
 from msgspec.structs import replace
 
-from engine import transactions
 from engine.aggregates.container import commands as c
 from engine.aggregates.decider import Reason, Rejected
 from engine.aggregates.names import NameKind, ReserveName
@@ -17,7 +16,6 @@ from engine.aggregates.values.config import EndpointConfig
 from engine.aggregates.values.endpoints import NetworkAttachment
 from engine.aggregates.values.ids import NetworkID, VolumeName
 from engine.aggregates.volume import CreateVolume, RemoveVolume
-from engine.api.image_names import tag_reference
 from engine.api.new_network import NewNetworks
 from engine.api.shapes.networks import CreateNetworkBody, IPAMBody, IPAMConfigBody
 from engine.api.volume_rules import check_name
@@ -41,7 +39,6 @@ def add(verbs: Verbs) -> None:
     volume = _group(verbs, "volume")
     options.verb(volume, "create", _create_volume, "name")
     options.verb(volume, "rm", _remove_volume, "names")
-    options.verb(verbs, "tag", _tag, "image", "name")
 
 
 def _group(verbs: Verbs, name: str) -> Verbs:
@@ -122,12 +119,3 @@ def _create_volume(asked: argparse.Namespace, scene: Scene) -> Iterator[Transact
 def _remove_volume(asked: argparse.Namespace, scene: Scene) -> Iterator[Transaction]:
     scene.branch.world.find(asked.name, ("volume",))
     yield (RemoveVolume(name=VolumeName(asked.name), at=scene.at),)
-
-
-def _tag(asked: argparse.Namespace, scene: Scene) -> Iterator[Transaction]:
-    images = scene.branch.views().images
-    image = images.find(asked.image)
-    reference = tag_reference(asked.name, "")
-    assert reference is not None, "there is a name"
-    index, owner = images.index_of(image, asked.image), images.owner(str(reference))
-    yield transactions.tag(image.image_id, str(reference), owner, scene.at, index)

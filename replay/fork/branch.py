@@ -11,9 +11,11 @@ from typing import Any
 
 import msgspec
 
+from engine.aggregates import content
 from engine.aggregates.catalog import ALL_DECIDERS
 from engine.aggregates.decider import Cause, Command, Recorded
 from engine.aggregates.network import NetworkState
+from engine.aggregates.values.ids import ChainID, Digest
 from engine.projections.containers import Containers
 from engine.projections.images import Images
 from engine.projections.networks import Networks
@@ -88,6 +90,11 @@ class Branch:
                 if stream.startswith(f"{kind}:") and not self.world.ended(stream):
                     view.settle(stream, state)
         return views
+
+    def used_content(self, *, without: str) -> tuple[frozenset[Digest], frozenset[ChainID]]:
+        """Blobs and layers that somebody needs. without: an image that does not count."""
+        images = (image for image in self.world.living("image") if image.image_id != without)
+        return content.used(images, self.world.living("container"), self.world.living("transfer"))
 
     def find_network(self, word: str) -> NetworkState | None:
         """By id or name."""

@@ -216,6 +216,16 @@ def test_an_image_gets_another_name_and_is_run_by_it(here: Replay) -> None:
     assert only(answer, "container.created")["image_id"] == digest(V2)
 
 
+def test_an_image_that_nothing_uses_goes_with_what_only_it_has(here: Replay) -> None:
+    answer = here.json(*what_if("rm -f db web", "rmi app:v2", "rmi busybox", "run -d app:v2"))
+    assert refusals(answer) == {"run -d app:v2": "No such image: app:v2"}
+    assert [each["blobs"] for each in said(answer, "image.removed")] == [[digest(V2)], [digest(CONFIG)]]
+    assert [each["label"] for each in answer["changes"] if each["stream"].startswith("image:")] == [
+        f"image {name} ({digest(config)[7:19]})"
+        for config, name in sorted(((V2, "app:v2"), (CONFIG, "busybox:latest")), key=lambda pair: digest(pair[0]))
+    ]
+
+
 # -- what would not ----------------------------------------------------------------------------------------------------
 
 
@@ -239,6 +249,8 @@ def test_an_image_gets_another_name_and_is_run_by_it(here: Replay) -> None:
         ("network create --ipv6 back", "give a --subnet"),
         ("volume create v", "volume name is too short"),
         ("tag nope app", "No such image: nope:latest"),
+        ("rmi busybox", 'conflict: unable to remove repository reference "busybox" (must force) - container'),
+        ("rmi nope", "No such image: nope:latest"),
     ],
 )
 def test_what_the_engine_would_refuse_is_refused_in_its_words_and_makes_nothing(

@@ -11,6 +11,7 @@ from functools import partial
 
 import trio
 
+from engine.aggregates import content
 from engine.aggregates.decider import Cause
 from engine.aggregates.image import ImageState, ImageStatus, ReportImageRemoved
 from engine.aggregates.values.ids import ChainID, Digest
@@ -135,17 +136,5 @@ class Collector:
 
 def used(hands: Hands, without: str = "") -> tuple[frozenset[Digest], frozenset[ChainID]]:
     """Blobs and layers that images, containers and leases need. without: an image that does not count."""
-    blobs: set[Digest] = set()
-    layers: set[ChainID] = set()
-    for image in hands.views.images:
-        if image.image_id != without:
-            blobs |= image.blobs
-            layers.update(image.chain)
-    for container in hands.views.containers:
-        layers.update(container.layers)
-        for point in container.mounts:
-            layers.update(point.layers)
-    for transfer in transfers(hands):
-        blobs |= transfer.blobs
-        layers |= transfer.layers
-    return frozenset(blobs), frozenset(layers)
+    images = (image for image in hands.views.images if image.image_id != without)
+    return content.used(images, hands.views.containers, transfers(hands))
