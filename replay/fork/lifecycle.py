@@ -40,9 +40,14 @@ def started(scene: Scene, of: ContainerID) -> Iterator[Transaction]:
     """A start, which is refused with what it failed with. Raises Rejected."""
     state = scene.branch.state("container", of)
     yield scene.host.start(state, c.StartContainer(container_id=of, at=scene.at))
-    after = scene.branch.state("container", of)
-    if after.run > state.run and after.failed_run == after.run:
-        raise Rejected(Reason.SYSTEM, after.error)
+    _check_started(scene, state)
+
+
+def _check_started(scene: Scene, before: ContainerState, words: str = "") -> None:
+    """Raises Rejected with what a start since then has failed with."""
+    after = scene.branch.state("container", before.container_id)
+    if after.run > before.run and after.failed_run == after.run:
+        raise Rejected(Reason.SYSTEM, words + after.error)
 
 
 def _signal(text: str) -> int:
@@ -69,6 +74,7 @@ def _restart(asked: argparse.Namespace, scene: Scene) -> Iterator[Transaction]:
     signal, deadline = _ending(asked, scene, state)
     intent = c.RestartContainer(container_id=state.container_id, at=scene.at, signal=signal, deadline=deadline)
     yield restart(scene.host, state, intent)
+    _check_started(scene, state, f"Cannot restart container {state.name}: ")
 
 
 def _stop(asked: argparse.Namespace, scene: Scene) -> Iterator[Transaction]:

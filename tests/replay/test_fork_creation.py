@@ -276,6 +276,8 @@ def test_a_port_that_is_taken_refuses_the_start_and_leaves_the_container_as_dock
     assert len(gone["refused"]) == 1
     again = here.json(*what_if("create --name late -p 80:80 app:v2", "start late"))
     assert "port is already allocated" in refusals(again)["start late"]
+    again = here.json(*what_if("create --name late -p 80:80 app:v2", "restart late"))
+    assert refusals(again)["restart late"].startswith("Cannot restart container late: Bind for 0.0.0.0:80 failed")
 
 
 def test_the_network_of_a_container_that_does_not_run_is_not_to_be_had(here: Replay) -> None:
