@@ -22,6 +22,8 @@ ELSEWHERE = {
     "pull": "what a registry would answer is not in the log: take an image that is here, or `tag` one",
     "build": "what a build would make is not in the log: take an image that is here, or `tag` one",
     "load": "what an archive has is not in the log: take an image that is here, or `tag` one",
+    "import": "what an archive has is not in the log: take an image that is here, or `tag` one",
+    "commit": "what a container wrote is not in the log: take an image that is here, or `tag` one",
     "exec": "what a process would do is not in the log",
 }
 """Commands of the CLI that nobody can answer, and why."""

@@ -89,7 +89,7 @@ def _created(asked: argparse.Namespace, scene: Scene) -> Transaction:
     config = _inherited(request, image, scene)
     planning = NewContainers(
         views,
-        DaemonConfig(data_root=str(scene.beside.data_root)),
+        DaemonConfig(data_root=scene.data_root),
         ENOUGH,
         hostname="",
         new_name=scene.hex_id,

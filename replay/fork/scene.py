@@ -58,6 +58,16 @@ class Scene:
         """A number under a bound, as good as random."""
         return int(self.hex_id(), 16) % bound
 
+    @property
+    def data_root(self) -> str:
+        """The engine's, by where containers have their volumes; that of the log when none has any."""
+        for state in self.branch.world.living("container"):
+            for point in state.mounts:
+                place = f"/volumes/{point.name}/_data"
+                if point.type == "volume" and point.source.endswith(place):
+                    return str(point.source.removesuffix(place))
+        return str(self.beside.data_root)
+
     def container(self, word: str) -> ContainerState:
         """Raises NotFoundError."""
         state = self.branch.world.states[self.branch.world.find(word, ("container",))]

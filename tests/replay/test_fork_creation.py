@@ -329,6 +329,9 @@ def test_secrets_are_neither_shown_nor_kept(here: Replay) -> None:
 def test_without_the_images_configuration_the_answer_says_so(copied: Replay) -> None:
     answer = copied.json(*what_if("run -d --name app -p 8080:80 app:v2"))
     assert answer["refused"] == []
+    (web,) = (each for each in copied.json("at", "now", "ps") if each["name"] == "web")
+    volume = only(copied.json(*what_if("create -v site:/srv app:v2")), "container.created")["mounts"][0]
+    assert volume["source"] == web["mounts"][0]["source"], "where the engine has it, not where the copy lies"
     (note,) = answer["notes"]
     assert note.startswith("The configuration of app:v2 does not lie beside this log")
     assert "mounts" not in only(answer, "container.created")
