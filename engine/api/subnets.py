@@ -1,4 +1,5 @@
-"""From a request's IPAM to the pools of a network: validation in moby's words, then the choice.
+"""From a request's IPAM to the pools of a network: validation in moby's words, then the choice. And what may be
+wished for on one that is there.
 
 Pure: what is taken comes in as an AddressSpace. Source: moby api/types/network (ValidateIPAM), daemon/network.go,
 libnetwork/ipams/defaultipam.
@@ -13,9 +14,11 @@ import msgspec
 
 from engine.aggregates.decider import Reason, Rejected
 from engine.aggregates.network import NetworkSettings, NetworkState
+from engine.aggregates.values import endpoint_options
 from engine.aggregates.values.bridge_options import DEFAULT_GATEWAYS
-from engine.aggregates.values.config import EndpointIPAMConfig
+from engine.aggregates.values.config import EndpointConfig, EndpointIPAMConfig
 from engine.aggregates.values.ids import NetworkID
+from engine.aggregates.values.links import parse_link
 from engine.aggregates.values.subnet import (
     AddressPool,
     Pool,
@@ -23,6 +26,7 @@ from engine.aggregates.values.subnet import (
     claim_subnet,
     ipam_errors,
     make_pool,
+    parse_mac_address,
     unique_local_pool,
 )
 from engine.api.shapes.networks import CreateNetworkBody, IPAMBody, IPAMConfigBody
@@ -170,6 +174,26 @@ def _pool(config: IPAMConfigBody, *, six: bool, space: AddressSpace, others: Seq
         ip_range=config.ip_range,
         auxiliary=config.auxiliary,
     )
+
+
+def check_connect(network: NetworkState, wanted: EndpointConfig | None) -> None:
+    """Whether a container can be connected to a network with these wishes (NET-05). Raises Rejected(INVALID)."""
+    if network.settings.driver == "host":
+        raise Rejected(
+            Reason.INVALID, "container cannot be disconnected from host network or connected to host network"
+        )
+    if wanted is None:
+        return
+    if wanted.mac_address:
+        parse_mac_address(wanted.mac_address)
+    for link in wanted.links or ():
+        parse_link(link)
+    endpoint_options.check(wanted.driver_opts)
+    addresses = wanted.ipam_config
+    if addresses is not None and (addresses.ipv4_address or addresses.ipv6_address):
+        check_wanted_addresses(network, addresses)
+    if network.predefined and wanted.aliases:
+        raise Rejected(Reason.INVALID, "network-scoped alias is supported only for containers in user defined networks")
 
 
 def check_wanted_addresses(network: NetworkState, wanted: EndpointIPAMConfig) -> None:

@@ -12,12 +12,12 @@ from engine.aggregates.container import commands as c
 from engine.aggregates.decider import Reason, Rejected
 from engine.aggregates.names import NameKind, ReserveName
 from engine.aggregates.network import CreateNetwork, RemoveNetwork
-from engine.aggregates.values.config import EndpointConfig
 from engine.aggregates.values.endpoints import NetworkAttachment
 from engine.aggregates.values.ids import NetworkID, VolumeName
 from engine.aggregates.volume import CreateVolume, RemoveVolume
 from engine.api.new_network import NewNetworks
 from engine.api.shapes.networks import CreateNetworkBody, IPAMBody, IPAMConfigBody
+from engine.api.subnets import check_connect
 from engine.api.volume_rules import check_name
 from engine.config import DaemonConfig
 from replay.fork import options
@@ -27,8 +27,12 @@ from replay.fork.scene import Scene, Transaction
 
 def add(verbs: Verbs) -> None:
     network = _group(verbs, "network")
-    for name, made in (("connect", _connect), ("disconnect", _disconnect)):
-        options.verb(network, name, made, "network", "name")
+    connect = options.verb(network, "connect", _connect, "network", "name")
+    for option in ("--ip", "--ip6"):
+        connect.add_argument(option, default="")
+    for option in ("--alias", "--link"):
+        connect.add_argument(option, action="append", default=[])
+    options.verb(network, "disconnect", _disconnect, "network", "name")
     options.verb(network, "rm", _remove_network, "names")
     create = options.verb(network, "create", _create_network, "name")
     create.add_argument("-d", "--driver", default="bridge")
@@ -48,7 +52,9 @@ def _group(verbs: Verbs, name: str) -> Verbs:
 
 def _connect(asked: argparse.Namespace, scene: Scene) -> Iterator[Transaction]:
     network = scene.network(asked.network)
-    wish = NetworkAttachment(name=network.settings.name, network_id=network.network_id, config=EndpointConfig())
+    config = options.endpoint(asked.ip, asked.ip6, asked.alias, asked.link)
+    check_connect(network, config)
+    wish = NetworkAttachment(name=network.settings.name, network_id=network.network_id, config=config)
     yield (c.ConnectContainer(container_id=scene.container(asked.name).container_id, at=scene.at, attachment=wish),)
 
 

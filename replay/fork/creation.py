@@ -19,8 +19,6 @@ from engine.aggregates.decider import Reason, Rejected
 from engine.aggregates.image import ImageState
 from engine.aggregates.values.config import (
     ContainerConfig,
-    EndpointConfig,
-    EndpointIPAMConfig,
     HostConfig,
     NetworkingConfig,
     RestartPolicy,
@@ -127,7 +125,8 @@ def _request(asked: argparse.Namespace) -> Request:
     """What the CLI would send. Raises WishError."""
     bindings = specs.published(asked.publish)
     binds, anonymous = specs.volumes(asked.volume)
-    mode, endpoints = _networks(asked)
+    common = options.endpoint(asked.ip, asked.ip6, asked.network_alias, asked.link)
+    mode, endpoints = specs.endpoints(map(specs.attached, asked.network), common)
     foreground = not asked.detach
     config = ContainerConfig(
         hostname=asked.hostname,
@@ -160,13 +159,3 @@ def _request(asked: argparse.Namespace) -> Request:
         readonly_rootfs=asked.read_only,
     )
     return Request(config=config, host=host, networking=NetworkingConfig(endpoints_config=endpoints or None))
-
-
-def _networks(asked: argparse.Namespace) -> tuple[str, specs.Endpoints]:
-    addresses = EndpointIPAMConfig(ipv4_address=asked.ip, ipv6_address=asked.ip6)
-    common = EndpointConfig(
-        aliases=tuple(asked.network_alias) or None,
-        links=tuple(asked.link) or None,
-        ipam_config=addresses if addresses != EndpointIPAMConfig() else None,
-    )
-    return specs.endpoints(map(specs.attached, asked.network), common)

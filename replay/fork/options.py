@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn, TypeAlias
 
-from engine.aggregates.values.config import Resources, RestartPolicy
+from engine.aggregates.values.config import EndpointConfig, EndpointIPAMConfig, Resources, RestartPolicy
 from engine.config import ConfigError, size_bytes
 
 
@@ -54,6 +54,16 @@ def limits(asked: argparse.Namespace) -> dict[str, Any]:
     if asked.cpus is not None:
         found["nano_cpus"] = round(asked.cpus * 1e9)
     return found
+
+
+def endpoint(ip: str, ip6: str, aliases: Sequence[str], links: Sequence[str]) -> EndpointConfig:
+    """What is wished for on a network."""
+    addresses = EndpointIPAMConfig(ipv4_address=ip, ipv6_address=ip6)
+    return EndpointConfig(
+        aliases=tuple(aliases) or None,
+        links=tuple(links) or None,
+        ipam_config=addresses if ip or ip6 else None,
+    )
 
 
 def mapping(pairs: Iterable[str]) -> Mapping[str, str]:

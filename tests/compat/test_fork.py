@@ -31,6 +31,7 @@ COMMANDS = (
     "run -d --name on-host --network host app:v1",
     "run -d --name late -p 127.0.0.1:8080:80 app:v1",
     "create --name ready --network none --hostname box -w /srv -u 1:2 --entrypoint /bin/sleep app:v1 7",
+    "network connect --ip 10.9.0.90 --alias second back late",
     "kill web",
     "rm -v web",
     "rename both one",

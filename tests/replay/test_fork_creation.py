@@ -210,6 +210,14 @@ def test_a_network_without_a_subnet_gets_the_next_free_one(here: Replay) -> None
     assert list(refusals(answer)) == ["network rm front"]
 
 
+def test_a_running_container_joins_another_network_by_an_address_and_a_name(here: Replay) -> None:
+    answer = here.json(*what_if("network connect --ip 172.18.0.77 --alias data front db"))
+    assert answer["refused"] == []
+    endpoint = only(answer, "container.connected")["endpoint"]
+    assert endpoint["ipv4_address"] == "172.18.0.77"
+    assert "data" in endpoint["dns_names"]
+
+
 def test_an_image_gets_another_name_and_is_run_by_it(here: Replay) -> None:
     answer = here.json(*what_if("tag app:v2 app:prod", "run -d app:prod"))
     assert answer["refused"] == []
@@ -248,6 +256,10 @@ def test_an_image_that_nothing_uses_goes_with_what_only_it_has(here: Replay) -> 
         ("network create --subnet 10.9.0.1/24 back", "invalid subnet 10.9.0.1/24: it should be 10.9.0.0/24"),
         ("network create --ipv6 back", "give a --subnet"),
         ("volume create v", "volume name is too short"),
+        ("network connect --ip 172.17.0.9 bridge web", "user specified IP address is supported on user defined"),
+        ("network connect --alias a bridge web", "network-scoped alias is supported only for containers in user"),
+        ("network connect --ip 10.0.0.9 front db", "no configured subnet or ip-range contain the IP address 10.0.0.9"),
+        ("network connect host web", "container cannot be disconnected from host network or connected"),
         ("tag nope app", "No such image: nope:latest"),
         ("rmi busybox", 'conflict: unable to remove repository reference "busybox" (must force) - container'),
         ("rmi nope", "No such image: nope:latest"),

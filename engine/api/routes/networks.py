@@ -17,12 +17,9 @@ from engine.aggregates.network import (
     ReleaseEndpoint,
     RemoveNetwork,
 )
-from engine.aggregates.values import endpoint_options
 from engine.aggregates.values.config import EndpointConfig
 from engine.aggregates.values.endpoints import NetworkAttachment
 from engine.aggregates.values.ids import ContainerID
-from engine.aggregates.values.links import parse_link
-from engine.aggregates.values.subnet import parse_mac_address
 from engine.api import subnets
 from engine.api.app import EngineApp
 from engine.api.bodies import decode_body
@@ -168,7 +165,7 @@ class NetworkRoutes:
         container = self._container(body.container)
         network = self.find(name)
         config = body.endpoint_config
-        self._check_connect(network, body)
+        subnets.check_connect(network, config)
         attachment = NetworkAttachment(
             name=network.settings.name, network_id=network.network_id, config=config or EndpointConfig()
         )
@@ -190,27 +187,6 @@ class NetworkRoutes:
         error = dict(state.connect_errors).get(network.network_id)
         if error is not None and all(joined.network_id != network.network_id for joined in state.networks):
             raise PortError("connect", error)
-
-    def _check_connect(self, network: NetworkState, body: shapes.ConnectBody) -> None:
-        if network.settings.driver == "host":
-            raise Rejected(
-                Reason.INVALID, "container cannot be disconnected from host network or connected to host network"
-            )
-        wanted = body.endpoint_config
-        if wanted is None:
-            return
-        if wanted.mac_address:
-            parse_mac_address(wanted.mac_address)
-        for link in wanted.links or ():
-            parse_link(link)
-        endpoint_options.check(wanted.driver_opts)
-        addresses = wanted.ipam_config
-        if addresses is not None and (addresses.ipv4_address or addresses.ipv6_address):
-            subnets.check_wanted_addresses(network, addresses)
-        if network.predefined and wanted.aliases:
-            raise Rejected(
-                Reason.INVALID, "network-scoped alias is supported only for containers in user defined networks"
-            )
 
     async def disconnect(self, name: str, body: shapes.DisconnectBody, cause: Cause) -> None:
         """NET-05. force also takes the endpoint of a container that is gone. From a network that is gone itself a
