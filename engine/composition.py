@@ -159,14 +159,7 @@ class Engine:
             feed = FeedStore(root / "views-events.db")
             await trio.to_thread.run_sync(feed.open)
             stack.callback(feed.close)
-            views = Views(
-                containers=Containers(),
-                images=Images(),
-                networks=Networks(),
-                volumes=Volumes(),
-                execs=Execs(),
-                events=EventsFeed(feed),
-            )
+            views = Views.empty(EventsFeed(feed))
             vault = await stack.enter_async_context(Vault(root / "keys.db", self._entropy).running())
             application = await stack.enter_async_context(
                 Application(root, deciders=ALL_DECIDERS, clock=self._clock, projections=views.all()).running()

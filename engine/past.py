@@ -15,14 +15,9 @@ from engine.aggregates.catalog import ALL_DECIDERS
 from engine.aggregates.decider import Recorded
 from engine.archive.states import Living, living_at
 from engine.archive.store import Archive
-from engine.projections.containers import Containers
 from engine.projections.events_feed import EventsFeed
-from engine.projections.execs import Execs
-from engine.projections.images import Images
-from engine.projections.networks import Networks
 from engine.projections.states import States
 from engine.projections.views import Views
-from engine.projections.volumes import Volumes
 
 PAGE_EVENTS = 2048
 _DECIDERS = tuple(each for each in ALL_DECIDERS if each.name in ("container", "image", "network", "volume"))
@@ -37,14 +32,7 @@ def views_at(archive: Archive, read: Callable[[int, int], Sequence[Recorded]], p
             if recorded.position <= position:
                 living.take(recorded.stream, recorded.event)
         after = page[-1].position
-    views = Views(
-        containers=Containers(),
-        images=Images(),
-        networks=Networks(),
-        volumes=Volumes(),
-        execs=Execs(),
-        events=EventsFeed(),
-    )
+    views = Views.empty(EventsFeed())
     for view in (views.containers, views.images, views.networks, views.volumes):
         _fill(view, living)
     return views

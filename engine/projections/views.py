@@ -23,5 +23,17 @@ class Views(msgspec.Struct, frozen=True, kw_only=True):
     execs: Execs
     events: EventsFeed
 
+    @classmethod
+    def empty(cls, events: EventsFeed) -> Views:
+        """Before anything was told to them."""
+        return cls(
+            containers=Containers(),
+            images=Images(),
+            networks=Networks(),
+            volumes=Volumes(),
+            execs=Execs(),
+            events=events,
+        )
+
     def all(self) -> tuple[Projection, ...]:
         return (self.containers, self.images, self.networks, self.volumes, self.execs, self.events)

@@ -28,7 +28,7 @@ from engine.reactors.base import Hands
 from engine.reactors.drift import Drift
 from engine.reactors.lifecycle.linked import Linked
 from engine.reactors.lifecycle.names import Names
-from engine.reactors.lifecycle.sandbox import carrier_of, joins, joins_of, spec_of
+from engine.reactors.lifecycle.sandbox import joins_of, spec_of, started
 
 logger = logging.getLogger("ishmael.reconcile")
 NAME = "reconcile"
@@ -144,15 +144,8 @@ class Reconcile:
             if state.container_id in network.endpoints
         ]
         ports = self._hands.application.state("ports", "host").held.get(state.container_id, ())
-        report = c.ReportStarted(
-            container_id=state.container_id,
-            run=state.run,
-            at=self._hands.clock.now_ns(),
-            pid=pid,
-            endpoints=tuple(endpoints),
-            ports=ports,
-            carrier=carrier_of(joins(endpoints, state.networks, ports, self._hands.views.networks)),
-        )
+        now = self._hands.clock.now_ns()
+        report = started(state, endpoints, ports, self._hands.views.networks, pid=pid, at=now)
         await self._hands.report(NAME, f"recovery:{state.container_id}", report)
 
     async def _adopt(self, state: ContainerState, pid: int) -> None:

@@ -35,7 +35,6 @@ from engine.clock import SystemClock
 from engine.codec import EventCodec
 from engine.projections.containers import Containers
 from engine.projections.events_feed import EventsFeed
-from engine.projections.execs import Execs
 from engine.projections.feed_store import FeedStore
 from engine.projections.images import Images
 from engine.projections.networks import Networks
@@ -182,14 +181,7 @@ async def opened_whole(folder: Path) -> None:
     """With all that an engine makes of its log, the messages of `/events` too."""
     feed = FeedStore(folder / "views-events.db")
     await trio.to_thread.run_sync(feed.open)
-    views = Views(
-        containers=Containers(),
-        images=Images(),
-        networks=Networks(),
-        volumes=Volumes(),
-        execs=Execs(),
-        events=EventsFeed(feed),
-    )
+    views = Views.empty(EventsFeed(feed))
     try:
         async with Application(
             folder, deciders=ALL_DECIDERS, clock=SystemClock(), projections=views.all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from engine.aggregates.container.commands import ReportStarted
 from engine.aggregates.container.state import ContainerState
 from engine.aggregates.network import NetworkState
 from engine.aggregates.values import endpoint_options
@@ -89,6 +90,27 @@ def _interfaces(networks: Sequence[NetworkState], asked: Sequence[str]) -> list[
         taken.add(name)
         found.append(name)
     return found
+
+
+def started(
+    state: ContainerState,
+    endpoints: Sequence[Endpoint],
+    ports: tuple[PublishedPort, ...],
+    networks: Networks,
+    *,
+    pid: int,
+    at: int,
+) -> ReportStarted:
+    """The run that was asked for has begun, with the endpoints and ports that its intent allocated."""
+    return ReportStarted(
+        container_id=state.container_id,
+        run=state.run,
+        at=at,
+        pid=pid,
+        endpoints=tuple(endpoints),
+        ports=ports,
+        carrier=carrier_of(joins(endpoints, state.networks, ports, networks)),
+    )
 
 
 def carrier_of(planned: Iterable[Join]) -> str:

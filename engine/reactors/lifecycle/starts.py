@@ -39,7 +39,7 @@ from engine.reactors.lifecycle.etc import EtcFiles
 from engine.reactors.lifecycle.linked import Linked
 from engine.reactors.lifecycle.logs import log_spec
 from engine.reactors.lifecycle.names import Names
-from engine.reactors.lifecycle.sandbox import carrier_of, joins
+from engine.reactors.lifecycle.sandbox import joins, started
 from engine.reactors.processes import Processes, Sandboxing
 
 logger = logging.getLogger("ishmael.lifecycle")
@@ -107,15 +107,8 @@ class Starts:
     def _started(
         self, state: ContainerState, pid: int, endpoints: tuple[Endpoint, ...], ports: tuple[PublishedPort, ...]
     ) -> Command:
-        return c.ReportStarted(
-            container_id=state.container_id,
-            run=state.run,
-            at=self._hands.clock.now_ns(),
-            pid=pid,
-            endpoints=endpoints,
-            ports=ports,
-            carrier=carrier_of(joins(endpoints, state.networks, ports, self._hands.views.networks)),
-        )
+        now = self._hands.clock.now_ns()
+        return started(state, endpoints, ports, self._hands.views.networks, pid=pid, at=now)
 
     def _failed(self, state: ContainerState, error: str, exit_code: int) -> tuple[Command, ...]:
         """The failure, and everything that the start held."""
