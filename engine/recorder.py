@@ -7,6 +7,9 @@ Refuses to know: what an event says, who waits for it.
 
 Positions are explicit rowids, head + 1 onwards: a rolled back group leaves no gap. There is one writer per file. Old
 positions are in the archive (engine/archive): reading goes there and back without the reader's knowing.
+
+What a command waits for, its commit and the look-up of a stream, goes over two connections of our own: those of
+`eventsourcing`'s pool remember one compiled statement each, so that every commit would compile its four again.
 """
 
 from __future__ import annotations
@@ -19,13 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from eventsourcing.persistence import PersistenceError, StoredEvent
-from eventsourcing.sqlite import (
-    SQLiteApplicationRecorder,
-    SQLiteConnection,
-    SQLiteCursor,
-    SQLiteDatastore,
-    SQLiteFactory,
-)
+from eventsourcing.sqlite import SQLiteApplicationRecorder, SQLiteDatastore, SQLiteFactory
 
 from engine import chain
 from engine.archive import store
@@ -51,6 +48,7 @@ _SELECT_BYTES = (
     " FROM stored_events"
 )
 _INSERT = "INSERT INTO stored_events (rowid, originator_id, originator_version, topic, state) VALUES (?,?,?,?,?)"
+_INSERT_SEAL = "INSERT INTO chain VALUES (?,?,?,?)"
 
 
 class LogRecorder(SQLiteApplicationRecorder):
@@ -62,7 +60,7 @@ class LogRecorder(SQLiteApplicationRecorder):
         self.archive = Archive(Path(self._path).parent / store.FOLDER)
         """Sealed history: what is at or below its floor is read from there, and only from there."""
         self._stack = contextlib.ExitStack()
-        self._writer: SQLiteConnection | None = None
+        self._writer: sqlite3.Cursor | None = None
         self._reader: sqlite3.Cursor | None = None
         self.position = 0
         """The last committed position."""
@@ -75,12 +73,11 @@ class LogRecorder(SQLiteApplicationRecorder):
     def open(self) -> None:
         """Take the writer's connection and find the head. Raises PortError when the file can not be used."""
         with _translated("open the log"):
-            self._writer = self._stack.enter_context(self.datastore.get_connection(commit=True))
+            self._writer = self._connected()
+            self._reader = self._connected()
             for pragma in ("synchronous=FULL", "wal_autocheckpoint=0", f"journal_size_limit={WAL_KEPT_BYTES}"):
                 # Checkpoints are copied to the main file by the housekeeper in a thread, not inside somebody's commit.
-                self._writer.cursor().execute(f"PRAGMA {pragma}")
-            self._reader = self._stack.enter_context(self.datastore.get_connection(commit=False)).cursor().sqlite_cursor
-            self._reader.row_factory = None
+                self._writer.execute(f"PRAGMA {pragma}")
             self._load_archive()
             self._load_head()
             self._check_tail()
@@ -90,9 +87,17 @@ class LogRecorder(SQLiteApplicationRecorder):
         """Fold the write-ahead log into the file, so that a copy of the file alone is complete."""
         if self._writer is not None:
             with contextlib.suppress(sqlite3.Error):
-                self._writer.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             self._writer = self._reader = None
         self._stack.close()
+
+    def _connected(self) -> sqlite3.Cursor:
+        """A connection for as long as the log is open, used by one thread at a time."""
+        connection = sqlite3.connect(
+            self._path, isolation_level=None, check_same_thread=False, timeout=BUSY_TIMEOUT_MS / 1000
+        )
+        self._stack.callback(connection.close)
+        return connection.cursor()
 
     def insert_events(self, stored_events: Sequence[StoredEvent], **kwargs: Any) -> Sequence[int]:
         """Commit all of them as one transaction; their positions. On disk when it returns. Blocking.
@@ -100,21 +105,6 @@ class LogRecorder(SQLiteApplicationRecorder):
         Raises PortError DISK_FULL or SYSTEM; then nothing was appended and the next call may succeed."""
         writer = self._writer
         assert writer is not None, "the recorder is not open"
-        try:
-            with _translated("append to the log"):
-                with writer.transaction(commit=True) as cursor:
-                    positions = self._insert_events(cursor, stored_events, **kwargs)
-        except BaseException:
-            # A failed COMMIT may leave the transaction open, and the head in memory must be the file's again.
-            with contextlib.suppress(sqlite3.Error):
-                writer.rollback()
-            with contextlib.suppress(PortError), _translated("append to the log"):
-                self._load_head()
-            raise
-        self.position, self.seal = positions[-1], self._next_seal
-        return positions
-
-    def _insert_events(self, c: SQLiteCursor, stored_events: Sequence[StoredEvent], **_: Any) -> Sequence[int]:
         first = self.position + 1
         last = self.position + len(stored_events)
         rows = [
@@ -124,10 +114,36 @@ class LogRecorder(SQLiteApplicationRecorder):
         leaves = b"".join(
             chain.leaf(stream.encode(), version, topic.encode(), state) for _, stream, version, topic, state in rows
         )
-        self._next_seal = chain.seal(self.seal, first, last, leaves)
-        c.executemany(_INSERT, rows)
-        c.execute("INSERT INTO chain VALUES (?,?,?,?)", (first, last, leaves, self._next_seal))
+        seal = chain.seal(self.seal, first, last, leaves)
+        try:
+            writer.execute("BEGIN")
+            writer.executemany(_INSERT, rows)
+            writer.execute(_INSERT_SEAL, (first, last, leaves, seal))
+            writer.execute("COMMIT")
+        except BaseException:
+            # A failed COMMIT may leave the transaction open, and the head in memory must be the file's again.
+            with contextlib.suppress(sqlite3.Error):
+                writer.execute("ROLLBACK")
+            with contextlib.suppress(PortError), _translated("append to the log"):
+                self._load_head()
+            with _translated("append to the log"):
+                raise
+        self.position, self.seal = last, seal
         return range(first, last + 1)
+
+    @contextlib.contextmanager
+    def _transaction(self, operation: str) -> Iterator[sqlite3.Cursor]:
+        """One of the writer's that is no commit of events. Raises PortError; then nothing of it has happened."""
+        assert self._writer is not None, "the recorder is not open"
+        with _translated(operation):
+            self._writer.execute("BEGIN")
+            try:
+                yield self._writer
+                self._writer.execute("COMMIT")
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):
+                    self._writer.execute("ROLLBACK")
+                raise
 
     def rows_after(self, after: int, limit: int) -> list[Row]:
         """Up to `limit` rows past a position, in order. None only at the end of the log."""
@@ -180,27 +196,23 @@ class LogRecorder(SQLiteApplicationRecorder):
     def adopt(self, segment: Sealed) -> None:
         """Name a segment in the manifest: from then on it is what is read for its positions. On disk when it returns;
         the writer's verb, between two groups. Blocking."""
-        assert self._writer is not None, "the recorder is not open"
         assert segment.first in (self.archive.floor + 1, *(known.first for known in self.archive.segments))
-        with _translated("seal history"):
-            with self._writer.transaction(commit=True) as cursor:
-                cursor.execute(store.INSERT, segment.row())
+        with self._transaction("seal history") as cursor:
+            cursor.execute(store.INSERT, segment.row())
         self._load_archive()
 
     def forget(self) -> bool:
         """Delete some rows that are sealed; whether there are more. The writer's verb, between two groups. Blocking.
 
         A few at a time, because commands wait meanwhile. The room is used again for new rows."""
-        assert self._writer is not None, "the recorder is not open"
-        with _translated("delete sealed rows"):
-            with self._writer.transaction(commit=True) as cursor:
-                cursor.execute("SELECT MIN(rowid) FROM stored_events")
-                floor = self.archive.floor
-                first = cursor.fetchone()[0] or floor + 1
-                upto = min(floor, first + FORGET_ROWS - 1)
-                cursor.execute("DELETE FROM stored_events WHERE rowid<=?", (upto,))
-                # A commit's row goes with its last event.
-                cursor.execute("DELETE FROM chain WHERE last<=?", (upto,))
+        with self._transaction("delete sealed rows") as cursor:
+            cursor.execute("SELECT MIN(rowid) FROM stored_events")
+            floor = self.archive.floor
+            first = cursor.fetchone()[0] or floor + 1
+            upto = min(floor, first + FORGET_ROWS - 1)
+            cursor.execute("DELETE FROM stored_events WHERE rowid<=?", (upto,))
+            # A commit's row goes with its last event.
+            cursor.execute("DELETE FROM chain WHERE last<=?", (upto,))
         return first <= floor
 
     def checkpoint(self) -> None:
@@ -216,7 +228,7 @@ class LogRecorder(SQLiteApplicationRecorder):
         Under steady load `checkpoint` alone is always a few commits behind, and the file would grow for ever."""
         assert self._writer is not None, "the recorder is not open"
         with _translated("checkpoint the log"):
-            cursor = self._writer.cursor()
+            cursor = self._writer
             # No waiting: somebody who reads the log at leisure must not hold up the writer.
             cursor.execute("PRAGMA busy_timeout=0")
             try:
@@ -245,17 +257,16 @@ class LogRecorder(SQLiteApplicationRecorder):
 
     def _load_archive(self) -> None:
         assert self._writer is not None
-        cursor = self._writer.cursor()
-        cursor.execute(store.SELECT)
-        self.archive.use([Sealed.of(tuple(row)) for row in cursor.fetchall()])
+        self._writer.execute(store.SELECT)
+        self.archive.use([Sealed.of(row) for row in self._writer.fetchall()])
 
     def _load_head(self) -> None:
-        assert self._writer is not None
-        cursor = self._writer.cursor()
+        cursor = self._writer
+        assert cursor is not None
         cursor.execute("SELECT MAX(rowid) FROM stored_events")
         self.position = cursor.fetchone()[0] or self.archive.floor
         cursor.execute("SELECT last, seal FROM chain ORDER BY first DESC LIMIT 1")
-        last, self.seal = tuple(cursor.fetchone() or (self.archive.floor, self.archive.seal))
+        last, self.seal = cursor.fetchone() or (self.archive.floor, self.archive.seal)
         if last != self.position:
             raise _damaged(f"events end at {self.position}, their chain at {last}")
 

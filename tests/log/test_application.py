@@ -255,9 +255,8 @@ async def test_on_a_full_disk_calls_fail_and_nothing_they_decided_remains(tmp_pa
     totals = Totals()
     async with counters(tmp_path, totals=totals).running() as application:
         await application.execute(Add(name="a"), cause=CAUSE)
-        writer = application._recorder._writer
-        assert writer is not None
-        pages = writer.cursor()
+        pages = application._recorder._writer
+        assert pages is not None
         pages.execute("PRAGMA page_count")
         pages.execute(f"PRAGMA max_page_count={pages.fetchone()[0]}")
         failures: list[PortError] = []

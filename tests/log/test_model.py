@@ -118,9 +118,8 @@ async def run(application: Application, group: Group, model: dict[str, CounterSt
 def limit_pages(application: Application, *, full: bool) -> None:
     writer = application._recorder._writer
     assert writer is not None
-    cursor = writer.cursor()
-    cursor.execute("PRAGMA page_count")
-    cursor.execute(f"PRAGMA max_page_count={cursor.fetchone()[0] if full else 1 << 30}")
+    writer.execute("PRAGMA page_count")
+    writer.execute(f"PRAGMA max_page_count={writer.fetchone()[0] if full else 1 << 30}")
 
 
 def agree(application: Application, totals: Totals, model: dict[str, CounterState]) -> None:
