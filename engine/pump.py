@@ -117,6 +117,8 @@ class Pump:
         while True:
             if cursor >= self.position:
                 cursor = await self._sleep(wanted or ANYTHING)
+            else:
+                await trio.lowlevel.checkpoint()
             for recorded in await self._next(cursor):
                 cursor = recorded.position
                 if not wanted or recorded.kind in wanted or recorded.event.NAME in wanted:
@@ -156,7 +158,6 @@ class Pump:
 
     async def _next(self, cursor: int) -> Sequence[Recorded]:
         """At least one event past the cursor, which is behind the head."""
-        await trio.lowlevel.checkpoint()
         if self._ring and cursor + 1 >= self._ring[0].position:
             start = cursor + 1 - self._ring[0].position
             return list(islice(self._ring, start, start + CHUNK_EVENTS))

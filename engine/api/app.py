@@ -64,24 +64,28 @@ class EngineApp:
         return added
 
     async def serve_plain(
-        self, scope: Mapping[str, Any], body: Body, write: Callable[[bytes], Awaitable[None]]
+        self, scope: Mapping[str, Any], body: Body, nursery: trio.Nursery, write: Callable[[bytes], Awaitable[None]]
     ) -> None:
-        """A request as plain.py reads it: its answer is written as it leaves the route."""
+        """A request as plain.py reads it: its answer is written as it leaves the route. nursery: its connection's."""
         scope = understood(scope)
         direct = self.direct_routes.get((scope["method"], scope["path"]))
         if direct is not None and not scope["query_string"] and self._is_known(scope["state"]["version"]):
             status, headers, answer = direct()
             await write(plain.head(status, headers) + answer)
             return
-        async with trio.open_nursery() as nursery:
-            request = Request(scope, body, nursery)
+        request = Request(scope, body, nursery)
+        try:
             response = await self.answer(request)
             if not body.over:
                 response.headers["Connection"] = "close"  # where the next request would begin nobody knows
-            async with aclosing(plain.pieces(request.method, response)) as pieces:
+            if isinstance(response.body, bytes):
+                await write(plain.whole(request.method, response, response.body))
+                return
+            async with aclosing(plain.pieces(request.method, response, response.body)) as pieces:
                 async for piece in pieces:
                     await write(piece)
-            nursery.cancel_scope.cancel()
+        finally:
+            request.end()
 
     @staticmethod
     def _is_known(version: str) -> bool:

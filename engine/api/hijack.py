@@ -15,6 +15,7 @@ import trio
 
 from engine.api.request import Request
 from engine.api.responses import empty
+from engine.api.sending import send_at_once
 from engine.api.versions import COMMON_HEADERS
 from engine.errors import Fault, PortError
 
@@ -45,8 +46,10 @@ class Hijacked:
     async def send_all(self, data: bytes) -> None:
         """Write, before the handover or instead of it. A client that has gone is no error: its route goes on to the
         facts (exit codes, events) that others may be waiting for."""
+        rest = send_at_once(self._stream, data)
         try:
-            await self._stream.send_all(data)
+            if rest:
+                await self._stream.send_all(rest)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return
 

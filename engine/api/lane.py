@@ -60,10 +60,10 @@ class Lane:
             request = await self._next(uploads=True)
             if request is not None:
                 self._running = trio.CancelScope()
+                self._nursery.start_soon(self._run, request, self._running)
                 if request.flow is not None:
                     self._body_over = trio.Event()
-                self._nursery.start_soon(self._run, request, self._running)
-                await self._body_over.wait()
+                    await self._body_over.wait()
             return
         while self._running is not None and len(self._behind) > BEHIND_BYTES_MAX:
             await self._drained.wait()

@@ -10,7 +10,6 @@ import secrets
 import socket
 import struct
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 NOBODY_LOGGED_IN = 0xFFFFFFFF
@@ -47,12 +46,21 @@ class Peer:
         if name := user_name(self.uid):
             words.append(f"user={name}")
         with contextlib.suppress(OSError, ValueError):
-            login = int(Path(f"/proc/{self.pid}/loginuid").read_text())
+            login = int(_read(f"/proc/{self.pid}/loginuid"))
             if login not in (self.uid, NOBODY_LOGGED_IN):
                 words.append(f"login={user_name(login) or login}")
         with contextlib.suppress(OSError):
             words.append(f"exe={os.readlink(f'/proc/{self.pid}/exe')}")
         return " ".join(words)
+
+
+def _read(path: str) -> bytes:
+    """A line of /proc, at once: a `Path` takes three times as long, and this is asked of every connection that acts."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, 64)
+    finally:
+        os.close(fd)
 
 
 @functools.lru_cache(maxsize=256)

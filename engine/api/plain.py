@@ -12,14 +12,14 @@ from __future__ import annotations
 import http.client
 import re
 import time
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from email.utils import formatdate
 from typing import Any, Final
 from urllib.parse import unquote
 
 import msgspec
 
-from engine.api.responses import WITHOUT_BODY, Response, closing
+from engine.api.responses import WITHOUT_BODY, Piece, Response, closing
 
 HEAD_BYTES_MAX = 16 << 10
 BODY_BYTES_MAX = 64 << 10
@@ -181,15 +181,21 @@ def head(status: int, fields: Iterable[tuple[str, str]]) -> bytes:
     return "".join(lines).encode("latin-1") + b"date: " + _date() + _END
 
 
-async def pieces(method: str, response: Response) -> AsyncGenerator[bytes, None]:
-    """A response in the pieces it is written in: whole when it is all there, else each part of it as a chunk."""
-    body, fields = response.body, response.headers
-    bare = method == "HEAD" or response.status in WITHOUT_BODY
-    if isinstance(body, bytes):
-        sized = {} if response.status in WITHOUT_BODY else {"Content-Length": str(len(body))}
-        written = head(response.status, {**sized, **fields}.items())
-        yield written if bare else written + body
-        return
+def _bare(method: str, response: Response) -> bool:
+    """Whether the answer ends with its head."""
+    return method == "HEAD" or response.status in WITHOUT_BODY
+
+
+def whole(method: str, response: Response, body: bytes) -> bytes:
+    """A response that is all there."""
+    sized = {} if response.status in WITHOUT_BODY else {"Content-Length": str(len(body))}
+    written = head(response.status, {**sized, **response.headers}.items())
+    return written if _bare(method, response) else written + body
+
+
+async def pieces(method: str, response: Response, body: AsyncIterator[Piece]) -> AsyncGenerator[bytes, None]:
+    """A response that flows, in the pieces it is written in: each part of it as a chunk."""
+    fields, bare = response.headers, _bare(method, response)
     chunked = "Content-Length" not in fields and not bare
     yield head(response.status, {**fields, **({"Transfer-Encoding": "chunked"} if chunked else {})}.items())
     async with closing(body):

@@ -1,13 +1,13 @@
 """A request as routes see it, whoever read it from the socket.
 
-Owns: headers, query and body of one request, and what the engine knows beside (version, correlation, the nursery
-its work runs in). Refuses to know: sockets, protocols, frameworks.
+Owns: headers, query and body of one request, what the engine knows of it (version, correlation), and what runs beside
+it. Refuses to know: sockets, protocols, frameworks.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import Any, cast
 from urllib.parse import parse_qsl
 
@@ -97,13 +97,31 @@ class Body:
 
 
 class Request:
-    """scope: as ASGI describes a request, with the engine's own `state` in it. nursery: ends with the request."""
+    """scope: as ASGI describes a request, with the engine's own `state` in it. nursery: lives at least as long."""
 
     def __init__(self, scope: Mapping[str, Any], body: Body, nursery: trio.Nursery) -> None:
-        self.scope, self.body, self.nursery = scope, body, nursery
+        self.scope, self.body = scope, body
+        self._nursery = nursery
+        self._beside: list[trio.CancelScope] = []
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self.headers = Headers(scope["headers"])
+
+    def beside(self, work: Callable[[], Awaitable[None]], name: str) -> None:
+        """Run something until it ends or the request does, whichever comes first."""
+        scope = trio.CancelScope()
+        self._beside.append(scope)
+
+        async def run() -> None:
+            with scope:
+                await work()
+
+        self._nursery.start_soon(run, name=name)
+
+    def end(self) -> None:
+        """It is answered, or will not be: nothing runs beside it any more."""
+        for scope in self._beside:
+            scope.cancel()
 
     @property
     def state(self) -> Mapping[str, Any]:

@@ -26,6 +26,7 @@ from engine.api.machinery import Machinery
 from engine.api.peer import Peer
 from engine.api.plain import Plain
 from engine.api.request import Body
+from engine.api.sending import send_at_once
 from engine.api.upload import UploadedBody
 
 if TYPE_CHECKING:
@@ -83,19 +84,19 @@ class EngineServer:
                 log.exception("a connection broke")
         finally:
             self._live.discard(self)
-            await trio.aclose_forcefully(self._stream)
+            self._stream.socket.close()
 
     async def _serve(self) -> None:
         state = {"server": self, "peer": Peer.of(self._stream.socket)}
         async with trio.open_nursery() as nursery:
             pass_on = partial(self._pass_on, nursery, state)
-            self._lane = Lane(nursery, partial(self._answer, state), self._rest, pass_on)
+            self._lane = Lane(nursery, partial(self._answer, nursery, state), self._rest, pass_on)
             await self._read_data()
 
-    async def _answer(self, state: dict[str, Any], request: Plain) -> None:
+    async def _answer(self, nursery: trio.Nursery, state: dict[str, Any], request: Plain) -> None:
         body = Body(request.body) if request.flow is None else UploadedBody(request.flow, self)
         try:
-            await self._app.serve_plain(request.scope(state), body, self.send)
+            await self._app.serve_plain(request.scope(state), body, nursery, self.send)
         except Exception as error:
             tell_of_break(error)
             await self.linger()
@@ -200,7 +201,7 @@ class EngineServer:
         if self._released is not None:
             return  # what a route says behind a hijack is nobody's
         if not self._send_lock.locked():
-            data = self._send_at_once(data)
+            data = send_at_once(self._stream, data)
             if not data:
                 return
         gone = False
@@ -214,13 +215,6 @@ class EngineServer:
                 raise
         if gone:
             await self._leave()
-
-    def _send_at_once(self, data: bytes) -> bytes:
-        """What there was no room for; errors are met by who sends that. Nearly every answer fits, and no other task
-        needs to run first."""
-        with suppress(OSError):
-            return data[os.write(self._stream.socket.fileno(), data) :]
-        return data
 
     async def linger(self) -> None:
         """Say that we are done, and let the reader throw away what the client still sends, for a while: closing over
@@ -249,8 +243,9 @@ class EngineServer:
             early_input = self._machine.forget_request() + bytes(self._gathered)
         self._released = trio.Event()
         self._read_scope.cancel()
-        async with self._send_lock:
-            pass  # nothing of ours is on its way
+        if self._send_lock.locked():
+            async with self._send_lock:
+                pass  # nothing of ours is on its way any more
         return self._stream, early_input
 
     def finish(self) -> None:

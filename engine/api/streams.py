@@ -1,7 +1,7 @@
 """Answers that take time: progress and events as JSON messages, frames of output, archives.
 
-Every yielded piece leaves as one chunk, at once. The work behind an answer runs in the request's own nursery: when the
-client goes away it is cancelled. What must be finished regardless says so with `outlasting` or `unaborted`.
+Every yielded piece leaves as one chunk, at once. The work behind an answer runs beside the request: when the client
+goes away it is cancelled. What must be finished regardless says so with `outlasting` or `unaborted`.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def json_stream(messages: AsyncIterator[object], content_type: str = JSON) -> Re
 async def progress_stream(
     produce: Callable[[Emit], Awaitable[None]], content_type: str = JSON, *, always_ok: bool = False
 ) -> Response:
-    """What pull, push, load and build answer with: `produce(emit)` runs in the request's nursery.
+    """What pull, push, load and build answer with: `produce(emit)` runs beside the request.
 
     An exception before the first message is raised here, and so becomes a status; a later one becomes Docker's last
     line `{"errorDetail":{"message":...},"error":...}` (the status has left already). always_ok: so becomes every one;
@@ -105,12 +105,10 @@ async def progress_stream(
         async with outgoing:
             try:
                 await produce(outgoing.send)
-            except trio.BrokenResourceError:
-                raise  # the response is over; its nursery cancels us anyway
             except Exception as error:
                 failure.append(error)
 
-    current_request().nursery.start_soon(run, name="progress")
+    current_request().beside(run, name="progress")
     first = await _next(incoming)
     if first is None and failure and not always_ok:
         raise failure[0]
