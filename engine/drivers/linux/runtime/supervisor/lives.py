@@ -13,6 +13,7 @@ import socket
 import time
 
 from . import cgroups, wire
+from .holds import Holds
 from .ooms import Ooms
 
 TYPE_CHECKING = False
@@ -49,6 +50,7 @@ class Lives:
         self._loop, self._engines, self._groups, self._journal = loop, engines, groups, journal
         self._copier, self._clean = copier, clean
         self._ooms = Ooms(loop, self._tell_oom)
+        self.holds = Holds()
         self._by_key: dict[tuple[str, str], Process] = {}
         self._strays: dict[int, int] = {}
         self.by_pid: dict[int, Process] = {}
@@ -119,6 +121,8 @@ class Lives:
                 process.master = fds[0]
             elif kind == "ready":
                 process.ready = True
+            elif kind == "asks":
+                wire.send(report, ("run",))
             else:
                 failure = details[0], details[1], details[2]
                 break
@@ -142,7 +146,7 @@ class Lives:
         """The child never became the program: undo everything, then say so."""
         self._end_builders(process)
         if not reaped:
-            os.waitpid(process.pid, 0)
+            self.holds.wait(process.pid)
         self._remove(process)
         process.close()
         self._copier.abort(process.id, process.exec_id)
@@ -180,6 +184,10 @@ class Lives:
                 return
             if pid == 0:
                 return
+            if os.WIFSTOPPED(status):
+                self.holds.stopped(pid, status)
+                continue
+            self.holds.ended(pid)
             if pid == self._copier.pid:
                 self._copier.replace()
                 continue
@@ -202,7 +210,9 @@ class Lives:
         waiting = {*self.by_pid, *self.helpers}
         while waiting:
             # In any order: the first process of a pid namespace ends only after everybody reaped the others in it.
-            waiting.discard(os.waitpid(-1, 0)[0])
+            pid, status = os.waitpid(-1, 0)
+            if not os.WIFSTOPPED(status):
+                waiting.discard(pid)
 
     def _on_exit(self, process: Process, status: int) -> None:
         now = time.time_ns()
