@@ -38,6 +38,11 @@ class ExecSpec(msgspec.Struct, frozen=True, kw_only=True):
     height: int = 0
     width: int = 0
 
+    @property
+    def has_output(self) -> bool:
+        """Whether a client is to see some."""
+        return self.attach_stdout or self.attach_stderr
+
 
 class CreateExec(ExecCommand, frozen=True, kw_only=True):
     """secret: the sealed JSON object {"Cmd": [...], "Env": [...]}; entrypoint: the program's name, for people."""
@@ -158,6 +163,10 @@ class ExecState(msgspec.Struct, frozen=True, kw_only=True):
     def settled(self) -> bool:
         """The start has an outcome."""
         return self.status in (ExecStatus.RUNNING, ExecStatus.EXITED, ExecStatus.REMOVED)
+
+    def attached(self, height: int = 0, width: int = 0) -> ExecState:
+        """What it is once a client has asked for its start and attached; the size is that of the client's terminal."""
+        return replace(self, status=ExecStatus.STARTING, detach=False, height=height, width=width)
 
 
 def initial(key: str) -> ExecState:

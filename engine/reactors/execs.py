@@ -35,6 +35,10 @@ BRIEF_S = 0.005
 milliseconds. Only where nobody waits for the report: an attached client has its output by then."""
 
 
+EXPECTED_MAX = 16
+"""So many execs are kept ready for a start at once."""
+
+
 class ExecSecret(msgspec.Struct, frozen=True, kw_only=True):
     """What an exec's sealed bytes hold (JSON)."""
 
@@ -54,7 +58,7 @@ def overdue(execs: Iterable[ExecState], containers: Container[ContainerID], now_
 
 
 class _Expected(msgspec.Struct, frozen=True):
-    """What a start will need, made before it is committed. Of use when exec and container are as they were thought."""
+    """What a start will need, made before it is asked for. Of use when exec and container are as they were thought."""
 
     state: ExecState
     container: ContainerState
@@ -97,6 +101,8 @@ class ExecReactor:
                 if state.status is ExecStatus.STARTING:
                     correlation = recorded.cause.correlation
                     works.begin(("start", state.exec_id), partial(self._start, state, correlation))
+                elif state.status is ExecStatus.CREATED and state.spec.has_output:
+                    works.begin(("expect", state.exec_id), partial(self._expect, state.attached()))
 
     def approach(self, container_id: ContainerID, exec_id: ExecID) -> None:
         """An exec is created that its client will attach to."""
@@ -104,17 +110,24 @@ class ExecReactor:
 
     @asynccontextmanager
     async def expecting(self, state: ExecState) -> AsyncIterator[None]:
-        """The attached exec is started within the block, and is in this state then: look for what that takes, and have
-        the runtime prepare it while the start is committed. Nothing is promised."""
-        container = self._hands.container(state.container_id)
-        with contextlib.suppress(PortError, Rejected):  # whoever starts it hears why
-            launch = await self._launch(state, container)
-            self._expected[state.exec_id] = _Expected(state, container, launch)
-            self._runtime.expect(launch)
+        """The attached exec is started within the block, and is in this state then."""
+        await self._expect(state)
         try:
             yield
         finally:
             self._expected.pop(state.exec_id, None)
+
+    async def _expect(self, state: ExecState) -> None:
+        """Look for what the start of an exec takes, and have the runtime prepare it. Nothing is promised."""
+        if self._expected_launch(state) is not None:
+            return
+        with contextlib.suppress(PortError, Rejected):  # whoever starts it hears why
+            container = self._hands.container(state.container_id)
+            launch = await self._launch(state, container)
+            self._expected[state.exec_id] = _Expected(state, container, launch)
+            if len(self._expected) > EXPECTED_MAX:
+                del self._expected[next(iter(self._expected))]
+            self._runtime.expect(launch)
 
     def _expected_launch(self, state: ExecState) -> ExecLaunch | None:
         expected = self._expected.get(state.exec_id)

@@ -6,7 +6,6 @@ from typing import Any
 
 import msgspec
 import trio
-from msgspec.structs import replace
 
 from engine.aggregates.container.commands import RequireRunning
 from engine.aggregates.container.lifecycle import Status
@@ -137,7 +136,7 @@ async def create_exec(context: ApiContext, name: str, body: ExecBody, request: R
         secret=await context.vault.seal(f"container:{state.container_id}", secret),
         entrypoint=body.cmd[0],
     )
-    if body.attach_stdout or body.attach_stderr:
+    if command.spec.has_output:
         context.execs_ahead.approach(state.container_id, exec_id)
     await context.application.execute(running, command, cause=cause_of(request))
     return exec_id
@@ -214,8 +213,7 @@ async def start_exec(
                     ending.discard(state.exec_id)
 
         await nursery.start(attach, name="exec attach")
-        begun = replace(state, status=ExecStatus.STARTING, detach=False, height=height, width=width)
-        async with context.execs_ahead.expecting(begun):
+        async with context.execs_ahead.expecting(state.attached(height, width)):
             await begin()
     return HIJACKED
 
