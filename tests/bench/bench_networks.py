@@ -1,15 +1,16 @@
 """What networks cost their users, of any engine that speaks Docker's API; several take turns, so that they share the
 machine's moods. Each needs the image `busybox`. As root:
 
-    python -m tests.bench.bench_networks unix:///var/run/docker.sock [unix:///other.sock ...]
+    python -m tests.bench.bench_networks [--ports N] unix:///var/run/docker.sock [unix:///other.sock ...]
 
 Prints medians: create and remove of a network, connect and disconnect of a running container, a start with 1 and with
-1,000 published ports and so the cost of one more, and how the embedded name server answers for a local name (median
+N (1,000) published ports and so the cost of one more, and how the embedded name server answers for a local name (median
 latency, and answers per second with 16 questions under way).
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
@@ -17,7 +18,6 @@ import secrets
 import select
 import socket
 import statistics
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,7 +29,6 @@ from engine.drivers.linux.network import namespaces
 from tests.support.engine import _UnixConnection
 
 ROUNDS = 15
-PORTS = 1000
 QUESTIONS, UNDER_WAY = 2000, 16
 ANSWER_S = 600.0
 """Engines with a process and several rules a port take minutes for a thousand."""
@@ -125,7 +124,15 @@ def _ask_names(peer: Peer, name: str, pid: int) -> None:
         peer.laps.setdefault("names per second", []).append(QUESTIONS / (time.perf_counter() - begun))
 
 
-def main(hosts: list[str]) -> None:
+def main() -> None:
+    options = argparse.ArgumentParser()
+    options.add_argument("--ports", type=int, default=1000)
+    options.add_argument("hosts", nargs="+")
+    asked = options.parse_args()
+    measure(asked.hosts, asked.ports)
+
+
+def measure(hosts: list[str], many: int) -> None:
     peers = [Peer(host) for host in hosts]
     for number in range(ROUNDS):
         for peer in peers:
@@ -145,15 +152,15 @@ def main(hosts: list[str]) -> None:
         for _ in range(3):
             for peer, _, container in places:
                 names(peer, container)
-    for ports, rounds in ((1, ROUNDS), (PORTS, 3)):
+    for ports, rounds in ((1, ROUNDS), (many, 3)):
         for _ in range(rounds):
             for peer in peers:
                 with peer.container("bridge", ports, f"start, {ports} published"):
                     pass
-    report(peers)
+    report(peers, many)
 
 
-def report(peers: list[Peer]) -> None:
+def report(peers: list[Peer], ports: int) -> None:
     first = {what: statistics.median(laps) for what, laps in peers[0].laps.items()}
     for peer in peers:
         print(peer.host)
@@ -161,9 +168,9 @@ def report(peers: list[Peer]) -> None:
         for what, median in medians.items():
             unit = "" if what.endswith("second") else " ms"
             print(f"  {what:24} {median:10.2f}{unit}   {median / first[what]:6.2f} times the first's")
-        few, many = medians["start, 1 published"], medians[f"start, {PORTS} published"]
-        print(f"  {'one more port':24} {(many - few) / (PORTS - 1):10.3f} ms")
+        few, many = medians["start, 1 published"], medians[f"start, {ports} published"]
+        print(f"  {'one more port':24} {(many - few) / (ports - 1):10.3f} ms")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
