@@ -6,7 +6,10 @@ server.py's. Source: moby daemon/server/router/container (attach, exec start); E
 
 from __future__ import annotations
 
+import fcntl
 import socket
+import struct
+import termios
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, cast
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
 RAW_STREAM = "application/vnd.docker.raw-stream"
 MULTIPLEXED_STREAM = "application/vnd.docker.multiplexed-stream"
 MULTIPLEXED_SINCE = (1, 42)
+
+HEAD_S, LOOK_AGAIN_S = 1.0, 0.001
 
 HIJACKED = empty(200)
 """What a route returns after `hijack`: there has to be a response, and the connection sends nothing of it."""
@@ -45,7 +50,11 @@ class Hijacked:
 
     async def send_all(self, data: bytes) -> None:
         """Write, before the handover or instead of it. A client that has gone is no error: its route goes on to the
-        facts (exit codes, events) that others may be waiting for."""
+        facts (exit codes, events) that others may be waiting for. What goes before is given time to be read, see
+        supervisor/clients.py."""
+        with trio.move_on_after(HEAD_S):
+            while _unread(self.fd):  # noqa: ASYNC110 - nobody tells what the other side reads
+                await trio.sleep(LOOK_AGAIN_S)
         rest = send_at_once(self._stream, data)
         try:
             if rest:
@@ -82,6 +91,14 @@ def head(upgrade: str, content_type: str, extra: Mapping[str, str]) -> bytes:
         lines = ["HTTP/1.1 200 OK", f"Content-Type: {content_type}"]
     lines += [f"{name}: {value}" for name, value in {**COMMON_HEADERS, **extra}.items()]
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+
+def _unread(fd: int) -> int:
+    """How much of what was sent the other side has not read; 0 where that is not known."""
+    try:
+        return int(struct.unpack("i", fcntl.ioctl(fd, termios.TIOCOUTQ, bytes(4)))[0])
+    except OSError:
+        return 0
 
 
 @asynccontextmanager

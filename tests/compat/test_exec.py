@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import time
 from typing import Any
 
 import pytest
@@ -186,3 +188,41 @@ def test_a_process_that_closes_its_output_and_runs_on_is_told_as_running(engine:
         assert client.read_all() == b""
         shown = engine.json(f"/exec/{exec_id}/json")
         assert (shown["Running"], shown["ExitCode"]) == (True, None)
+
+
+def begun(engine: Engine, command: list[str]) -> tuple[str, socket.socket]:
+    """An exec that is asked for, and a client of it that has read nothing yet."""
+    created = engine.request("POST", "/containers/host/exec", {"Cmd": command, "AttachStdout": True})
+    exec_id = json.loads(created[1])["Id"]
+    client = socket.socket(socket.AF_UNIX)
+    client.settimeout(10)
+    client.connect(str(engine.socket))
+    body = b'{"Detach":false,"Tty":false}'
+    lines = [f"POST /v1.41/exec/{exec_id}/start HTTP/1.1", "Host: d", "Content-Type: application/json"]
+    lines += ["Connection: Upgrade", "Upgrade: tcp", f"Content-Length: {len(body)}", "", ""]
+    client.sendall("\r\n".join(lines).encode() + body)
+    return exec_id, client
+
+
+@pytest.mark.parametrize(
+    ("command", "output"),
+    [(["sh", "-c", "echo out; echo err >&2; sleep 1"], b"out\n"), (["nosuchcommand"], b"executable file not found")],
+)
+def test_output_comes_behind_the_head_and_not_with_it(
+    engine: Engine, host: str, command: list[str], output: bytes
+) -> None:
+    """EXE-07: docker-py reads the head with a buffer and what follows without; a busy machine wakes it late."""
+    _, client = begun(engine, command)
+    with client:
+        time.sleep(0.4)
+        first = client.recv(65536)
+        assert first.endswith(b"\r\n\r\n") and output not in first
+        told = b""
+        while output not in told:
+            told += client.recv(65536)
+
+
+def test_a_client_that_reads_nothing_holds_nobody_up(engine: Engine, host: str) -> None:
+    exec_id, client = begun(engine, ["echo", "out"])
+    with client:
+        engine.wait_for(lambda: engine.json(f"/exec/{exec_id}/json")["ExitCode"] == 0)

@@ -6,16 +6,21 @@ clients. The loop around it (copier.py) asks `backlog` and stops reading the pro
 
 from __future__ import annotations
 
+import fcntl
 import socket
 import struct
+import termios
+import time
 
 BACKLOG_MAX = 1 << 20
+HEAD_S = 1.0
+"""How long output waits for a client that does not read the head of its answer."""
 _GONE = (BrokenPipeError, ConnectionResetError, ConnectionAbortedError, TimeoutError)
 
 
 class Client:
-    __slots__ = ("_keys", "_matched", "_waiting", "backlog", "fileno", "gone", "ident", "multiplexed", "sock",
-                 "stderr", "stdin", "stdout", "to_process")  # fmt: skip
+    __slots__ = ("_keys", "_listening", "_matched", "_patient_until", "_waiting", "backlog", "fileno", "gone", "ident",
+                 "multiplexed", "sock", "stderr", "stdin", "stdout", "to_process")  # fmt: skip
 
     def __init__(self, ident: int, fd: int, want: dict[str, bool], detach_keys: bytes, early_input: bytes) -> None:
         self.ident = ident
@@ -29,8 +34,22 @@ class Client:
         self.backlog = 0
         self.gone = False
         self._waiting: list[bytes] = []
+        self._listening = False
+        self._patient_until = time.monotonic() + HEAD_S
         self._keys = detach_keys
         self._matched = 0
+
+    @property
+    def listening(self) -> bool:
+        """Whether it has read the head of the answer, or had its time. docker-py looks for output in the socket only,
+        and not in what it has read behind the head: what comes with that, it loses."""
+        if not self._listening:
+            try:
+                unread = struct.unpack("i", fcntl.ioctl(self.fileno, termios.TIOCOUTQ, b"\0" * 4))[0]
+            except OSError:  # no socket: there was no head
+                unread = 0
+            self._listening = not unread or time.monotonic() >= self._patient_until
+        return self._listening
 
     def give(self, stream: int, data: bytes) -> None:
         """Send output (1 stdout, 2 stderr) or queue what does not fit."""
@@ -38,12 +57,12 @@ class Client:
             return
         if self.multiplexed:
             header = struct.pack(">BxxxI", stream, len(data))
-            if not self._waiting:
+            if not self._waiting and self.listening:
                 self._send([header, data])
                 return
             self._waiting.append(header)
             self.backlog += len(header)
-        elif not self._waiting:
+        elif not self._waiting and self.listening:
             self._send([data])
             return
         self._waiting.append(data)
@@ -67,6 +86,8 @@ class Client:
 
     def flush(self) -> None:
         """The socket takes more: send what waits."""
+        if not self.listening:
+            return
         pieces, self._waiting, self.backlog = self._waiting, [], 0
         if pieces and not self.gone:
             # No more than the kernel's limit of pieces in one call.

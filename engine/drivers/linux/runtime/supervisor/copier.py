@@ -38,6 +38,8 @@ READ_SIZE = 65536
 GRACE_S = 2.0
 """How long the output of an ended process may stay open, held by a child of its: moby waits as long."""
 HUNG_TERMINAL_S = 0.1
+LOOK_AGAIN_S = 0.001
+"""How often a client that has not read the head of its answer is looked at, while there is output for it."""
 LOG_GRACE_S = 10.0
 """How long the log of an ended process may hold up its last output (moby's loggerCloseTimeout)."""
 
@@ -315,7 +317,9 @@ class Copier:
         self._set_client_events(stream, client)
 
     def _set_client_events(self, stream: Stream, client: Client) -> None:
-        events = select.EPOLLOUT if client.backlog else 0
+        events = select.EPOLLOUT if client.backlog and client.listening else 0
+        if client.backlog and not events:
+            self._loop.after(LOOK_AGAIN_S, client, lambda: self._on_client(stream, client, select.EPOLLOUT))
         if client.stdin and not client.to_process and not stream.ended:
             events |= select.EPOLLIN
         self._loop.want(client.fileno, events)
@@ -418,6 +422,7 @@ class Copier:
         if self._clients.pop(client.ident, None) is None:
             return
         self._unwatch(client.fileno)
+        self._loop.forget(client)
         had_stdin = client.stdin
         if stream is not None:
             if client.to_process and stream.stdin >= 0:
