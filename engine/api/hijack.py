@@ -43,6 +43,8 @@ class Hijacked:
         self._stream = stream
         self.early_input = early_input
         """What the client sent behind its request before the answer; the first bytes of its input."""
+        self.listening = True
+        """Whether what follows need not wait until the client has read the head, see supervisor/clients.py."""
 
     @property
     def fd(self) -> int:
@@ -50,11 +52,12 @@ class Hijacked:
 
     async def send_all(self, data: bytes) -> None:
         """Write, before the handover or instead of it. A client that has gone is no error: its route goes on to the
-        facts (exit codes, events) that others may be waiting for. What goes before is given time to be read, see
-        supervisor/clients.py."""
-        with trio.move_on_after(HEAD_S):
-            while _unread(self.fd):  # noqa: ASYNC110 - nobody tells what the other side reads
-                await trio.sleep(LOOK_AGAIN_S)
+        facts (exit codes, events) that others may be waiting for."""
+        if not self.listening:
+            with trio.move_on_after(HEAD_S):
+                while _unread(self.fd):  # noqa: ASYNC110 - nobody tells what the other side reads
+                    await trio.sleep(LOOK_AGAIN_S)
+            self.listening = True
         rest = send_at_once(self._stream, data)
         try:
             if rest:
@@ -119,6 +122,7 @@ async def hijack(
         client = Hijacked(stream, early_input)
         content_type = stream_content_type(request.api_version, multiplexed=multiplexed)
         await client.send_all(answer or head(upgrade, content_type, headers or {}))
+        client.listening = False
         yield client
     finally:
         server.finish()
