@@ -84,7 +84,7 @@ class Ahead:
             return
         waiting.given = wire.encode(plan)
         process = waiting.process = complete()
-        plan["process"]["held"] = waiting.held = self._holds.take(waiting.pid)
+        plan["process"]["held"] = waiting.held = False  # holding is off: a kill run lost its supervisor
         theirs: list[int] = []
         try:
             stdio = process.open_stdio(null, theirs, plan["process"]["uid"])
