@@ -13,7 +13,6 @@ import trio
 from msgspec.structs import replace
 
 from engine.aggregates.values.config import HostConfig
-from engine.drivers.linux.runtime.supervisor import kernel
 from engine.drivers.linux.runtime.supervisor.ahead import ROOM
 from engine.drivers.ports.runtime import ExecLaunch, Launch
 from engine.errors import PortError
@@ -172,78 +171,6 @@ async def test_it_is_told_what_to_become_and_waits(port: Harbour) -> None:
         assert not os.path.exists(f"/proc/{first}/root/made"), "a file was touched before the exec was asked for"
         assert await port.runtime.execute(command) == waiting
         assert await trio.to_thread.run_sync(client.recv, 100) == b"/made/for/it\n"
-
-
-def status_of(pid: int) -> dict[str, str]:
-    with open(f"/proc/{pid}/status") as lines:
-        return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
-
-
-async def test_it_is_the_program_before_the_word_and_runs_nothing_of_it(port: Harbour) -> None:
-    launch, first, namespace = await inhabited(port)
-    command = port.exec_of(launch, "sh", "-c", "echo here; exec sleep 50")
-    async with attached(port, command) as client:
-        await until(lambda: others_in(namespace, first))
-        (waiting,) = others_in(namespace, first)
-        port.runtime.expect(command)
-        await until(lambda: status_of(waiting)["Name"] == "sh" and status_of(waiting)["State"].startswith("t"))
-        client.setblocking(False)
-        await trio.sleep(0.1)
-        with pytest.raises(BlockingIOError):
-            client.recv(100)
-        client.settimeout(10)
-        assert await port.runtime.execute(command) == waiting
-        assert await trio.to_thread.run_sync(client.recv, 100) == b"here\n"
-        assert status_of(waiting)["TracerPid"] == "0", "it may be traced by others, and stops for nobody"
-
-
-async def test_killed_before_the_word(port: Harbour) -> None:
-    launch, first, namespace = await inhabited(port)
-    command = port.exec_of(launch, "echo", "anew")
-    async with attached(port, command) as client:
-        await until(lambda: others_in(namespace, first))
-        (waiting,) = others_in(namespace, first)
-        port.runtime.expect(command)
-        await until(lambda: status_of(waiting)["Name"] == "echo")
-        os.kill(waiting, signal.SIGKILL)
-        await until(lambda: not os.path.exists(f"/proc/{waiting}"))
-        assert await port.runtime.execute(command) not in (0, waiting)
-        assert await trio.to_thread.run_sync(client.recv, 100) == b"anew\n"
-
-
-async def test_signals_do_not_wake_it(port: Harbour) -> None:
-    launch, first, namespace = await inhabited(port)
-    command = port.exec_of(launch, "sh", "-c", "echo here; exec sleep 50")
-    async with attached(port, command) as client:
-        await until(lambda: others_in(namespace, first))
-        (waiting,) = others_in(namespace, first)
-        port.runtime.expect(command)
-        await until(lambda: status_of(waiting)["Name"] == "sh")
-        for number in (signal.SIGSTOP, signal.SIGCONT, signal.SIGWINCH):
-            os.kill(waiting, number)
-        client.setblocking(False)
-        await trio.sleep(0.1)
-        with pytest.raises(BlockingIOError):
-            client.recv(100)
-        client.settimeout(10)
-        assert await port.runtime.execute(command) == waiting
-        assert await trio.to_thread.run_sync(client.recv, 100) == b"here\n"
-
-
-async def test_where_it_may_not_be_traced_it_waits_for_the_word(port: Harbour) -> None:
-    """Here because somebody else does already."""
-    launch, first, namespace = await inhabited(port)
-    command = port.exec_of(launch, "echo", "here")
-    async with attached(port, command) as client:
-        await until(lambda: others_in(namespace, first))
-        (waiting,) = others_in(namespace, first)
-        kernel.ptrace(kernel.PTRACE_SEIZE, waiting, 0)
-        port.runtime.expect(command)
-        await trio.sleep(0.1)
-        assert status_of(waiting)["Name"] != "echo"
-        assert await port.runtime.execute(command) == waiting
-        assert await trio.to_thread.run_sync(client.recv, 100) == b"here\n"
-        os.waitpid(waiting, 0)  # a tracer hears of the end first
 
 
 async def test_told_something_else_than_is_asked_for(port: Harbour) -> None:

@@ -2,10 +2,9 @@
 
 Who creates an exec with streams to attach to has it begun next, and meanwhile the engine commits that it is there, and
 then that it shall run. The fork, the namespaces and all that makes a process the exec's take as long as these commits,
-so they are done beside them: `begin` forks, `instruct` tells the child what it is to become, `release` lets it. Where
-we may trace it, it is that by then, and stopped before the first instruction (holds.py). Nothing of the user's runs and
-no file is changed before the engine asks for it: a child that nobody asks for ends by itself, with the container, with
-the supervisor, or here.
+so they are done beside them: `begin` forks, `instruct` tells the child what it is to become, `release` lets it. Nothing
+of the user's runs and no file is touched before the engine asks for it: a child that nobody asks for ends by itself,
+with the container, with the supervisor, or here.
 
 Refuses to know: what a plan means, the table of processes.
 """
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
     from .child import Settings
     from .held import Process
-    from .holds import Holds
     from .loop import Loop
 
 WAIT_S = 1.0
@@ -36,25 +34,21 @@ CAP_SYS_PTRACE = 1 << 19
 
 
 class _Waiting:
-    """process: what the child is to become, once it has been told; given: the plan of it, as it came; held: it does
-    not wait for the word to run."""
+    """process: what the child is to become, once it has been told; given: the plan of it, as it came."""
 
-    __slots__ = ("entry", "given", "held", "pid", "process", "report", "target")
+    __slots__ = ("entry", "given", "pid", "process", "report", "target")
 
     def __init__(self, target: Process, entry: dict[str, Any], pid: int, report: socket.socket) -> None:
         self.target, self.entry, self.pid, self.report = target, entry, pid, report
         self.process: Process | None = None
         self.given = b""
-        self.held = False
 
 
 class Ahead:
     """helpers: what is called with the status of a child when it was reaped, by pid."""
 
-    def __init__(
-        self, loop: Loop, settings: Settings, helpers: dict[int, Callable[[int], None]], holds: Holds
-    ) -> None:
-        self._loop, self._settings, self._helpers, self._holds = loop, settings, helpers, holds
+    def __init__(self, loop: Loop, settings: Settings, helpers: dict[int, Callable[[int], None]]) -> None:
+        self._loop, self._settings, self._helpers = loop, settings, helpers
         self._waiting: dict[tuple[str, str], _Waiting] = {}
 
     @property
@@ -84,7 +78,6 @@ class Ahead:
             return
         waiting.given = wire.encode(plan)
         process = waiting.process = complete()
-        plan["process"]["held"] = waiting.held = False  # holding is off: a kill run lost its supervisor
         theirs: list[int] = []
         try:
             stdio = process.open_stdio(null, theirs, plan["process"]["uid"])
@@ -109,14 +102,11 @@ class Ahead:
         if process is None or waiting.target is not target or waiting.given != given:
             self.end(key)
             return None
-        if waiting.held:
-            self._holds.free(waiting.pid)
-        else:
-            try:
-                wire.send(waiting.report, ("run",))
-            except OSError:  # it has gone
-                self.end(key)
-                return None
+        try:
+            wire.send(waiting.report, ("run",))
+        except OSError:  # it has gone
+            self.end(key)
+            return None
         process.pid, process.report = waiting.pid, waiting.report
         del self._waiting[key], self._helpers[waiting.pid]
         self._loop.forget(key)

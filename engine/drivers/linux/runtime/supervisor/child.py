@@ -333,8 +333,7 @@ def _run(
     report: socket.socket,
     until_wanted: Callable[[], object] | None = None,
 ) -> None:
-    """until_wanted: returns when the program shall run, which a child that is held (holds.py) need not ask. Nothing
-    before it changes the container's files."""
+    """until_wanted: returns when the program shall run. Nothing before it can be seen by the container's files."""
     for number, soft, hard in settings.limits:
         resource.setrlimit(number, (soft, hard))
     p.set_limits(process)
@@ -350,11 +349,7 @@ def _run(
     k.close_all_but({0, 1, 2, report.fileno()})
     if until_wanted is not None:
         p.filter_early(process)
-        if not process["held"]:
-            until_wanted()
-        elif not os.path.exists(process["cwd"]):
-            wire.send(report, ("asks",))  # it will be made
-            until_wanted()
+        until_wanted()
     p.change_directory(process)
     path = p.find_program(process["args"][0], environment)
     # Said before the filter may forbid saying anything: an end of file without this word means a death in the setup.

@@ -53,15 +53,10 @@ _KEYCTL_JOIN_SESSION_KEYRING, _KEYCTL_SETPERM = 1, 5
 _KEYRING_PERMISSIONS = 0x3F1B0000
 """The kernel's own for a session keyring, and search by its owner: that is how an exec finds it. As runc."""
 
-PTRACE_CONT, PTRACE_DETACH, PTRACE_SEIZE = 7, 17, 0x4206
-PTRACE_O_TRACEEXEC, PTRACE_O_EXITKILL = 1 << 4, 1 << 20
-PTRACE_EVENT_EXEC = 4
-
-# Calls younger than 5.2 have one number on every architecture; these five have not.
-_PIVOT_ROOT, _CAPSET, _SECCOMP, _KEYCTL, _PTRACE = {
-    "x86_64": (155, 126, 317, 250, 101),
-    "aarch64": (41, 91, 277, 219, 117),
-}[os.uname().machine]
+# Calls younger than 5.2 have one number on every architecture; these four have not.
+_PIVOT_ROOT, _CAPSET, _SECCOMP, _KEYCTL = {"x86_64": (155, 126, 317, 250), "aarch64": (41, 91, 277, 219)}[
+    os.uname().machine
+]
 _OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT = 428, 429, 430, 431, 432
 _PIDFD_OPEN, _CLONE3, _CLOSE_RANGE, _OPENAT2, _MOUNT_SETATTR = 434, 435, 436, 437, 442
 
@@ -106,11 +101,6 @@ def prctl(option: int, a: int = 0, b: int = 0, c: int = 0, d: int = 0) -> int:
 
 def pivot_root(new_root: bytes, put_old: bytes) -> None:
     _call(_PIVOT_ROOT, new_root, put_old)
-
-
-def ptrace(request: int, pid: int, data: int) -> None:
-    """data: options of PTRACE_SEIZE, the signal to deliver for the others."""
-    _call(_PTRACE, request, pid, 0, data)
 
 
 def pidfd_open(pid: int) -> int:

@@ -13,7 +13,6 @@ import socket
 import time
 
 from . import cgroups, wire
-from .holds import Holds
 from .ooms import Ooms
 
 TYPE_CHECKING = False
@@ -50,7 +49,6 @@ class Lives:
         self._loop, self._engines, self._groups, self._journal = loop, engines, groups, journal
         self._copier, self._clean = copier, clean
         self._ooms = Ooms(loop, self._tell_oom)
-        self.holds = Holds()
         self._by_key: dict[tuple[str, str], Process] = {}
         self._strays: dict[int, int] = {}
         self.by_pid: dict[int, Process] = {}
@@ -121,8 +119,6 @@ class Lives:
                 process.master = fds[0]
             elif kind == "ready":
                 process.ready = True
-            elif kind == "asks":
-                wire.send(report, ("run",))
             else:
                 failure = details[0], details[1], details[2]
                 break
@@ -146,7 +142,7 @@ class Lives:
         """The child never became the program: undo everything, then say so."""
         self._end_builders(process)
         if not reaped:
-            self.holds.wait(process.pid)
+            os.waitpid(process.pid, 0)
         self._remove(process)
         process.close()
         self._copier.abort(process.id, process.exec_id)
@@ -184,10 +180,6 @@ class Lives:
                 return
             if pid == 0:
                 return
-            if os.WIFSTOPPED(status):
-                self.holds.stopped(pid, status)
-                continue
-            self.holds.ended(pid)
             if pid == self._copier.pid:
                 self._copier.replace()
                 continue
@@ -210,9 +202,7 @@ class Lives:
         waiting = {*self.by_pid, *self.helpers}
         while waiting:
             # In any order: the first process of a pid namespace ends only after everybody reaped the others in it.
-            pid, status = os.waitpid(-1, 0)
-            if not os.WIFSTOPPED(status):
-                waiting.discard(pid)
+            waiting.discard(os.waitpid(-1, 0)[0])
 
     def _on_exit(self, process: Process, status: int) -> None:
         now = time.time_ns()

@@ -57,7 +57,7 @@ class Supervisor:
         self._lives = Lives(self._loop, self._engines, self._groups, self._journal, self._copier, self._clean)
         self._null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         self._foreign = ForeignRuns(exec_root, self._settings, self._null, self._groups, self._lives)
-        self._ahead = Ahead(self._loop, self._settings, self._lives.helpers, self._lives.holds)
+        self._ahead = Ahead(self._loop, self._settings, self._lives.helpers)
         self._placeholders: set[int] = set()
         self._capabilities = 0
         self._idle_since = time.monotonic()
