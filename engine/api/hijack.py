@@ -30,6 +30,7 @@ MULTIPLEXED_STREAM = "application/vnd.docker.multiplexed-stream"
 MULTIPLEXED_SINCE = (1, 42)
 
 HEAD_S, LOOK_AGAIN_S = 1.0, 0.001
+"""How long output waits for its client to read the head of the answer, and how often that is looked at."""
 
 HIJACKED = empty(200)
 """What a route returns after `hijack`: there has to be a response, and the connection sends nothing of it."""

@@ -33,8 +33,6 @@ NOT_EXECUTABLE = 126
 BRIEF_S = 0.005
 """How long the report of a start waits for the end, so that both are one commit: most commands people run end within
 milliseconds. Only where nobody waits for the report: an attached client has its output by then."""
-
-
 EXPECTED_MAX = 16
 """So many execs are kept ready for a start at once."""
 

@@ -56,6 +56,7 @@ class Engine:
         self.flags = flags
         self.process: subprocess.Popen[bytes] | None = None
         self.containers: set[str] = set()
+        self.failures: list[str] = []
         self.made.append(self)
         _run("ip", "netns", "add", self.name)
         self.in_namespace("ip", "link", "set", "lo", "up")
@@ -219,17 +220,29 @@ class Engine:
                 self.process.kill()
                 self.process.wait()
             self.end_supervisor()
+            self.failures = self.supervisor_failures()
             self.containers = container_ids(self.data_root / "events.db")
             _run("ip", "netns", "delete", self.name, check=False)
             shutil.rmtree(self.root, ignore_errors=True)
 
     def leaks(self) -> list[str]:
-        """What is left after `close`: sentences, none when all is well."""
-        return leaks(self.name, self.root, self.containers)
+        """What is left after `close`, and what its supervisor stumbled over: sentences, none when all is well."""
+        return leaks(self.name, self.root, self.containers) + self.failures
+
+    def supervisor_failures(self) -> list[str]:
+        """What the supervisors of this engine and their copiers wrote when a part of them failed."""
+        log = self.exec_root / "supervisor.log"
+        text = log.read_text(errors="replace") if log.exists() else ""
+        return [f"a supervisor failed: {text[-4000:]}"] if "Traceback" in text else []
 
     def container_leaks(self) -> list[str]:
         """What containers of the past hold while the engine runs."""
         return leaks("no-such-namespace", self.root, container_ids(self.data_root / "events.db"))
+
+    def last_words(self) -> str:
+        """The ends of the engine's log and of its supervisor's: what a failure shows, for `close` removes them."""
+        logs = [self.log, self.exec_root / "supervisor.log"]
+        return "\n".join(f"{log.name}:\n{log.read_text(errors='replace')[-4000:]}" for log in logs if log.exists())
 
     def supervisors(self) -> list[int]:
         """Pids of the supervisor and what it forked for itself."""
@@ -268,5 +281,8 @@ def running_engine(*flags: str, etc: Path | None = None, owner: str = "") -> Ite
         engine.start()
         engine.load_busybox()
         yield engine
+    except BaseException:
+        print(engine.last_words())
+        raise
     finally:
         engine.close()

@@ -138,7 +138,8 @@ class Runtime(Protocol):
         ...
 
     def expect(self, launch: ExecLaunch) -> None:
-        """As `approach`, when a client is attached already and `execute` comes next."""
+        """As `approach`, when it is known what `execute` will be asked for. It may be asked for something else, or not
+        at all."""
         ...
 
     async def signal(self, container_id: str, signal_number: int, *, exec_id: str = "") -> None:

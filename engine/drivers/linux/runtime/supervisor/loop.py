@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import select
+import sys
 import time
 
 TYPE_CHECKING = False
@@ -10,6 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 READ, WRITE, HANGUP = select.EPOLLIN, select.EPOLLOUT, select.EPOLLHUP
+FAILURES_MAX = 10
+"""A descriptor whose handler has failed so many times in a row is watched no longer: it would be ready for ever."""
 
 
 class Loop:
@@ -17,6 +20,7 @@ class Loop:
         self._epoll = select.epoll()
         self._handlers: dict[int, Callable[[int], None]] = {}
         self._due: dict[object, tuple[float, Callable[[], None]]] = {}
+        self._failures: dict[int, int] = {}
 
     def watch(self, fd: int, handler: Callable[[int], None], events: int = READ) -> None:
         self._handlers[fd] = handler
@@ -24,6 +28,7 @@ class Loop:
 
     def unwatch(self, fd: int) -> None:
         if self._handlers.pop(fd, None) is not None:
+            self._failures.pop(fd, None)
             self._epoll.unregister(fd)
 
     def want(self, fd: int, events: int) -> None:
@@ -41,17 +46,35 @@ class Loop:
         self._due.pop(key, None)
 
     def turn(self, timeout_s: float) -> None:
-        """Wait for the first thing to happen, at most so long (-1: for ever), and call whoever waits for it."""
+        """Wait for the first thing to happen, at most so long (-1: for ever), and call whoever waits for it. A failure
+        is told on stderr and stays that of one handler: every container's parent must not end of it."""
         if self._due:
             left = max(0.0, min(when for when, _ in self._due.values()) - time.monotonic())
             timeout_s = left if timeout_s < 0 else min(timeout_s, left)
-        for fd, events in self._epoll.poll(timeout_s):
-            handler = self._handlers.get(fd)  # an earlier handler of this turn may have ended this one
-            if handler is not None:
-                handler(events)
+        for fd, handler, events in [(fd, self._handlers.get(fd), events) for fd, events in self._epoll.poll(timeout_s)]:
+            # An earlier handler of this turn may have ended this one, and its descriptor's number be another's by now.
+            if handler is not None and self._handlers.get(fd) is handler:
+                self._call(fd, handler, events)
         if self._due:
             now = time.monotonic()
             for key, (when, call) in list(self._due.items()):
                 if when <= now and self._due.get(key) == (when, call):
                     del self._due[key]
-                    call()
+                    _fails(call)
+
+    def _call(self, fd: int, handler: Callable[[int], None], events: int) -> None:
+        if not _fails(handler, events):
+            self._failures.pop(fd, None)
+        elif self._handlers.get(fd) is handler:
+            self._failures[fd] = self._failures.get(fd, 0) + 1
+            if self._failures[fd] >= FAILURES_MAX:
+                self.unwatch(fd)
+
+
+def _fails(call: Callable[..., None], *arguments: int) -> bool:
+    try:
+        call(*arguments)
+    except Exception:
+        sys.excepthook(*sys.exc_info())
+        return True
+    return False
