@@ -91,7 +91,14 @@ class Supervisor:
 
     def _on_child(self, wakeup: int) -> None:
         os.read(wakeup, 4096)
-        self._lives.reap()
+        self._reap()
+
+    def _reap(self) -> None:
+        try:
+            self._lives.reap()
+        except Exception:
+            self._loop.after(0, "reap", self._reap)  # the others that have ended: nobody wakes us for them again
+            raise
 
     def run(self) -> None:
         swept = True
