@@ -6,7 +6,8 @@ import os
 
 import pytest
 
-from engine.drivers.linux.runtime.supervisor.loop import FAILURES_MAX, Loop
+from engine.drivers.linux.runtime.supervisor import loop as loop_module
+from engine.drivers.linux.runtime.supervisor.loop import FAILURES_MAX, READ, Loop
 
 
 def a_pipe_that_is_ready() -> int:
@@ -61,7 +62,40 @@ def test_a_failure_is_told_and_the_others_are_called(capsys: pytest.CaptureFixtu
         os.close(good)
 
 
-def test_a_handler_that_only_fails_is_called_no_more(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_handler_that_only_fails_is_left_alone_and_called_again_later(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As with a listener when there are no descriptors left: without a rest it would take the whole processor, and
+    without an end of the rest nobody could connect any more."""
+    monkeypatch.setattr(loop_module, "REST_S", 0.05)
+    loop, calls = Loop(), []
+    pipe = a_pipe_that_is_ready()
+
+    def fail(events: int) -> None:
+        calls.append(events)
+        if len(calls) <= FAILURES_MAX + 1:
+            raise OSError("no descriptors left")
+
+    loop.watch(pipe, fail)
+    try:
+        for _ in range(FAILURES_MAX + 5):
+            loop.turn(0)
+        assert len(calls) == FAILURES_MAX
+        loop.want(pipe, READ)
+        for rested in (1, 2):
+            loop.turn(1.0)  # the end of the rest
+            loop.turn(1.0)
+            assert len(calls) == FAILURES_MAX + rested
+        assert capsys.readouterr().err.count("OSError: no descriptors left") == FAILURES_MAX
+        loop.turn(0)
+        assert len(calls) == FAILURES_MAX + 3, "all is well again"
+    finally:
+        loop.unwatch(pipe)
+        os.close(pipe)
+
+
+def test_a_descriptor_that_rests_can_be_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop_module, "REST_S", 0.01)
     loop, calls = Loop(), []
     pipe = a_pipe_that_is_ready()
 
@@ -70,9 +104,10 @@ def test_a_handler_that_only_fails_is_called_no_more(capsys: pytest.CaptureFixtu
         raise ValueError("not this one")
 
     loop.watch(pipe, fail)
-    try:
-        for _ in range(FAILURES_MAX + 5):
-            loop.turn(0)
-        assert len(calls) == FAILURES_MAX
-    finally:
-        os.close(pipe)
+    for _ in range(FAILURES_MAX):
+        loop.turn(0)
+    loop.unwatch(pipe)
+    os.close(pipe)
+    loop.turn(0.1)
+    loop.turn(0)
+    assert len(calls) == FAILURES_MAX
