@@ -35,8 +35,12 @@ def main(exec_root: str, data_root: str) -> None:
     except BaseException as error:
         os.write(telling, f"{type(error).__name__}: {error}\n".encode())
         os._exit(1)
-    os.write(telling, b"ready")
-    os.close(telling)
+    try:
+        os.write(telling, b"ready")
+    except BrokenPipeError:
+        pass  # whoever waited for it was killed: the next one finds us here
+    finally:
+        os.close(telling)
     try:
         supervisor.run()
     except BaseException:
