@@ -110,6 +110,18 @@ def test_a_start_that_fails_leaves_no_scope(engine: Engine) -> None:
     engine.wait_for(lambda: shown(unit, "LoadState") == ["not-found"])
 
 
+def test_a_unit_whose_group_went_before_systemd_looked_goes_too(engine: Engine) -> None:
+    """Many that end at once, in a moment each: whichever systemd looks at too late would be kept for ever."""
+    names = [f"short-{number}" for number in range(12)]
+    for name in names:
+        engine.cli("create", "--name", name, "busybox", "true" if name[-1] in "02468" else "/nosuch")
+    for _ in range(2):  # the second start is refused where the first one's unit is still there
+        engine.cli("start", *names, check=False)
+        engine.cli("wait", *names)
+    units = [scope_of(engine.json(f"/containers/{name}/json")["Id"]) for name in names]
+    engine.wait_for(lambda: all(shown(unit, "LoadState") == ["not-found"] for unit in units))
+
+
 def test_a_parent_is_a_slice(engine: Engine) -> None:
     """RES-01: in its place in the tree of slices; anything else is refused in Docker's words."""
     container_id = engine.out(

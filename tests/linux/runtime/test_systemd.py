@@ -14,6 +14,8 @@ from jeepney import HeaderFields, Message, new_error, new_method_return, new_sig
 from jeepney.low_level import Parser
 
 from engine.drivers.linux.runtime import systemd
+from engine.drivers.linux.runtime.container_groups import ContainerGroups
+from engine.drivers.linux.runtime.host import HostFacts
 from engine.drivers.linux.runtime.scope_plan import Scope
 from engine.errors import PortError
 
@@ -127,6 +129,25 @@ async def test_what_is_not_there_can_be_stopped_and_not_changed(
             refusal = error
     assert refusal is not None
     assert refusal.message == "SetUnitProperties: Unit docker-x.scope not loaded."
+
+
+async def test_a_unit_whose_group_is_gone_already_goes_with_its_container(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """systemd looks at the group to see that it is empty. When the group is removed before, it keeps the unit."""
+    transient = tmp_path / "transient"
+    transient.mkdir()
+    monkeypatch.setattr(systemd, "TRANSIENT", str(transient))
+    groups = ContainerGroups(str(tmp_path / "claims"), HostFacts(version=2, unified=str(tmp_path)))
+    groups.learn({"x": SCOPE.path})
+    async with managed(tmp_path, monkeypatch) as manager:
+        manager.units[SCOPE.name] = {}
+        (transient / SCOPE.name).touch()
+        await groups.leave_scope("x")
+        assert manager.asked == ["StopUnit"]
+        (transient / SCOPE.name).unlink()
+        await groups.leave_scope("x")
+        assert manager.asked == ["StopUnit"], "it is gone, and nobody is asked"
 
 
 async def test_without_systemd_there_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

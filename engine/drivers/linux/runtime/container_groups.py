@@ -107,11 +107,13 @@ class ContainerGroups:
             raise
 
     async def leave_scope(self, container_id: str) -> None:
-        """The container has ended: its scope goes, if it is in one."""
+        """The container has ended: its scope goes, if it is in one. As a rule systemd has seen by itself that nobody is
+        left; not when the supervisor had removed the group by the time it looked: then it would keep the unit for
+        ever, and refuse the next start."""
         path = self.path(container_id)
         scope = scope_plan.Scope.at(path)
-        if scope is not None and _exists(self.facts.unified + path):
-            with contextlib.suppress(PortError):  # as a rule it has seen by itself that nobody is left
+        if scope is not None and (systemd.is_known(scope) or _exists(self.facts.unified + path)):
+            with contextlib.suppress(PortError):
                 await systemd.stop_scope(scope)
 
 

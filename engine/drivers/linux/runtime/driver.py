@@ -197,6 +197,7 @@ class LinuxRuntime:
             log["handed"] = door >= 0
             pid: int = await self._connection.request(verb, (*fds, door) if door >= 0 else fds, plan=prepared)
         except Refusal as refusal:
+            await self._groups.leave_scope(launch.container_id)
             raise start_error("start", prefix, refusal) from refusal
         finally:
             if door >= 0:

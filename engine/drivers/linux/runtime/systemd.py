@@ -8,6 +8,7 @@ Source: org.freedesktop.systemd1(5).
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
@@ -23,6 +24,8 @@ from engine.errors import Fault, PortError
 
 SYSTEM_BUS = "/run/dbus/system_bus_socket"
 PRIVATE = "/run/systemd/private"
+TRANSIENT = "/run/systemd/transient"
+"""Where a transient unit has its file while systemd knows it."""
 DEADLINE_S = 30.0
 """For a job of systemd's, as runc waits."""
 RETRY_S = 0.02
@@ -65,6 +68,11 @@ async def start_scope(scope: Scope, pid: int, properties: Iterable[Property], *,
                     return
     except trio.TooSlowError as error:
         raise PortError("systemd", f"Timeout waiting for systemd to create {scope.name}") from error
+
+
+def is_known(scope: Scope) -> bool:
+    """Whether systemd still has the unit, with or without a group."""
+    return os.path.exists(f"{TRANSIENT}/{scope.name}")
 
 
 async def stop_scope(scope: Scope) -> None:
