@@ -143,10 +143,13 @@ async def _quit_when_pressed(signals: AsyncIterator[int]) -> None:
     one finds as after a crash."""
     pressed = 1
     async for number in signals:
-        pressed += number in (signal.SIGTERM, signal.SIGINT)
+        if number not in (signal.SIGTERM, signal.SIGINT):
+            continue
+        pressed += 1
         if pressed == PRESSED_MAX:
             logger.error("%s, for the third time: leaving containers behind", signal.Signals(number).name)
             os._exit(128 + number)
+        logger.warning("%s: containers are still ending; once more leaves them behind", signal.Signals(number).name)
 
 
 async def _reload(engine: Engine, first: DaemonConfig, reread: Callable[[], DaemonConfig]) -> None:

@@ -1,7 +1,7 @@
 """What `docker stats` of many containers costs. As root: `python -m tests.bench.bench_stats [containers] [seconds]`.
 
 Every container sleeps and has one stream of its own. Told is the CPU time of the engine, the supervisor and its
-copier, with and without the streams, as a share of one core. A process of the bench reads the streams away.
+copier, with and without the streams, as a share of one core, and how many documents came.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import selectors
 import socket
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -23,49 +24,55 @@ def main(containers: int, seconds: int) -> None:
         names = [f"sleeper-{number}" for number in range(containers)]
         for name in names:
             engine.cli("run", "-d", "--name", name, "busybox", "sleep", "100000")
-        ours = processes(engine)
-        idle = spent(ours, seconds)
-        streams = [stream(engine, name) for name in names]
-        reader = drain(streams)
-        spent(ours, 3)
-        busy = spent(ours, seconds)
-        os.kill(reader, 15)
-        _, status = os.waitpid(reader, 0)
+        ours = Ours(engine)
+        idle = ours.spent(seconds)
+        reader = Reader([stream(engine, name) for name in names])
+        ours.spent(3)
+        before = reader.documents
+        busy = ours.spent(seconds)
+        read = reader.documents - before
         print(f"{containers} containers, {seconds} s on {os.cpu_count()} CPUs, {os.uname().release}")
         print(f"without streams {100 * idle / seconds:5.2f} % of one core")
         print(f"with streams    {100 * busy / seconds:5.2f} % of one core")
-        print(f"for each document {1e6 * (busy - idle) / seconds / containers:5.0f} us")
+        print(f"{read} documents, {1e6 * (busy - idle) / read:.0f} us for each")
 
 
-def processes(engine: Engine) -> list[int]:
-    """The engine, its supervisors and their helpers; not the containers."""
-    assert engine.process is not None
-    found = [engine.process.pid, *engine.supervisors()]
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) not in found:
+class Ours:
+    """The engine, its supervisors and their helpers, not the containers. Helpers come and go while they are watched: a
+    new one is looked for at each look, and one that is gone counts what it had used at the last."""
+
+    LOOK_S = 0.5
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._ticks: dict[int, int] = {}
+
+    def spent(self, seconds: float) -> float:
+        """CPU seconds used from now until then."""
+        self._look()
+        before = sum(self._ticks.values())
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            time.sleep(min(self.LOOK_S, max(0.0, end - time.monotonic())))
+            self._look()
+        return (sum(self._ticks.values()) - before) / os.sysconf("SC_CLK_TCK")
+
+    def _look(self) -> None:
+        assert self._engine.process is not None
+        waiting = [self._engine.process.pid, *self._engine.supervisors()]
+        while waiting:
+            pid = waiting.pop()
             try:
-                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-                program = (entry / "cmdline").read_text()
-            except (OSError, ValueError):
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                program = Path(f"/proc/{pid}/cmdline").read_text()
+                tasks = list(Path(f"/proc/{pid}/task").iterdir())
+                children = " ".join((task / "children").read_text() for task in tasks)
+            except OSError:
                 continue
-            if parent in found and "sleep" not in program:
-                found.append(int(entry.name))
-    return found
-
-
-def spent(pids: list[int], seconds: float) -> float:
-    """CPU seconds of the processes in that time."""
-
-    def used() -> float:
-        ticks = 0
-        for pid in pids:
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            ticks += int(fields[11]) + int(fields[12])
-        return ticks / os.sysconf("SC_CLK_TCK")
-
-    before = used()
-    time.sleep(seconds)
-    return used() - before
+            if "sleep" in program:
+                continue
+            self._ticks[pid] = int(fields[11]) + int(fields[12])
+            waiting += [int(word) for word in children.split()]
 
 
 def stream(engine: Engine, name: str) -> socket.socket:
@@ -75,17 +82,23 @@ def stream(engine: Engine, name: str) -> socket.socket:
     return sock
 
 
-def drain(streams: list[socket.socket]) -> int:
-    """A child that reads and forgets."""
-    pid = os.fork()
-    if pid:
-        return pid
-    selector = selectors.DefaultSelector()
-    for sock in streams:
-        selector.register(sock, selectors.EVENT_READ)
-    while True:
-        for key, _ in selector.select():
-            assert os.read(key.fd, 1 << 16)
+class Reader:
+    """Reads every stream and counts; its thread lives as long as the bench."""
+
+    def __init__(self, streams: list[socket.socket]) -> None:
+        self.documents = 0
+        self._selector = selectors.DefaultSelector()
+        for sock in streams:
+            self._selector.register(sock, selectors.EVENT_READ)
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        while True:
+            for key, _ in self._selector.select():
+                data = os.read(key.fd, 1 << 16)
+                if not data:
+                    self._selector.unregister(key.fileobj)
+                self.documents += data.count(b"\n{")
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def test_an_engine_that_dies_over_it_is_gone_on_for(engine: Engine) -> None:
     before = run(engine, "web", ASKED_TWICE, "--restart", "unless-stopped", "--stop-timeout", "300")
     assert engine.process is not None
     engine.process.send_signal(signal.SIGTERM)
-    engine.wait_for(lambda: "asked" in log_of(engine, "web"))
+    engine.wait_for(lambda: "asked" in log_of(engine))
     engine.kill()
     assert lives(before)
     engine.start()
@@ -93,9 +93,10 @@ def test_a_third_signal_ends_the_engine_at_once(engine: Engine) -> None:
     other = run(engine, "other", STUBBORN, "--restart", "always", "--stop-timeout", "1")
     pid = run(engine, "endless", STUBBORN, "--stop-timeout", "-1")
     assert engine.process is not None
-    for number in (signal.SIGTERM, signal.SIGINT):
-        engine.process.send_signal(number)
-        engine.wait_for(lambda: "asked" in log_of(engine, "endless"))
+    engine.process.send_signal(signal.SIGTERM)
+    engine.wait_for(lambda: "asked" in log_of(engine))
+    engine.process.send_signal(signal.SIGINT)
+    engine.wait_for(lambda: "SIGINT: containers are still ending" in engine.log.read_text())
     engine.process.send_signal(signal.SIGTERM)
     assert engine.process.wait(20) == 128 + signal.SIGTERM
     engine.process = None
@@ -106,7 +107,7 @@ def test_a_third_signal_ends_the_engine_at_once(engine: Engine) -> None:
     assert state(engine, "endless")[0] == "running"
 
 
-def log_of(engine: Engine, name: str) -> str:
-    """What a container wrote, from its log file: the engine may be closing."""
+def log_of(engine: Engine) -> str:
+    """What its containers wrote, from their log files: the engine may be closing."""
     files = engine.data_root.glob("containers/*/*.log")
     return "".join(file.read_text() for file in files)
