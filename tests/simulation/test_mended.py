@@ -399,3 +399,20 @@ def test_a_volume_that_is_removed_while_it_is_made_leaves_no_directory(tmp_path:
         await world.at_rest()
 
     play(tmp_path, story)
+
+
+def test_a_volume_that_is_removed_before_it_is_made_needs_no_directory_removed(tmp_path: Path) -> None:
+    """VOL-01, VOL-04: the disk may refuse to give back what should not have been made."""
+
+    async def story(world: World) -> None:
+        made = world.hold("create volume")
+        async with trio.open_nursery() as clients:
+            clients.start_soon(partial(world.ask, "POST", "/volumes/create", {"Name": "logs"}, status=201))
+            await trio.sleep(1)
+            await world.ask("DELETE", "/volumes/logs", status=204)
+            world.refuse("remove volume", times=9)
+            made.set()
+        assert world.machine.volumes == {}
+        await world.at_rest()
+
+    play(tmp_path, story)

@@ -29,6 +29,7 @@ FOUND = {
     7007552: "a restart policy at a start of the engine, on a full disk",
     8003276: "a network removed while it is made again",
     8007976: "a start whose supervisor is lost when it has ended already",
+    12008281: "a volume removed while its directory is made, which the disk refuses to give back",
 }
 """Seeds that found something, and what. They are kept because they were cheap to keep: as the engine changes they
 become seeds like others."""

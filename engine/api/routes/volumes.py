@@ -114,19 +114,13 @@ class VolumeRoutes:
         )
         await self._context.application.execute(command, cause=cause)
         state = self.find(name)
-        try:
-            await self._context.ports.volumes.create(VolumeName(name), state.options)
-        finally:
-            with trio.move_on_after(REMOVE_DEADLINE_S, shield=True):
-                await self._unmake_if_removed(VolumeName(name))
-        return state
 
-    async def _unmake_if_removed(self, name: VolumeName) -> None:
-        """Somebody may have removed the volume before its directory was made, or just then, and has not told yet. A
-        failure may have made it, too."""
-        await self._context.pump.until(f"volume:{name}", lambda now: now.status is not VolumeStatus.REMOVING)
-        if self._context.views.volumes.get(name) is None:
-            await self._context.ports.volumes.remove(name)
+        def removed_meanwhile() -> bool:
+            now: VolumeState = self._context.application.state("volume", name)
+            return now.status is not VolumeStatus.READY
+
+        await self._context.ports.volumes.create(VolumeName(name), state.options, unless=removed_meanwhile)
+        return state
 
     async def remove(self, state: VolumeState, cause: Cause) -> None:
         """VOL-04. Returns when the directory is gone."""

@@ -11,8 +11,11 @@ from engine.aggregates.values.ids import VolumeName
 class Volumes(Protocol):
     """The local driver: `<root>/volumes/<name>/_data`."""
 
-    async def create(self, name: VolumeName, options: Mapping[str, str]) -> str:
-        """Make it (or find it); its mountpoint."""
+    async def create(
+        self, name: VolumeName, options: Mapping[str, str], *, unless: Callable[[], bool] = lambda: False
+    ) -> str:
+        """Make it (or find it); its mountpoint. unless: asked in the moment that would make it; nothing is made if it
+        holds."""
         ...
 
     async def remove(self, name: VolumeName) -> None: ...

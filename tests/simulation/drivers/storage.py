@@ -118,8 +118,14 @@ class SimulatedFolders(Part):
 
 
 class SimulatedVolumes(Part):
-    async def create(self, name: VolumeName, options: Mapping[str, str]) -> str:
-        await self.perform("create volume", lambda: self.machine.volumes.setdefault(name, False), writes=True)
+    async def create(
+        self, name: VolumeName, options: Mapping[str, str], *, unless: Callable[[], bool] = lambda: False
+    ) -> str:
+        def make() -> None:
+            if not unless():
+                self.machine.volumes.setdefault(name, False)
+
+        await self.perform("create volume", make, writes=True)
         return f"/volumes/{name}/_data"
 
     async def remove(self, name: VolumeName) -> None:
