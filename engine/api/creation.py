@@ -59,9 +59,6 @@ class Creation:
         if name:
             name = checked_name(name)
         request = self._request()
-        image = self._image(request.config.image, platform if self._api_version >= PLATFORM_SINCE else "")
-        image_config = await context.images.config_of(image)
-        config = merge(request.config, image_config.config)
         planning = NewContainers(
             context.views,
             context.config,
@@ -69,6 +66,13 @@ class Creation:
             hostname=socket.gethostname(),
             new_name=context.entropy.hex_id,
         )
+        try:
+            image = self._image(request.config.image, platform if self._api_version >= PLATFORM_SINCE else "")
+        except Rejected:
+            planning.checked(request, request.config)  # Nobody should pull an image to hear of a slip in the request.
+            raise
+        image_config = await context.images.config_of(image)
+        config = merge(request.config, image_config.config)
         plan = planning.plan(request, image, config, container_id, name=name, at=context.clock.now_ns())
         self._warnings += plan.warnings
         command = plan.command

@@ -99,9 +99,7 @@ class NewContainers:
         at: int,
     ) -> Plan:
         """config: the request's over the image's (merge.py). Raises Rejected for the first rule that is broken."""
-        check_namespaces(request.config, request.host)
-        host = self._with_defaults(request.host)
-        host, warnings = check(config, host, self._facts)
+        host, warnings = self.checked(request, config)
         check_log_options(host.log_config)
         port_wishes(config.exposed_ports or {}, host.port_bindings or {}, host.publish_all_ports)
         config = self._with_hostname(config, host, container_id)
@@ -125,6 +123,11 @@ class NewContainers:
             runtime=runtime,
         )
         return Plan(command=command, env=config.env or (), warnings=warnings)
+
+    def checked(self, request: Request, config: ContainerConfig) -> tuple[HostConfig, tuple[str, ...]]:
+        """The host's part with its defaults, and warnings; what can be said without an image. Raises Rejected."""
+        check_namespaces(request.config, request.host)
+        return check(config, self._with_defaults(request.host), self._facts)
 
     def _with_defaults(self, host: HostConfig) -> HostConfig:
         daemon = self._daemon
@@ -151,7 +154,15 @@ class NewContainers:
         kind, _, reference = mode.partition(":")
         if kind != "container" or not reference:
             return mode
-        return f"container:{self._views.containers.find(reference).container_id}"
+        return f"container:{self._named(reference).container_id}"
+
+    def _named(self, reference: str) -> ContainerState:
+        """Another container that the request names. Not 404 when it is not there: clients would take that for the image
+        and pull it."""
+        try:
+            return self._views.containers.find(reference)
+        except Rejected as error:
+            raise Rejected(Reason.INVALID, error.message) from error
 
     def _with_hostname(self, config: ContainerConfig, host: HostConfig, container_id: ContainerID) -> ContainerConfig:
         if config.hostname:
@@ -164,8 +175,7 @@ class NewContainers:
 
     def _mounts(self, config: ContainerConfig, host: HostConfig) -> tuple[MountPoint, ...]:
         def mounts_of(reference: str) -> tuple[MountPoint, ...]:
-            donor: ContainerState = self._views.containers.find(reference)
-            return donor.mounts
+            return self._named(reference).mounts
 
         points = mount_points(config, host, new_name=self._new_name, mounts_of=mounts_of)
         return tuple(self._with_source(point) for point in points)
@@ -243,10 +253,9 @@ class NewContainers:
 
     def _linked(self, name: str) -> ContainerState:
         try:
-            return self._views.containers.find(name)
+            return self._named(name)
         except Rejected as error:
-            # Not 404: clients would take that for the image.
-            raise Rejected(Reason.INVALID, f"could not get container for {name}: {error.message}") from error
+            raise Rejected(error.reason, f"could not get container for {name}: {error.message}") from error
 
 
 def volumes_of(command: CreateContainer) -> tuple[CreateVolume, ...]:

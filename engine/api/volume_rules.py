@@ -17,7 +17,8 @@ LOCAL_OPTIONS = frozenset({"type", "o", "device", "size"})
 def check_name(name: str) -> None:
     """Raises Rejected(INVALID) in the words of moby's volume service."""
     if len(name) == 1:
-        raise Rejected(Reason.INVALID, "volume name is too short, names should be at least two alphanumeric characters")
+        words = "volume name is too short, names should be at least two alphanumeric characters"
+        raise Rejected(Reason.INVALID, f"create {name}: {words}")
     if not RESTRICTED_NAME.fullmatch(name):
         raise Rejected(
             Reason.INVALID,
@@ -32,7 +33,7 @@ def check_driver(name: str, driver: str, options: Mapping[str, str], *, quotas: 
     if driver != "local":
         raise Rejected(
             Reason.NOT_FOUND,
-            f'error looking up volume plugin {driver}: plugin "{driver}" not found',
+            f'create {name}: error looking up volume plugin {driver}: plugin "{driver}" not found',
         )
     for option in options:
         if option not in LOCAL_OPTIONS:

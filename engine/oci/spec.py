@@ -15,7 +15,7 @@ from engine.aggregates.values import capabilities as caps
 from engine.aggregates.values.config import ContainerConfig, HostConfig, Ulimit
 from engine.aggregates.values.id_map import IdMap, IdRange
 from engine.aggregates.values.mounts import MountPoint
-from engine.aggregates.values.security import apparmor_profile, security_option
+from engine.aggregates.values.security import apparmor_profile, masked_paths, readonly_paths, security_option
 from engine.aggregates.values.sysctls import dotted
 from engine.oci import resources, seccomp
 from engine.oci.resources import DeviceNode
@@ -23,22 +23,6 @@ from engine.oci.resources import DeviceNode
 OCI_VERSION = "1.0.2"
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 INIT_PATH = "/sbin/docker-init"
-
-MASKED_PATHS = (
-    "/proc/acpi",
-    "/proc/asound",
-    "/proc/interrupts",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/sys/devices/virtual/powercap",
-    "/sys/firmware",
-)
-READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
@@ -261,9 +245,7 @@ def _bind(destination: str, source: str) -> dict[str, Any]:
 
 def _mount(point: MountPoint, traits: HostTraits) -> dict[str, Any]:
     if point.type == "tmpfs":
-        options = ["nosuid", "nodev", "noexec", *point.options]
-        if point.from_spec:
-            options = ["nosuid", "nodev", *([] if point.rw else ["ro"]), *point.options]
+        options = ["nosuid", "nodev", "noexec", *([] if point.rw else ["ro"]), *point.options]
         return {"destination": point.destination, "type": "tmpfs", "source": "tmpfs", "options": options}
     options = ["bind" if point.non_recursive else "rbind", point.propagation or "rprivate"]
     if not point.rw:
@@ -313,11 +295,8 @@ def linux(given: SpecInput, capability_names: Sequence[str]) -> dict[str, Any]:
     propagation = rootfs_propagation(given.mounts)
     if propagation:
         document["rootfsPropagation"] = propagation
-    open_system = host.privileged or security_option(host, "systempaths") == "unconfined"
-    masked = host.masked_paths if host.masked_paths is not None else (() if open_system else MASKED_PATHS)
-    readonly = host.readonly_paths if host.readonly_paths is not None else (() if open_system else READONLY_PATHS)
-    document["maskedPaths"] = list(masked)
-    document["readonlyPaths"] = list(readonly)
+    document["maskedPaths"] = list(masked_paths(host))
+    document["readonlyPaths"] = list(readonly_paths(host))
     profile = seccomp_profile(host, given.traits)
     if profile is not None:
         traits = given.traits

@@ -55,6 +55,9 @@ async def test_layers_that_images_share_count_once(tmp_path: Path) -> None:
         assert told["TotalSize"] == told["Reclaimable"] == 12_340
         _, old = await engine.ask("GET", "/v1.44/system/df")
         assert old["LayersSize"] == 12_340
+        assert not any("VirtualSize" in row for row in old["Images"])
+        _, older = await engine.ask("GET", "/v1.43/system/df")  # whose CLI computes what is an image's own from it
+        assert all(row["VirtualSize"] == row["Size"] > 0 for row in older["Images"])
 
 
 async def test_what_containers_stand_on_is_not_reclaimable(tmp_path: Path) -> None:

@@ -35,6 +35,18 @@ def test_an_unknown_image(engine: Engine) -> None:
     assert create(engine, {"Image": "nosuch"}) == (404, "No such image: nosuch:latest")
 
 
+def test_a_slip_is_told_before_an_image_is_pulled_for_it(engine: Engine) -> None:
+    """CTR-02: the CLI pulls at 404; and a container that a request names is not the image."""
+    for options, words in (
+        ({"Memory": 1}, "Minimum memory limit allowed is 6MB"),
+        ({"NetworkMode": "container:nosuch"}, "No such container: nosuch"),
+        ({"PidMode": "container:nosuch"}, "No such container: nosuch"),
+        ({"VolumesFrom": ["nosuch"]}, "No such container: nosuch"),
+    ):
+        image = "busybox" if "VolumesFrom" in options else "nosuch"
+        assert create(engine, {"Image": image, "HostConfig": options}) == (400, words)
+
+
 @pytest.mark.parametrize("body", [{}, None, {"HostConfig": {"Memory": 1 << 30}}])
 def test_nothing_to_make(engine: Engine, body: object) -> None:
     """CTR-01: as an empty body would say."""
@@ -116,14 +128,14 @@ def test_neither_command_nor_entry_point(engine: Engine) -> None:
 
 
 def test_a_donor_that_does_not_run(engine: Engine) -> None:
-    """CTR-38, NET-20: 409 at the start, 404 when there is none."""
+    """CTR-38, NET-20: 409 at the start, 400 when there is none: clients take 404 for the image."""
     create(engine, {"Image": "busybox"}, "ok-donor")
     create(engine, {"Image": "busybox", "HostConfig": {"NetworkMode": "container:ok-donor"}}, "ok-guest")
     status, body = engine.request("POST", "/containers/ok-guest/start")
     assert status == 409, body
     assert b"non running container" in body or b"is not running" in body
     status, _ = create(engine, {"Image": "busybox", "HostConfig": {"NetworkMode": "container:nosuch"}})
-    assert status == 404
+    assert status == 400
 
 
 def test_an_unknown_network(engine: Engine) -> None:

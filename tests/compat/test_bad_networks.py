@@ -32,10 +32,10 @@ def test_a_small_subnet_is_exhausted_and_every_address_comes_back(engine: Engine
 @pytest.mark.parametrize("subnet", ["10.92.0.0/33", "10.92.0/24", "nonsense", "10.92.0.1/24", ""])
 def test_subnets_that_are_none(engine: Engine, subnet: str) -> None:
     """NET-01, NET-10."""
-    body = {"Name": "bad", "IPAM": {"Config": [{"Subnet": subnet}]}}
+    body = {"Name": "wrong", "IPAM": {"Config": [{"Subnet": subnet}]}}
     status, words = ask(engine, "/networks/create", body)
     assert (status, words.startswith("invalid network config:")) == (400, True)
-    assert engine.request("GET", "/networks/bad")[0] == 404
+    assert engine.request("GET", "/networks/wrong")[0] == 404
 
 
 def test_when_every_pool_is_in_use_the_next_network_is_refused(engine: Engine) -> None:

@@ -110,6 +110,13 @@ def test_a_command_that_is_not_there(engine: Engine, host: str) -> None:
     assert (status, "nothing-here" in words) == (400, True)
 
 
+def test_an_exec_makes_no_working_directory(engine: Engine, host: str) -> None:
+    """EXE-06, EXE-09: a container's own is made at its start; one that an exec asks for must be there."""
+    refused = engine.cli("exec", "-w", "/made/by/nobody", "-u", "0", host, "pwd", check=False)
+    assert (refused.returncode, 'chdir to cwd ("/made/by/nobody")' in refused.stdout + refused.stderr) == (127, True)
+    assert engine.cli("exec", host, "ls", "/made", check=False).returncode == 1
+
+
 def test_an_exec_inherits_and_overrides(engine: Engine, host: str) -> None:
     """EXE-06: user, working directory and environment of the container, or its own; Privileged has all of them."""
     show = ("sh", "-c", "id -u; pwd; echo $A $B; grep CapEff /proc/self/status")

@@ -247,3 +247,15 @@ def test_inspect_tells_the_whole_truth(engine: Engine) -> None:
     assert int(engine.out("inspect", "-s", "-f", "{{.SizeRootFs}}", "seen")) > 1_000_000
     unknown = engine.cli("inspect", "nothing-like-it", check=False)
     assert "No such object: nothing-like-it" in unknown.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [(("--entrypoint", "/etc"), 126), (("--network", "nosuch"), 125)],
+)
+def test_a_start_that_fails_takes_its_container_with_it(engine: Engine, options: tuple[str, ...], code: int) -> None:
+    """CTR-16: `--rm`; gone when the client hears of it, which has nothing else to complain about."""
+    failed = engine.cli("run", "--rm", *options, "busybox", check=False)
+    assert failed.returncode == code
+    assert "error waiting for container" not in failed.stderr
+    assert engine.json("/containers/json?all=1") == []

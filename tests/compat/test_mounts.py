@@ -133,7 +133,8 @@ def test_read_only_binds_are_read_only_all_the_way_down(engine: Engine, tmp_path
 
 
 def test_volumes_of_another_container(engine: Engine, tmp_path: Path) -> None:
-    """CTR-41: its volumes and binds, read-only on demand; its own destinations win; an unknown donor is 404."""
+    """CTR-41: its volumes and binds, read-only on demand; its own destinations win; an unknown donor is 400, because
+    clients take 404 for the image."""
     own = ("-v", "data:/data", "-v", f"{tmp_path}:/host", "-v", "/anonymous")
     engine.cli("create", "--name", "donor", *own, "busybox")
     engine.cli("run", "--rm", "--volumes-from", "donor", "busybox", "sh", "-c", "echo a > /data/a; echo b > /host/b")
@@ -144,6 +145,6 @@ def test_volumes_of_another_container(engine: Engine, tmp_path: Path) -> None:
     engine.cli("create", "--name", "heir", "--volumes-from", "donor", "busybox")
     shown = {row["Destination"]: row["Type"] for row in engine.json("/containers/heir/json")["Mounts"]}
     assert shown == {"/data": "volume", "/host": "bind", "/anonymous": "volume"}
-    assert create(engine, VolumesFrom=["nobody"]) == (404, "No such container: nobody")
+    assert create(engine, VolumesFrom=["nobody"]) == (400, "No such container: nobody")
     assert create(engine, VolumesFrom=["donor:odd"]) == (400, "invalid mode: odd")
     assert create(engine, VolumesFrom=["donor:nocopy"]) == (400, "invalid mode: nocopy")

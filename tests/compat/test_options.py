@@ -89,7 +89,7 @@ def test_read_only_root(engine: Engine) -> None:
 
 
 def test_tmpfs(engine: Engine) -> None:
-    """CTR-39: --tmpfs with its options, and --mount type=tmpfs."""
+    """CTR-39: --tmpfs with its options, and --mount type=tmpfs; nothing can be run from either."""
     shown = inside(
         engine, "--tmpfs", "/scratch:size=1m,mode=700", "grep ' /scratch ' /proc/mounts; stat -c %a /scratch"
     )
@@ -97,6 +97,7 @@ def test_tmpfs(engine: Engine) -> None:
     assert "size=1024k" in shown
     assert shown.endswith("700")
     shown = inside(engine, "--mount", "type=tmpfs,dst=/scratch,tmpfs-size=2097152", "grep ' /scratch ' /proc/mounts")
+    assert shown.startswith("tmpfs /scratch tmpfs rw,nosuid,nodev,noexec")
     assert "size=2048k" in shown
 
 

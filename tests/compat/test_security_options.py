@@ -241,3 +241,17 @@ def test_apparmor_confines(confining: Engine) -> None:
     assert shown.stderr.lower().count("permission denied") == 3, shown.stderr
     engine.cli("kill", "-s", "KILL", "held")
     engine.wait_for(lambda: engine.out("inspect", "-f", "{{.State.Status}}", "held") == "exited")
+
+
+def test_what_is_hidden_is_told(engine: Engine) -> None:
+    """SEC-08, CTR-22: the defaults too; nothing of the privileged is hidden."""
+
+    def told(*options: str) -> tuple[list[str] | None, list[str] | None]:
+        host = json.loads(engine.out("inspect", engine.out("create", *options, "busybox")))[0]["HostConfig"]
+        return host["MaskedPaths"], host["ReadonlyPaths"]
+
+    masked, readonly = told()
+    assert {"/proc/kcore", "/sys/firmware"} < set(masked or ())
+    assert "/proc/sys" in (readonly or ())
+    assert told("--privileged") == (None, None)
+    assert told("--security-opt", "systempaths=unconfined") == ([], [])

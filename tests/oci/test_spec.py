@@ -289,7 +289,7 @@ def test_a_subpath_and_an_images_layers_are_left_to_the_native_runtime_to_resolv
             {"type": "tmpfs", "options": ("size=1m",), "from_spec": True, "rw": False},
             "tmpfs",
             "tmpfs",
-            ["nosuid", "nodev", "ro", "size=1m"],
+            ["nosuid", "nodev", "noexec", "ro", "size=1m"],
         ),
     ],
 )

@@ -16,6 +16,12 @@ from engine.aggregates.values.ids import RESTRICTED_NAME
 from engine.aggregates.values.mounts import MountPoint
 
 PROPAGATIONS = frozenset({"private", "rprivate", "slave", "rslave", "shared", "rshared"})
+TMPFS_FLAGS = frozenset(
+    {"async", "atime", "defaults", "dev", "diratime", "dirsync", "exec", "mand", "noatime", "nodev", "nodiratime",
+     "noexec", "nomand", "norelatime", "nostrictatime", "nosuid", "private", "relatime", "ro", "rprivate", "rshared",
+     "rslave", "runbindable", "rw", "shared", "slave", "strictatime", "suid", "sync", "unbindable"}
+)  # fmt: skip
+TMPFS_DATA = frozenset({"size", "mode", "uid", "gid", "nr_inodes", "nr_blocks", "mpol"})
 NewName = Callable[[], str]
 FindMounts = Callable[[str], tuple[MountPoint, ...]]
 """The mounts of another container, by id or name (--volumes-from)."""
@@ -39,13 +45,13 @@ def mount_points(
         given.add(point.destination)
         points[point.destination] = point
     for destination, options in (host.tmpfs or {}).items():
-        path = _destination(destination, f"{destination}")
+        path = _destination(destination)
         if path in given:
             raise Rejected(Reason.INVALID, f"Duplicate mount point: {path}")
         given.add(path)
-        points[path] = MountPoint(type="tmpfs", destination=path, options=_split(options), mode=options)
+        points[path] = MountPoint(type="tmpfs", destination=path, options=_tmpfs_options(options), mode=options)
     for destination in config.volumes or {}:
-        path = _destination(destination, destination)
+        path = _destination(destination)
         if path not in points:
             points[path] = _anonymous(path, new_name(), host.volume_driver)
     return tuple(points.values())
@@ -67,16 +73,17 @@ def parse_bind(spec: str, volume_driver: str, new_name: NewName) -> MountPoint:
     sends such)."""
     parts = spec.split(":")
     if len(parts) == 1 and spec:
-        return replace(_anonymous(_destination(spec, spec), new_name(), volume_driver), mode="z")
+        return replace(_anonymous(_destination(spec, spec, "volume"), new_name(), volume_driver), mode="z")
     if len(parts) not in (2, 3) or not all(parts[:2]) or (len(parts) == 2 and _valid_mode(parts[1])):
         raise Rejected(Reason.INVALID, f"invalid volume specification: '{spec}'")
     mode = parts[2] if len(parts) == 3 else ""
     if mode and not _valid_mode(mode):
         raise Rejected(Reason.INVALID, f"invalid mode: {mode}")
-    source, destination, options = parts[0], _destination(parts[1], spec), _split(mode)
+    kind = "bind" if parts[0].startswith("/") else "volume"
+    source, destination, options = parts[0], _destination(parts[1], spec, kind), _split(mode)
     propagation = next((option for option in options if option in PROPAGATIONS), "")
     point = MountPoint(type="bind", destination=destination, mode=mode, rw="ro" not in options)
-    if source.startswith("/"):
+    if kind == "bind":
         _refuse_field(spec, "bind", "VolumeOptions", given="nocopy" in options)
         clean = posixpath.normpath(source)
         return replace(point, source=clean, create_source=True, propagation=propagation or "rprivate")
@@ -121,17 +128,14 @@ def _refuse_field(spec: str, kind: str, field: str, *, given: bool) -> None:
         )
 
 
-def _destination(path: str, spec: str) -> str:
+def _destination(path: str, spec: str = "", kind: str = "") -> str:
+    """spec: of `-v`, which the refusal of a destination names with the kind of mount."""
+    words = f"invalid volume specification: '{spec}': invalid mount config for type \"{kind}\": " if spec else ""
     if not path.startswith("/"):
-        raise Rejected(
-            Reason.INVALID,
-            f"invalid volume specification: '{spec}': invalid mount path: '{path}' mount path must be absolute",
-        )
+        raise Rejected(Reason.INVALID, f"{words}invalid mount path: '{path}' mount path must be absolute")
     clean = posixpath.normpath(path).replace("//", "/")
     if clean == "/":
-        raise Rejected(
-            Reason.INVALID, f"invalid volume specification: '{spec}': invalid specification: destination can't be '/'"
-        )
+        raise Rejected(Reason.INVALID, f"{words}invalid specification: destination can't be '/'")
     return clean
 
 
@@ -293,6 +297,17 @@ def _volumes_from(spec: str, mounts_of: FindMounts) -> Iterable[MountPoint]:
         if point.type == "tmpfs":
             continue
         yield replace(point, rw=point.rw and "ro" not in mode.split(","), copy_up=False, anonymous=False)
+
+
+def _tmpfs_options(text: str) -> tuple[str, ...]:
+    """Of `--tmpfs path:options`, in the words of moby/sys/mount MergeTmpfsOptions."""
+    options = _split(text)
+    for option in options:
+        name, equals, _ = option.partition("=")
+        if option not in TMPFS_FLAGS and not (equals and name in TMPFS_DATA):
+            words = " ".join(f'"{part}"' for part in option.split("=", 1))
+            raise Rejected(Reason.INVALID, f"invalid tmpfs option [{words}]")
+    return options
 
 
 def _split(options: str) -> tuple[str, ...]:

@@ -166,9 +166,11 @@ def _with_update(state: ContainerState, ended: Events) -> Events:
 def _exited(state: ContainerState, command: c.ReportExited) -> Events:
     if not state.alive or command.run != state.run:
         return ()
+    # Whoever watched the process may have seen its end before the start was told.
+    at = max(command.at, state.started_at)
     exited = e.ContainerExited(
         run=command.run,
-        at=command.at,
+        at=at,
         exit_code=command.exit_code,
         oom_killed=command.oom_killed,
         lost=command.lost,
@@ -176,17 +178,17 @@ def _exited(state: ContainerState, command: c.ReportExited) -> Events:
     if state.status is Status.REMOVING:
         return (exited,)
     if state.stop is not None:
-        stopped = e.ContainerStopped(at=command.at, restart=state.stop.restart)
+        stopped = e.ContainerStopped(at=at, restart=state.stop.restart)
         if state.stop.restart:
-            now = e.ContainerRestartScheduled(due_at=command.at, delay_ms=0, restart_count=0)
+            now = e.ContainerRestartScheduled(due_at=at, delay_ms=0, restart_count=0)
             return (exited, stopped, now)
-        return (exited, stopped, *_auto_remove(state, command.at))
+        return (exited, stopped, *_auto_remove(state, at))
     if not wants_restart(state.host.restart_policy, command.exit_code, state.restart_count, state.manually_stopped):
-        return (exited, *_auto_remove(state, command.at))
-    ran_for_ns = command.at - state.started_at
+        return (exited, *_auto_remove(state, at))
+    ran_for_ns = at - state.started_at
     delay_ms = next_delay_ms(state.restart_delay_ms, ran_for_ns)
     scheduled = e.ContainerRestartScheduled(
-        due_at=command.at + delay_ms * 1_000_000, delay_ms=delay_ms, restart_count=state.restart_count + 1
+        due_at=at + delay_ms * 1_000_000, delay_ms=delay_ms, restart_count=state.restart_count + 1
     )
     return (exited, scheduled)
 

@@ -44,6 +44,8 @@ from engine.api.streams import current_request, empty, json_response, outlasting
 
 STOP_TIMEOUT_S = 10
 UNEXECUTABLE = 128
+REMOVED_WITHIN_S = 10.0
+WAITERS_FIRST_S = 0.01
 """The exit code of a container whose start failed before there was a process. Source: moby daemon/start.go."""
 SIGKILL = 9
 
@@ -213,11 +215,24 @@ class Verbs:
         context = self._context
         intent = c.StartContainer(container_id=state.container_id, at=context.clock.now_ns())
         state = self._newest(state.container_id)
-        if state.status in STARTABLE:
-            await self._start_or_record(state, intent, cause)
-        else:
-            await self._execute((intent,), cause)
-        await self._started(state.container_id)
+        try:
+            if state.status in STARTABLE:
+                await self._start_or_record(state, intent, cause)
+            else:
+                await self._execute((intent,), cause)
+            await self._started(state.container_id)
+        except Rejected:
+            await self._gone_with_its_start(state.container_id)
+            raise
+
+    async def _gone_with_its_start(self, container_id: ContainerID) -> None:
+        """A container of `--rm` whose start failed is gone when its client hears of that, and who waits for its removal
+        has heard first: the CLI takes its own wait back on an error, and complains when that was not over."""
+        state = self._newest(container_id)
+        if state.host.auto_remove and state.status is Status.REMOVING:
+            with trio.move_on_after(REMOVED_WITHIN_S):
+                await self.removed(container_id)
+                await trio.sleep(WAITERS_FIRST_S)
 
     async def _start_or_record(
         self, state: ContainerState, intent: c.StartContainer | c.RestartContainer, cause: Cause

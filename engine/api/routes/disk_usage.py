@@ -82,6 +82,7 @@ class DiskUsage:
             image_shapes.summary(
                 state, image_shapes.ListFacts(containers=users[state.image_id], shared=uses), max(version, (1, 51))
             )
+            | ({"VirtualSize": state.size} if version < image_shapes.ONE_SIZE_SINCE else {})
             for state in states
         ]
         total = sum(sizes.values())

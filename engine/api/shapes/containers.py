@@ -19,7 +19,7 @@ from engine.aggregates.values.health import HealthResult, HealthStatus
 from engine.aggregates.values.ids import short
 from engine.aggregates.values.log_files import LogFile, log_file
 from engine.aggregates.values.mounts import MountPoint
-from engine.aggregates.values.security import apparmor_profile, security_option
+from engine.aggregates.values.security import apparmor_profile, masked_paths, readonly_paths, security_option
 from engine.api.shapes.full import full
 from engine.api.shapes.times import rfc3339_nano, status_words
 
@@ -310,6 +310,8 @@ def _host_config(
     if api_version < (1, 46):
         document.pop("Annotations", None)
     document["ConsoleSize"] = list(state.host.console_size or (0, 0))
+    document["MaskedPaths"] = list(masked_paths(state.host)) or document["MaskedPaths"]
+    document["ReadonlyPaths"] = list(readonly_paths(state.host)) or document["ReadonlyPaths"]
     return document
 
 

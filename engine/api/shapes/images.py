@@ -21,6 +21,8 @@ from engine.api.versions import ApiVersion
 from engine.config import DaemonConfig
 
 NS = 1_000_000_000
+ONE_SIZE_SINCE = (1, 44)
+"""Before, VirtualSize said the same as Size, and the CLI of that age computes with it."""
 
 
 class ListFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,7 +53,7 @@ def summary(state: ImageState, facts: ListFacts, version: ApiVersion) -> dict[st
         "SharedSize": shared_size(state, facts.shared),
         "Size": state.size,
     }
-    if version < (1, 44):
+    if version < ONE_SIZE_SINCE:
         shape["VirtualSize"] = state.size
     return shape
 
@@ -91,7 +93,7 @@ def inspect(state: ImageState, config: ImageConfig, daemon: DaemonConfig, versio
     shape |= said if version < (1, 52) else {key: value for key, value in said.items() if value}
     if not shape["Created"]:
         del shape["Created"]
-    if version < (1, 44):
+    if version < ONE_SIZE_SINCE:
         shape["VirtualSize"] = state.size
     if version < (1, 45):
         shape["Container"] = ""

@@ -423,6 +423,12 @@ def test_a_lost_exit_is_told_as_lost() -> None:
     assert history(*LIVES[S.RUNNING], lost)[-1] == e.ContainerExited(run=1, at=NOW, exit_code=255, lost=True)
 
 
+def test_an_end_is_told_no_earlier_than_its_start() -> None:
+    """Whoever watches the process may see its end before the start is told."""
+    ended = live(create(), START, started(at=NOW + 5), exited(at=NOW + 3))
+    assert (ended.started_at, ended.finished_at) == (NOW + 5, NOW + 5)
+
+
 # -- the freezer ---------------------------------------------------------------------------------------------------
 
 

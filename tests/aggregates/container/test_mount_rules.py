@@ -85,9 +85,21 @@ def test_a_volume_driver_is_for_volumes() -> None:
         ("/a:/b:cached,delegated", "invalid mode: cached,delegated"),
         ("/a:/b:ro,ro", "invalid mode: ro,ro"),
         ("/a:/b:ro,", "invalid mode: ro,"),
-        ("/a:b", "invalid volume specification: '/a:b': invalid mount path: 'b' mount path must be absolute"),
-        ("/a:/", "invalid volume specification: '/a:/': invalid specification: destination can't be '/'"),
-        ("/a:/..", "invalid volume specification: '/a:/..': invalid specification: destination can't be '/'"),
+        (
+            "/a:b",
+            "invalid volume specification: '/a:b': invalid mount config for type \"bind\": "
+            "invalid mount path: 'b' mount path must be absolute",
+        ),
+        (
+            "a:/",
+            "invalid volume specification: 'a:/': invalid mount config for type \"volume\": "
+            "invalid specification: destination can't be '/'",
+        ),
+        (
+            "/a:/..",
+            "invalid volume specification: '/a:/..': invalid mount config for type \"bind\": "
+            "invalid specification: destination can't be '/'",
+        ),
         (
             "./a:/b",
             'create ./a: "./a" includes invalid characters for a local volume name, only "[a-zA-Z0-9][a-zA-Z0-9_.-]" '
@@ -283,3 +295,18 @@ def test_volumes_from_is_refused_in_dockers_words(spec: str, words: str) -> None
     with pytest.raises(Rejected) as caught:
         points(volumes_from=(spec,))
     assert caught.value.message == words
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("foo=1m", 'invalid tmpfs option ["foo" "1m"]'),
+        ("size", 'invalid tmpfs option ["size"]'),
+        ("size=1m,bind", 'invalid tmpfs option ["bind"]'),
+        ("mode=700,ro=1", 'invalid tmpfs option ["ro" "1"]'),
+    ],
+)
+def test_options_of_a_tmpfs_are_refused_in_dockers_words(options: str, words: str) -> None:
+    with pytest.raises(Rejected) as caught:
+        points(tmpfs={"/t": options})
+    assert (caught.value.reason, caught.value.message) == (Reason.INVALID, words)

@@ -162,15 +162,15 @@ async def test_without_it_the_exec_is_forked_anew(port: Harbour) -> None:
 async def test_it_is_told_what_to_become_and_waits(port: Harbour) -> None:
     launch, first, namespace = await inhabited(port)
     command = port.exec_of(launch, "sh", "-c", "pwd; exec sleep 50")
-    command = replace(command, process={**command.process, "cwd": "/made/for/it"})
+    command = replace(command, process={**command.process, "cwd": "/etc"})
     async with attached(port, command) as client:
         await until(lambda: others_in(namespace, first))
         (waiting,) = others_in(namespace, first)
         port.runtime.expect(command)
         await trio.sleep(0.1)
-        assert not os.path.exists(f"/proc/{first}/root/made"), "a file was touched before the exec was asked for"
+        assert not os.readlink(f"/proc/{waiting}/cwd").endswith("/etc"), "it went there before the exec was asked for"
         assert await port.runtime.execute(command) == waiting
-        assert await trio.to_thread.run_sync(client.recv, 100) == b"/made/for/it\n"
+        assert await trio.to_thread.run_sync(client.recv, 100) == b"/etc\n"
 
 
 async def test_told_something_else_than_is_asked_for(port: Harbour) -> None:

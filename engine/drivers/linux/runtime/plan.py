@@ -101,7 +101,7 @@ def container_plan(launch: Launch, facts: HostFacts, filter_: Filter) -> dict[st
         "sysctls": [(sysctl_path(name), value) for name, value in (linux.get("sysctl") or {}).items()],
         "hostname": spec.get("hostname") or "",
         "oom_score_adj": spec["process"].get("oomScoreAdj"),
-        "process": process_plan(spec["process"], filter_),
+        "process": {**process_plan(spec["process"], filter_), "make_cwd": True},
         "stdio": stdio_plan(launch.stdio, launch.log),
     }
 
@@ -229,7 +229,7 @@ def process_plan(process: Mapping[str, Any], filter_: Filter) -> dict[str, Any]:
         "args": args,
         "env": list(process.get("env") or ()),
         "cwd": process.get("cwd") or "/",
-        "make_cwd": True,
+        "make_cwd": False,
         "uid": user.get("uid", 0),
         "gid": user.get("gid", 0),
         "groups": list(user.get("additionalGids") or ()),

@@ -209,7 +209,7 @@ def _check_executable(name: str, path: str) -> None:
         code = 127 if error.errno == errno.ENOENT else 126
         raise ExecError(f'exec: "{name}": stat {path}: {text}', code, error.errno or 0) from error
     if stat.S_ISDIR(mode):
-        raise ExecError(f'exec: "{name}": is a directory', 126, errno.EISDIR)
+        raise ExecError(f'exec: "{name}": is a directory: permission denied', 126, errno.EACCES)
     if not mode & 0o111 or not os.access(path, os.X_OK):
         raise ExecError(f'exec: "{name}": permission denied', 126, errno.EACCES)
 
