@@ -213,12 +213,3 @@ def test_leaving_a_swarm_that_is_none(engine: Engine) -> None:
     """SWM: 503 in moby's words, which clients that tidy up take for done."""
     status, body = engine.request("POST", "/swarm/leave?force=1")
     assert (status, json.loads(body)) == (503, {"message": "This node is not part of a swarm"})
-
-
-def test_what_may_come_later_is_there_or_says_so(engine: Engine) -> None:
-    """CTR-34 and the build: made, or refused with 501; nothing in between."""
-    create(engine, {"Image": "busybox"}, "ok-one")
-    status, body = engine.request("POST", "/commit?container=ok-one&repo=made", {})
-    assert status in (201, 501), body
-    if status == 201:
-        engine.request("DELETE", f"/images/{json.loads(body)['Id']}?force=1")

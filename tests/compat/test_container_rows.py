@@ -324,6 +324,27 @@ def test_the_list_and_its_filters(engine: Engine) -> None:
     engine.cli("rmi", "child")
 
 
+def test_a_list_of_what_runs_has_what_restarts(engine: Engine) -> None:
+    """CTR-20: it counts as running between two runs, as in inspect."""
+    engine.cli("run", "-d", "--name", "loops", "--restart", "always", "busybox", "false")
+    engine.wait_for(lambda: engine.json("/containers/loops/json")["State"]["Restarting"])
+    engine.wait_for(lambda: engine.json("/containers/loops/json")["RestartCount"] > 3)  # seconds between two runs now
+    for path in ("/containers/json", "/containers/json?size=1"):
+        (row,) = engine.json(path)
+        assert (row["Names"], row["State"]) == (["/loops"], "restarting")
+        assert row["Status"].startswith("Restarting (1) ")
+
+
+def test_a_prune_of_everything_ends_well(engine: Engine) -> None:
+    """CTR-35, SYS-17: a builder's cache, which is not here, is pruned of nothing."""
+    engine.cli("create", "--name", "idle", "busybox")
+    engine.cli("tag", "busybox", "kept")
+    pruned = engine.out("system", "prune", "-f", "--volumes")
+    assert "Deleted Containers:" in pruned
+    assert pruned.splitlines()[-1].startswith("Total reclaimed space")
+    engine.cli("rmi", "kept")
+
+
 def test_files_say_what_they_cannot(engine: Engine) -> None:
     """CTR-30, CTR-31, CTR-32, CTR-33: missing paths 404, no directory 400, read-only 400; no changes are null."""
     create(engine, "one", HostConfig={"ReadonlyRootfs": True, "Tmpfs": {"/scratch": ""}})

@@ -37,7 +37,6 @@ ABSENT: tuple[tuple[str, str], ...] = (
     ("/session", "BuildKit sessions"),
     ("/grpc", "BuildKit over gRPC"),
     ("/build", "building images"),
-    ("/build/prune", "the build cache"),
     ("/build/cancel", "building images"),
     ("/containers/<path:rest>/checkpoints", EXPERIMENTAL),
     ("/containers/<path:rest>/checkpoints/<checkpoint>", EXPERIMENTAL),

@@ -167,7 +167,7 @@ class Verbs:
             return self._rows.listing(now_ns, api_version, everything=everything)
         rows: list[bytes] = []
         for state in views.containers.newest_first():
-            if not (everything or state.alive) or not wanted.accepts(state):
+            if not (everything or shapes.counts_as_running(state)) or not wanted.accepts(state):
                 continue
             row = self._rows.row(state, now_ns, api_version)
             if sized:

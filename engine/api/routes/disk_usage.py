@@ -1,4 +1,4 @@
-"""`GET /system/df`: what images, containers and volumes take (SYS-17).
+"""`GET /system/df`: what images, containers and volumes take (SYS-17); and the cache of a builder, which is not here.
 
 Sizes of layers come from the log, and who shares them is a fold over images and containers; read-write layers and
 volumes are measured (engine/api/sizes.py).
@@ -51,6 +51,11 @@ def register(app: EngineApp, context: ApiContext) -> None:
             if version < (1, 42):
                 shape["BuilderSize"] = 0
         return json_response(shape)
+
+    @app.route("/build/prune", methods=["POST"])
+    async def prune_build_cache() -> Response:
+        """`docker system prune` asks for it behind all the rest. Nothing is kept, so nothing goes."""
+        return json_response({"CachesDeleted": [], "SpaceReclaimed": 0})
 
 
 def _detail(query: Query, version: ApiVersion) -> tuple[bool, bool]:
@@ -112,9 +117,9 @@ class DiskUsage:
             items.append(row | {"SizeRw": size, "SizeRootFs": size + await sizes.below(state)})
         total = sum(size for _, size in measured)
         usage = {
-            "ActiveCount": sum(state.alive for state, _ in measured),
+            "ActiveCount": sum(container_shapes.counts_as_running(state) for state, _ in measured),
             "TotalCount": len(measured),
-            "Reclaimable": sum(size for state, size in measured if not state.alive),
+            "Reclaimable": sum(size for state, size in measured if not container_shapes.counts_as_running(state)),
             "TotalSize": total,
         }
         return _section("ContainerUsage", usage, "Containers", items, legacy=legacy, verbose=verbose)

@@ -10,7 +10,7 @@ import msgspec
 
 from engine.aggregates.container.state import ContainerState
 from engine.api.shapes.container_filters import image_name
-from engine.api.shapes.containers import status_text, summary
+from engine.api.shapes.containers import counts_as_running, status_text, summary
 from engine.projections.views import Views
 
 NS = 1_000_000_000
@@ -54,7 +54,7 @@ class ContainerRows:
         kept = self._listings.get(key)
         if kept is None or kept.stamp != stamp:
             states = views.containers.newest_first()
-            rows = [self.row(state, now_ns, api_version) for state in states if everything or state.alive]
+            rows = [self.row(state, now_ns, api_version) for state in states if everything or counts_as_running(state)]
             kept = self._listings[key] = _Listing(stamp, b"[" + b",".join(rows) + b"]\n")
         return kept.body
 

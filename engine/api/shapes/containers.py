@@ -48,6 +48,11 @@ def status_of(state: ContainerState) -> str:
     return _WORDS.get(state.status, "dead")
 
 
+def counts_as_running(state: ContainerState) -> bool:
+    """As `State.Running`: also while it is paused, or waits for its restart."""
+    return status_of(state) in ("running", "paused", "restarting")
+
+
 def status_text(state: ContainerState, now_ns: int) -> str:
     """The STATUS column."""
     return status_words(
@@ -202,7 +207,7 @@ def state_document(state: ContainerState, probes: Sequence[HealthResult]) -> dic
     status = status_of(state)
     document: dict[str, Any] = {
         "Status": status,
-        "Running": status in ("running", "paused", "restarting"),
+        "Running": counts_as_running(state),
         "Paused": status == "paused",
         "Restarting": status == "restarting",
         "OOMKilled": state.oom_killed,
