@@ -195,17 +195,13 @@ def mounts(given: SpecInput) -> list[dict[str, Any]]:
     found = [mount for mount in _defaults(given) if mount["destination"] not in taken]
     if "/dev" in taken:  # the user's own has its own of everything
         found = [mount for mount in found if not mount["destination"].startswith("/dev/")]
-    found += [
-        {"destination": path, "type": "bind", "source": source, "options": ["rbind", "rprivate"]}
-        for path, source in given.files.items()
-        if path not in taken
-    ]
+    above = [_mount(point, given.traits) for point in given.mounts]
+    above += [_bind(path, source) for path, source in given.files.items() if path not in taken]
     if uses_init(given):
-        found.append(
-            {"destination": INIT_PATH, "type": "bind", "source": given.traits.init_path, "options": ["bind", "ro"]}
-        )
-    by_depth = sorted(given.mounts, key=lambda point: point.destination.count("/"))
-    return [*found, *(_mount(point, given.traits) for point in by_depth)]
+        source = given.traits.init_path
+        above.append({"destination": INIT_PATH, "type": "bind", "source": source, "options": ["bind", "ro"]})
+    # A volume at /etc has the container's own /etc/hosts in it, as moby's sort has it.
+    return found + sorted(above, key=lambda mount: mount["destination"].count("/"))
 
 
 def _defaults(given: SpecInput) -> list[dict[str, Any]]:

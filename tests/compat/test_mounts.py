@@ -148,3 +148,19 @@ def test_volumes_of_another_container(engine: Engine, tmp_path: Path) -> None:
     assert create(engine, VolumesFrom=["nobody"]) == (400, "No such container: nobody")
     assert create(engine, VolumesFrom=["donor:odd"]) == (400, "invalid mode: odd")
     assert create(engine, VolumesFrom=["donor:nocopy"]) == (400, "invalid mode: nocopy")
+
+
+def test_what_the_engine_writes_lies_in_what_the_user_mounts(engine: Engine) -> None:
+    """CTR-39, CTR-40: a volume or a tmpfs at /etc has the container's own /etc/hosts in it; one at /sbin has the init."""
+    for options in (("-v", "etc:/etc"), ("--tmpfs", "/etc")):
+        shown = engine.out("run", "--rm", *options, "-h", "mine", "busybox", "sh", "-c", "cat /etc/hostname; ls /etc")
+        assert shown.split()[0] == "mine"
+        assert {"hosts", "resolv.conf"} < set(shown.split())
+    assert "docker-init" in engine.out("run", "--rm", "--init", "-v", "sbin:/sbin", "busybox", "ps")
+
+
+def test_a_file_is_not_mounted_onto_a_directory(engine: Engine) -> None:
+    """CTR-40: in the words that everybody has met; nor a directory onto a file."""
+    for bind in ("/etc/passwd:/etc", "/etc:/etc/passwd"):
+        failed = engine.cli("run", "--rm", "-v", bind, "busybox", "true", check=False)
+        assert "not a directory: Are you trying to mount a directory onto a file (or vice-versa)?" in failed.stderr

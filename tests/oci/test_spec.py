@@ -268,7 +268,7 @@ def point(destination: str, **given: Any) -> MountPoint:
 def test_mounts_are_made_from_the_shallowest_to_the_deepest() -> None:
     deep = [point(path) for path in ("/a/b/c", "/z", "/a", "/a/b")]
     destinations = [mount["destination"] for mount in spec_of(mounts=tuple(deep))["mounts"]]
-    assert destinations[-4:] == ["/z", "/a", "/a/b", "/a/b/c"]
+    assert [path for path in destinations if path[1] in "az"] == ["/z", "/a", "/a/b", "/a/b/c"]
 
 
 def test_a_subpath_and_an_images_layers_are_left_to_the_native_runtime_to_resolve() -> None:

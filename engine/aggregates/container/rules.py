@@ -176,6 +176,8 @@ def check_namespaces(config: ContainerConfig, host: HostConfig) -> None:
         _invalid(HOST_NETWORK_AND_LINKS)
     if host.network_mode.startswith("container:"):
         _check_shared_network(config, host)
+    if config.mac_address and (host.network_mode in ("host", "none") or host.network_mode.startswith("container:")):
+        _invalid("conflicting options: mac-address and the network mode")
 
 
 def _one_of(value: str, allowed: set[str], name: str, *, container: bool) -> None:

@@ -85,7 +85,8 @@ def _words(error: OSError) -> str:
     if isinstance(error, rootfs.MountError):
         return str(error.strerror)
     text = (error.strerror or "").lower()
-    return f"{error.filename}: {text}" if error.filename else text
+    name = error.filename.decode(errors="replace") if isinstance(error.filename, bytes) else error.filename
+    return f"{name}: {text}" if name else text
 
 
 def container(

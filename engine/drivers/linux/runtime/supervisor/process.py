@@ -79,7 +79,11 @@ def take_terminal(slave: int) -> None:
 
 def set_limits(process: dict[str, Any]) -> None:
     for number, soft, hard in process["rlimits"]:
-        resource.setrlimit(number, (soft, hard))
+        try:
+            resource.setrlimit(number, (soft, hard))
+        except (ValueError, OSError) as error:  # ValueError: above what the system allows
+            words = f"error setting rlimits for ready process: error setting rlimit type {number}"
+            raise ExecError(f"{words}: operation not permitted", 128, errno.EPERM) from error
 
 
 def become(process: dict[str, Any]) -> None:

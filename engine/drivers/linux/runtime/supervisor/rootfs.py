@@ -215,8 +215,11 @@ def _bind(root_fd: int, entry: dict[str, Any], destination: bytes) -> None:
     tree = _tree(root_fd, entry)
     if entry["attributes"]:
         k.set_mount_attributes(tree, b"", entry["attributes"], recursive=entry["attributes_recursive"])
-    target = open_destination(root_fd, destination, directory=stat.S_ISDIR(os.fstat(tree).st_mode))
+    directory = stat.S_ISDIR(os.fstat(tree).st_mode)
+    target = open_destination(root_fd, destination, directory=directory)
     _refuse_proc(root_fd, target, tree)
+    if stat.S_ISDIR(os.fstat(target).st_mode) != directory:
+        raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))  # mount(2) says so, move_mount(2) EINVAL
     k.move_mount(tree, target)
     for flag in entry["propagation"]:
         k.mount(None, through(tree), None, flag)
