@@ -151,7 +151,7 @@ def test_volumes_of_another_container(engine: Engine, tmp_path: Path) -> None:
 
 
 def test_what_the_engine_writes_lies_in_what_the_user_mounts(engine: Engine) -> None:
-    """CTR-39, CTR-40: a volume or a tmpfs at /etc has the container's own /etc/hosts in it; one at /sbin has the init."""
+    """CTR-39: a volume or a tmpfs at /etc has the container's own /etc/hosts in it; one at /sbin has the init."""
     for options in (("-v", "etc:/etc"), ("--tmpfs", "/etc")):
         shown = engine.out("run", "--rm", *options, "-h", "mine", "busybox", "sh", "-c", "cat /etc/hostname; ls /etc")
         assert shown.split()[0] == "mine"

@@ -373,7 +373,7 @@ def test_an_eater_in_a_group_of_the_containers_own_counts(engine: Engine) -> Non
 
 
 def test_a_limit_that_the_host_does_not_have(engine: Engine) -> None:
-    """RES-05: in runc's words."""
+    """RES-06: in runc's words."""
     failed = engine.cli("run", "--rm", "--ulimit", "nofile=99999999999", "busybox", "true", check=False)
     assert failed.returncode == 125
     assert "error setting rlimit type 7: operation not permitted" in failed.stderr
