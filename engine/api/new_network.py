@@ -56,7 +56,7 @@ class NewNetworks:
         ipam = body.ipam or shapes.IPAMBody()
         pools = self._pools(ipam, body.config_only, enable_ipv4=enable_ipv4, enable_ipv6=enable_ipv6)
         subnets.check_default_gateways(driver, pools, internal=body.internal)
-        return NetworkSettings(
+        settings = NetworkSettings(
             name=body.name,
             driver=driver,
             pools=pools,
@@ -71,6 +71,8 @@ class NewNetworks:
             config_only=body.config_only,
             config_from=source,
         )
+        subnets.check_bridge(settings, [(state.network_id, state.settings) for state in self._networks])
+        return settings
 
     def _config_network(self, name: str) -> NetworkState:
         found = self._networks.named(name)

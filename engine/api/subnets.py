@@ -15,9 +15,9 @@ import msgspec
 from engine.aggregates.decider import Reason, Rejected
 from engine.aggregates.network import NetworkSettings, NetworkState
 from engine.aggregates.values import endpoint_options
-from engine.aggregates.values.bridge_options import DEFAULT_GATEWAYS
+from engine.aggregates.values.bridge_options import BRIDGE_NAME, DEFAULT_GATEWAYS
 from engine.aggregates.values.config import EndpointConfig, EndpointIPAMConfig
-from engine.aggregates.values.ids import NetworkID
+from engine.aggregates.values.ids import NetworkID, short
 from engine.aggregates.values.links import parse_link
 from engine.aggregates.values.subnet import (
     AddressPool,
@@ -111,6 +111,22 @@ def check_default_gateways(driver: str, pools: Sequence[Pool], *, internal: bool
     named = any(name in pool.auxiliary for pool in pools for name in DEFAULT_GATEWAYS.values())
     if driver == "bridge" and internal and named:
         raise Rejected(Reason.INVALID, "no gateway can be set on an internal bridge network")
+
+
+def check_bridge(settings: NetworkSettings, networks: Iterable[tuple[NetworkID, NetworkSettings]]) -> None:
+    """A bridge belongs to one network, which has one subnet of a family. Raises Rejected(FORBIDDEN) in moby's words."""
+    if settings.driver != "bridge" or settings.config_only:
+        return
+    if len(settings.pools) > len({":" in pool.subnet for pool in settings.pools}):
+        raise Rejected(Reason.FORBIDDEN, "bridge driver doesn't support multiple subnets")
+    bridge = settings.options.get(BRIDGE_NAME)
+    for network_id, other in networks:
+        if bridge and not other.config_only and bridge == (other.options.get(BRIDGE_NAME) or f"br-{short(network_id)}"):
+            raise Rejected(
+                Reason.FORBIDDEN,
+                f"cannot create network {settings.name} ({bridge}): conflicts with network {network_id} ({bridge}): "
+                "networks have same bridge name",
+            )
 
 
 def choose_pools(ipam: IPAMBody, *, enable_ipv4: bool, enable_ipv6: bool, space: AddressSpace) -> tuple[Pool, ...]:

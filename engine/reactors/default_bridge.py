@@ -11,7 +11,7 @@ import ipaddress
 from collections.abc import Sequence
 
 from engine.aggregates.network import NetworkSettings
-from engine.aggregates.values.bridge_options import DEFAULT_GATEWAYS, HOST_BINDING
+from engine.aggregates.values.bridge_options import BRIDGE_NAME, DEFAULT_GATEWAYS, HOST_BINDING
 from engine.aggregates.values.subnet import (
     DEFAULT_NETWORK,
     AddressPool,
@@ -22,7 +22,7 @@ from engine.aggregates.values.subnet import (
 )
 from engine.config import ConfigError, DaemonConfig
 
-BRIDGE_NAME = "docker0"
+DEFAULT_BRIDGE = "docker0"
 _LINK_LOCAL = ipaddress.IPv6Network("fe80::/64")
 Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 
@@ -50,7 +50,7 @@ def settings(
             "com.docker.network.bridge.enable_icc": _word(config.icc),
             "com.docker.network.bridge.enable_ip_masquerade": _word(config.ip_masq),
             HOST_BINDING: config.ip,
-            "com.docker.network.bridge.name": config.bridge or BRIDGE_NAME,
+            BRIDGE_NAME: config.bridge or DEFAULT_BRIDGE,
             "com.docker.network.driver.mtu": str(config.mtu),
         },
     )

@@ -106,3 +106,21 @@ def test_volumes_that_can_not_be_mounted_fail_the_start_and_leave_nothing(
     assert str(engine.data_root / "volumes") not in open("/proc/self/mountinfo").read()
     engine.cli("rm", "web")
     engine.cli("volume", "rm", "odd")
+
+
+@pytest.mark.parametrize("name", ["docker0", "br-other"])
+def test_a_bridge_belongs_to_one_network(engine: Engine, name: str) -> None:
+    """NET-09: else the removal of one would take the other's; the default network's too."""
+    options = {"Options": {"com.docker.network.bridge.name": name}}
+    if name != "docker0":
+        assert ask(engine, "/networks/create", {"Name": "first", **options})[0] == 201
+    status, words = ask(engine, "/networks/create", {"Name": "second", **options})
+    assert (status, words.endswith("networks have same bridge name")) == (403, True)
+    assert engine.request("GET", "/networks/second")[0] == 404
+    assert engine.out("run", "--rm", "busybox", "cat", "/sys/class/net/eth0/operstate") == "up"
+
+
+def test_a_bridge_has_one_subnet_of_a_family(engine: Engine) -> None:
+    """NET-01."""
+    body = {"Name": "two", "IPAM": {"Config": [{"Subnet": "10.93.0.0/24"}, {"Subnet": "10.94.0.0/24"}]}}
+    assert ask(engine, "/networks/create", body) == (403, "bridge driver doesn't support multiple subnets")

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from engine.aggregates.values.ports import ANY_ADDRESSES
 from engine.aggregates.values.subnet import Pool
 
+BRIDGE_NAME = "com.docker.network.bridge.name"
 HOST_BINDING = "com.docker.network.bridge.host_binding_ipv4"
 """The host's address of ports that are published at none; in spite of its name it may be an IPv6 address."""
 GATEWAY_MODES = {

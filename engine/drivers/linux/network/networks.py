@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Mapping
 
-from engine.aggregates.values.bridge_options import GATEWAY_MODES, HOST_BINDING, ROUTED
+from engine.aggregates.values.bridge_options import BRIDGE_NAME, GATEWAY_MODES, HOST_BINDING, ROUTED
 from engine.aggregates.values.ids import short
 from engine.drivers.linux.network import links, namespaces, netlink, sublinks
 from engine.drivers.linux.network.ipvlan import Ipvlan
@@ -24,7 +24,6 @@ from engine.drivers.linux.network.sublinks import ALIAS, SublinkDriver
 from engine.drivers.ports.network import NetworkInventory, NetworkSpec
 from engine.errors import Fault, PortError
 
-_BRIDGE_NAME = "com.docker.network.bridge.name"
 _ICC = "com.docker.network.bridge.enable_icc"
 _MASQUERADE = "com.docker.network.bridge.enable_ip_masquerade"
 _INHIBIT_IPV4 = "com.docker.network.bridge.inhibit_ipv4"
@@ -43,7 +42,7 @@ _FALSE = ("0", "f", "F", "FALSE", "false", "False")
 
 def bridge_name(spec: NetworkSpec) -> str:
     """The bridge of a network: as named by option, `docker0` for the predefined network `bridge`, `br-<id>` else."""
-    named = spec.options.get(_BRIDGE_NAME, "")
+    named = spec.options.get(BRIDGE_NAME, "")
     if named:
         return named
     return _DEFAULT_NETWORK_BRIDGE if spec.name == "bridge" else f"br-{short(spec.network_id)}"
