@@ -44,9 +44,10 @@ from engine.api.streams import current_request, empty, json_response, outlasting
 
 STOP_TIMEOUT_S = 10
 UNEXECUTABLE = 128
+"""The exit code of a container whose start failed before there was a process. Source: moby daemon/start.go."""
 REMOVED_WITHIN_S = 10.0
 WAITERS_FIRST_S = 0.01
-"""The exit code of a container whose start failed before there was a process. Source: moby daemon/start.go."""
+"""What the client of a start that failed waits for the removal of its container, and then for those who wait for it."""
 SIGKILL = 9
 
 
