@@ -24,7 +24,8 @@ from tests.support.model import ANY, BUILTIN, Container, Model, program
 RUNS = int(os.environ.get("ISHMAEL_MODEL_RUNS", "0"))
 pytestmark = [pytest.mark.root, pytest.mark.timeout(0 if RUNS else 300)]
 
-NAMES = ("web", "db", "job", "app")
+NAMES = ("web", "sql", "job", "app")
+"""None of hexadecimal digits alone: that would find a container by its id."""
 NETWORKS = ("front", "back")
 POLICIES = (("no", 0), ("no", 0), ("always", 0), ("unless-stopped", 0), ("on-failure", 1), ("on-failure", 0))
 names, networks, policies = st.sampled_from(NAMES), st.sampled_from(NETWORKS), st.sampled_from(POLICIES)
