@@ -36,6 +36,7 @@ def register(app: EngineApp, context: ApiContext) -> None:
             multiplexed=not state.config.tty, timestamps=query.flag("timestamps"), details=query.flag("details")
         )
         chunks = reading(context, state, log, wanted, render)
+        await anext(chunks)  # Whoever has the head may remove the container, and gets all the same what it wrote.
         content_type = stream_content_type(request.api_version, multiplexed=not state.config.tty)
         return raw_response(chunks, content_type)
 
@@ -62,7 +63,7 @@ def log_query(query: Query, now_ns: int) -> LogQuery:
 async def reading(
     context: ApiContext, state: ContainerState, log: LogFile, query: LogQuery, render: LogRenderer
 ) -> AsyncIterator[bytes]:
-    """The lines as bytes, until there is no more and nobody writes any more."""
+    """The lines as bytes, until there is no more and nobody writes any more; first nothing, when the log is open."""
 
     async def ended() -> None:
         def over(now: ContainerState) -> bool:
@@ -72,6 +73,8 @@ async def reading(
 
     batches = context.ports.logs.read(log, query, render=render, ended=ended)
     async with aclosing(batches):
+        await anext(batches, None)
+        yield b""
         async for chunk in batches:
             if chunk:
                 yield chunk
@@ -86,4 +89,5 @@ async def backlog(
         return
     render = LogRenderer(multiplexed=multiplexed)
     async for chunk in reading(context, state, log, LogQuery(stdout=stdout, stderr=stderr), render):
-        yield chunk
+        if chunk:
+            yield chunk

@@ -48,7 +48,8 @@ class Logs(Protocol):
         ended: Callable[[], Awaitable[object]] | None = None,
     ) -> AsyncIterator[T]:
         """Entries in the order written, in batches, each through `render` (called in a worker thread, batch after
-        batch). A missing file is an empty log; lines that are no entries are skipped.
+        batch). The first is empty and comes when the files are open: a removal takes nothing away any more. A missing
+        file is an empty log; lines that are no entries are skipped.
 
         ended: returns once nobody writes any more and all is written; asked for again after each wait, so it must be
         cancel-safe. Only used when following; without it following never ends. Raises PortError for unreadable files.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from contextlib import aclosing
 from pathlib import Path
 
@@ -124,3 +125,22 @@ async def test_following_gives_every_line_through_rotations_and_ends_with_the_co
 
 async def test_a_log_whose_directory_was_never_made_is_empty(tmp_path: Path) -> None:
     assert await read(tmp_path / "local-logs/container.log", LogQuery(follow=True)) == []
+
+
+@pytest.mark.parametrize("follow", [False, True])
+async def test_what_is_open_is_read_to_its_end_also_when_the_log_is_removed(tmp_path: Path, follow: bool) -> None:
+    """`docker run --rm` of docker-py: it reads what it asked for before it removed the container."""
+    path = tmp_path / "place" / "container.log"
+    path.parent.mkdir()
+    Writer(path).write(5)
+
+    async def ended() -> None:
+        await trio.lowlevel.checkpoint()
+
+    async with watches() as instance:
+        logs = FileLogs(instance, clock=SystemClock(), limiter=trio.CapacityLimiter(2))
+        log = LogFile(format="local", path=str(path))
+        async with aclosing(logs.read(log, LogQuery(follow=follow), render=texts, ended=ended)) as batches:
+            assert await anext(batches) == []
+            shutil.rmtree(path.parent)
+            assert [line async for batch in batches for line in batch] == lines(1, 5)

@@ -154,6 +154,7 @@ class FileLogs:
 
     async def _past(self, history: History, render: Callable[[list[LogEntry]], T]) -> AsyncIterator[T]:
         await self._in_thread(history.open)
+        yield render([])
         async for batch in self._available(history, render):
             yield batch
 
@@ -166,6 +167,7 @@ class FileLogs:
         ended: Callable[[], Awaitable[object]] | None,
     ) -> AsyncIterator[T]:
         await self._in_thread(history.open)
+        yield render([])
         over = False
         while True:
             async for batch in self._available(history, render):
