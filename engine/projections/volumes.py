@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from engine.aggregates.decider import Reason, Rejected
-from engine.aggregates.volume import DECIDER, VolumeState
+from engine.aggregates.volume import DECIDER, VolumeState, VolumeStatus
 from engine.projections.states import States
 
 
@@ -17,3 +17,8 @@ class Volumes(States[VolumeState]):
         if state is None:
             raise Rejected(Reason.NOT_FOUND, f"get {name}: no such volume")
         return state
+
+    def is_gone(self, name: str) -> bool:
+        """Whether it is removed, or being removed: what was about to make its directory leaves that."""
+        state = self.get(name)
+        return state is None or state.status is not VolumeStatus.READY

@@ -54,11 +54,8 @@ class VolumeReactor:
                 works.begin(("remove", state.name), partial(self._remove, works, state, correlation), wanted)
 
     async def _make(self, state: VolumeState) -> None:
-        def removed_meanwhile() -> bool:
-            now: VolumeState = self._hands.application.state("volume", state.name)
-            return now.status is not VolumeStatus.READY
-
-        await self._volumes.create(state.name, state.options, unless=removed_meanwhile)
+        gone = partial(self._hands.views.volumes.is_gone, state.name)
+        await self._volumes.create(state.name, state.options, unless=gone)
 
     async def _remove(self, works: Works, state: VolumeState, correlation: str) -> None:
         # One that is still being made would be there again behind the removal.

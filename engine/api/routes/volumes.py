@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import trio
 
 from engine.aggregates.decider import Cause, Reason, Rejected
@@ -114,12 +116,8 @@ class VolumeRoutes:
         )
         await self._context.application.execute(command, cause=cause)
         state = self.find(name)
-
-        def removed_meanwhile() -> bool:
-            now: VolumeState = self._context.application.state("volume", name)
-            return now.status is not VolumeStatus.READY
-
-        await self._context.ports.volumes.create(VolumeName(name), state.options, unless=removed_meanwhile)
+        gone = partial(self._context.views.volumes.is_gone, name)
+        await self._context.ports.volumes.create(VolumeName(name), state.options, unless=gone)
         return state
 
     async def remove(self, state: VolumeState, cause: Cause) -> None:
