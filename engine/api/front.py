@@ -11,6 +11,8 @@ from engine.api.routes import (
     container_files,
     container_logs,
     container_streams,
+    container_update,
+    container_views,
     containers,
     disk_usage,
     drift,
@@ -27,6 +29,8 @@ def app_of(context: ApiContext) -> EngineApp:
     app = create_app(context)
     for routes in (
         containers,
+        container_views,
+        container_update,
         container_streams,
         attach,
         container_logs,
@@ -49,6 +53,6 @@ def app_of(context: ApiContext) -> EngineApp:
 def _reading_app(context: ApiContext) -> EngineApp:
     """The routes that the past may be asked through."""
     app = EngineApp(context.ready)
-    for routes in (containers, images, image_transfers, networks, volumes):
+    for routes in (container_views, images, image_transfers, networks, volumes):
         routes.register(app, context)
     return app

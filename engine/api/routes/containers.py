@@ -1,4 +1,4 @@
-"""`/containers`: create, list, inspect, and the verbs that move one container along.
+"""`/containers`: create, prune, and the verbs that move one container along.
 
 A verb appends the wish, then waits until the log shows what became of it. Whoever leaves earlier cancels the waiting,
 never the wish.
@@ -12,34 +12,24 @@ from functools import partial
 from typing import Any
 
 import trio
-from msgspec.json import encode as json_encode
-from msgspec.structs import replace
 
 from engine import transactions
 from engine.aggregates.container import commands as c
-from engine.aggregates.container import events as e
-from engine.aggregates.container.decide import UPDATE_UNDER_WAY
 from engine.aggregates.container.donors import check_donor, donors
 from engine.aggregates.container.lifecycle import STARTABLE, Status
-from engine.aggregates.container.resource_rules import UPDATABLE, admitted, not_updatable
-from engine.aggregates.container.rules import check_restart_policy
 from engine.aggregates.container.state import ContainerState
 from engine.aggregates.decider import Cause, Reason, Rejected
-from engine.aggregates.values.config import Resources, RestartPolicy
 from engine.aggregates.values.ids import ContainerID
 from engine.aggregates.values.signals import SIGTERM, parse_signal
 from engine.api.app import EngineApp
 from engine.api.bodies import decode_body
 from engine.api.context import ApiContext
-from engine.api.creation import CreateBody, Creation, env_of
+from engine.api.creation import CreateBody, Creation
 from engine.api.new_container import checked_name
 from engine.api.params import Query, cause_of
 from engine.api.pruning import PRUNE_FILTERS, alone, prune_label_match, prune_until, tell_pruned
 from engine.api.responses import Response
 from engine.api.rest import at_rest
-from engine.api.shapes import containers as shapes
-from engine.api.shapes.container_filters import ContainerFilter
-from engine.api.shapes.container_rows import ContainerRows
 from engine.api.streams import current_request, empty, json_response, outlasting
 
 STOP_TIMEOUT_S = 10
@@ -54,12 +44,6 @@ SIGKILL = 9
 Move = Callable[[ContainerState, Query, Cause], Awaitable[None]]
 
 
-class UpdateBody(Resources, frozen=True, kw_only=True):
-    """The body of `POST /containers/{id}/update`."""
-
-    restart_policy: RestartPolicy | None = None
-
-
 def register(app: EngineApp, context: ApiContext) -> None:
     verbs = Verbs(context)
     pruning = trio.Lock()
@@ -72,17 +56,6 @@ def register(app: EngineApp, context: ApiContext) -> None:
         creation = Creation(context, body, request.api_version)
         created = await creation.run(query.text("name"), query.text("platform"), cause_of(request))
         return json_response({"Id": created.id, "Warnings": list(created.warnings)}, 201)
-
-    @app.route("/containers/json", methods=["GET"])
-    async def listing() -> Response:
-        request = current_request()
-        body = await verbs.listing(Query.of(request), request.api_version)
-        return Response(body, content_type="application/json")
-
-    @app.route("/containers/<path:name>/json", methods=["GET"])
-    async def inspect(name: str) -> Response:
-        request = current_request()
-        return json_response(await verbs.inspect(name, Query.of(request), request.api_version))
 
     @app.route("/containers/<name>/start", methods=["POST"])
     async def start(name: str) -> Response:
@@ -106,14 +79,6 @@ def register(app: EngineApp, context: ApiContext) -> None:
         signal = parse_signal(Query.of(request).text("signal") or "KILL")
         await verbs.kill(context.views.containers.find(name), signal, cause_of(request))
         return empty(204)
-
-    @app.route("/containers/<name>/update", methods=["POST"])
-    async def update(name: str) -> Response:
-        request = current_request()
-        body = await decode_body(request, UpdateBody)
-        state = context.views.containers.find(name)
-        warnings = await verbs.update(state, body, request.api_version, cause_of(request))
-        return json_response({"Warnings": list(warnings) or None})
 
     @app.route("/containers/<path:name>", methods=["DELETE"])
     async def remove(name: str) -> Response:
@@ -144,7 +109,6 @@ class Verbs:
 
     def __init__(self, context: ApiContext) -> None:
         self._context = context
-        self._rows = ContainerRows(context.views)
 
     def moves(self) -> dict[str, Move]:
         """Those that move one container along and answer with nothing."""
@@ -155,61 +119,6 @@ class Verbs:
             "unpause": partial(self.freeze, c.UnpauseContainer),
             "rename": self.rename,
         }
-
-    async def listing(self, query: Query, api_version: tuple[int, int]) -> bytes:
-        """`docker ps` as JSON: newest first; `limit` counts containers of any state."""
-        views = self._context.views
-        limit = query.integer("limit") or 0
-        wanted = ContainerFilter(query.filters(), views)
-        everything = query.flag("all") or limit > 0 or wanted.names_states
-        now_ns = self._context.clock.now_ns()
-        sized = query.flag("size")
-        if wanted.empty and not sized and limit <= 0:
-            return self._rows.listing(now_ns, api_version, everything=everything)
-        rows: list[bytes] = []
-        for state in views.containers.newest_first():
-            if not (everything or shapes.counts_as_running(state)) or not wanted.accepts(state):
-                continue
-            row = self._rows.row(state, now_ns, api_version)
-            if sized:
-                row = row[:-1] + b"," + json_encode(await self._sizes(state))[1:]
-            rows.append(row)
-            if 0 < limit <= len(rows):
-                break
-        self._rows.keep_only(len(views.containers))
-        return b"[" + b",".join(rows) + b"]\n"
-
-    async def inspect(self, name: str, query: Query, api_version: tuple[int, int]) -> dict[str, Any]:
-        context = self._context
-        state = context.views.containers.find(name)
-        document = shapes.inspection(
-            state,
-            env=env_of(context, state),
-            probes=context.recent_health(state),
-            networks=context.views.networks,
-            exec_ids=[exec_.exec_id for exec_ in context.views.execs.of(state.container_id) if exec_.pid],
-            folder=context.ports.folders.path(state.container_id),
-            storage_driver=context.config.storage_driver,
-            graph=context.ports.rootfs.describe(state.container_id, state.layers),
-            default_runtime=context.config.default_runtime,
-            links=self._links(state),
-            apparmor="apparmor" in context.host.security,
-            api_version=api_version,
-        )
-        if query.flag("size"):
-            document |= await self._sizes(state)
-        return document
-
-    def _links(self, state: ContainerState) -> list[str]:
-        """`/db:/web/database` of each legacy link; one that leads nowhere any more by the name the other had."""
-        containers = self._context.views.containers
-        others = ((containers.get(link.container_id) or link, link.alias) for link in state.links)
-        return [f"/{other.name}:/{state.name}/{alias}" for other, alias in others]
-
-    async def _sizes(self, state: ContainerState) -> dict[str, int]:
-        sizes = self._context.sizes
-        written = await sizes.written(state)
-        return {"SizeRw": written, "SizeRootFs": written + await sizes.below(state)}
 
     async def start(self, state: ContainerState, cause: Cause) -> None:
         """Returns once the start has its outcome. Raises what it failed with: 400 for a bad command, else 500."""
@@ -405,56 +314,6 @@ class Verbs:
             raise Rejected(Reason.INVALID, "Neither old nor new names may be empty")
         name = checked_name(name)
         await self._execute(transactions.rename(self._newest(state.container_id), name), cause)
-
-    async def update(
-        self, state: ContainerState, body: UpdateBody, api_version: tuple[int, int], cause: Cause
-    ) -> tuple[str, ...]:
-        """Returns warnings once the kernel has the limits. Raises what it refused them with; nothing changed then."""
-        given = Resources(**{name: getattr(body, name) for name in Resources.__struct_fields__})
-        if api_version < (1, 40):
-            given = replace(given, pids_limit=None)
-        elif given.pids_limit is not None:
-            given = replace(given, pids_limit=max(given.pids_limit, 0))
-        policy = body.restart_policy if body.restart_policy is not None and body.restart_policy.name else None
-        if policy is not None:
-            check_restart_policy(policy)
-        resources, warnings = admitted(given, self._context.facts, update=True)
-        ignored = not_updatable(resources)
-        if ignored:
-            warnings += (f"{', '.join(ignored)}: cannot be changed by an update. Discarded.",)
-            resources = Resources(**{name: getattr(resources, name) for name in UPDATABLE})
-        await self._updated(state, resources if resources != Resources() else None, policy, cause)
-        return warnings
-
-    async def _updated(
-        self, state: ContainerState, resources: Resources | None, policy: RestartPolicy | None, cause: Cause
-    ) -> None:
-        """Updates come one after the other, as behind moby's lock: this one waits for its turn and for its outcome."""
-        stream = f"container:{state.container_id}"
-        while True:
-            await self._context.pump.until(stream, lambda now: now.updating is None and not now.starting)
-            now_ns = self._context.clock.now_ns()
-            command = c.UpdateContainer(
-                container_id=state.container_id, at=now_ns, resources=resources, restart_policy=policy
-            )
-            try:
-                committed = await self._context.application.execute(command, cause=cause)
-            except Rejected as rejected:
-                if not rejected.message.endswith(UPDATE_UNDER_WAY):
-                    raise
-                continue
-            requests = [r.event for r in committed.recorded if isinstance(r.event, e.ContainerUpdateRequested)]
-            if requests:
-                await self._update_settled(state.container_id, requests[0].number)
-            return
-
-    async def _update_settled(self, container_id: ContainerID, number: int) -> None:
-        def settled(now: ContainerState) -> bool:
-            return now.updating is None or now.updates > number
-
-        after = await self._context.pump.until(f"container:{container_id}", settled)
-        if after.failed_update == number:
-            raise Rejected(Reason.SYSTEM, f"Cannot update container {container_id}: {after.update_error}")
 
     async def remove(self, state: ContainerState, cause: Cause, *, force: bool, volumes: bool) -> None:
         def wish(now: ContainerState) -> c.RemoveContainer:
