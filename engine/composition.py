@@ -373,6 +373,7 @@ class Engine:
             sizes=Sizes(drivers.rootfs, drivers.volumes, drivers.layers, hands.views, nursery),
             lasting=nursery,
             host_routes=lambda: subnets,
+            init_path=self._surroundings.traits.init_path,
             drift=drift,
             mounts=self._mounts,
             damage=lambda: tuple(filter(None, (self.damage, hands.vault.damage))),

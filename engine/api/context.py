@@ -233,6 +233,8 @@ class ApiContext:
     """The last probes of a container, those included that changed nothing."""
     host_routes: Callable[[], Sequence[str]] = tuple
     """Destinations the host reaches already: new networks stay away from them."""
+    init_path: str = ""
+    """Of the binary that `--init` runs; nothing where there is none."""
     drift: Drift | None = None
     """Log and world compared; an engine of tests may have none."""
     damage: Callable[[], Sequence[str]] = tuple

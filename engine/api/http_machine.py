@@ -219,7 +219,8 @@ class EngineProtocol(H11Protocol):
             await super().stream_send(event)
 
     async def _send_head(self, event: ResponseEvent) -> None:
-        headers = [*event.headers, *self.config.response_headers("h11")]
+        fields = [*event.headers, *self.config.response_headers("h11")]
+        headers = [(name.title(), value) for name, value in fields]  # as Go writes them: scripts grep for that
         reason = http.client.responses.get(event.status_code, "").encode()
         head = self._encode(h11.Response(status_code=event.status_code, headers=headers, reason=reason))
         if any(name == b"content-length" for name, _ in event.headers):

@@ -177,8 +177,8 @@ _date = _Date()
 def head(status: int, fields: Iterable[tuple[str, str]]) -> bytes:
     """Status line and fields, with the date; the fields are ours and hold no line breaks."""
     lines = [f"HTTP/1.1 {status} {http.client.responses.get(status, '')}\r\n"]
-    lines += [f"{name.lower()}: {value}\r\n" for name, value in fields]
-    return "".join(lines).encode("latin-1") + b"date: " + _date() + _END
+    lines += [f"{name}: {value}\r\n" for name, value in fields]
+    return "".join(lines).encode("latin-1") + b"Date: " + _date() + _END
 
 
 def _bare(method: str, response: Response) -> bool:

@@ -55,6 +55,11 @@ class Feed(Protocol):
         """The newest message's place."""
         ...
 
+    @property
+    def listeners(self) -> int:
+        """How many wait for the next message."""
+        ...
+
 
 class _Dump(msgspec.Struct, frozen=True, kw_only=True):
     """stored: the cursor up to which messages are in the file; `unstored` are those behind it."""
@@ -78,6 +83,7 @@ class EventsFeed:
         self._recent: list[FeedMessage] = []
         self._stored = 0
         self.cursor = 0
+        self.listeners = 0
         self._moved = trio.lowlevel.ParkingLot()
         self._limiter = trio.CapacityLimiter(1)
 
@@ -132,7 +138,11 @@ class EventsFeed:
     async def next_messages(self, after: int) -> list[FeedMessage]:
         """See Feed."""
         while not (page := await self._page(after)):
-            await self._moved.park()
+            self.listeners += 1
+            try:
+                await self._moved.park()
+            finally:
+                self.listeners -= 1
         return page
 
     async def keep(self) -> None:

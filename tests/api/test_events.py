@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import trio
 
 from engine.aggregates import volume
 from engine.aggregates.container import events as container
@@ -56,6 +57,27 @@ async def test_the_past_is_told_between_since_and_until() -> None:
         status, _, body = await engine.ask("GET", "/events?since=5&until=2")
         assert status == 400
         assert json.loads(body)["message"] == "`since` time (5) cannot be after `until` time (2)"
+
+
+async def test_info_counts_who_follows() -> None:
+    """SYS-15: clients of `/events`, for as long as they are there."""
+    feed, _ = told()
+    async with served(views=with_feed(feed)) as engine:
+
+        async def listeners() -> int:
+            _, _, body = await engine.ask("GET", "/info")
+            return int(json.loads(body)["NEventsListener"])
+
+        assert await listeners() == 0
+        with contextlib.closing(await in_thread(lambda: connected(engine.path))) as sock:
+            sock.sendall(b"GET /events HTTP/1.1\r\nHost: d\r\n\r\n")
+            await in_thread(lambda: sock.recv(1))
+            with trio.fail_after(10):
+                while await listeners() != 1:
+                    await trio.sleep(0.01)
+        with trio.fail_after(10):
+            while await listeners() != 0:
+                await trio.sleep(0.01)
 
 
 async def test_old_clients_get_their_old_keys() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import trio
+
 from engine.aggregates.container.lifecycle import Status
 from engine.aggregates.container.state import ContainerState
 from engine.api import versions
@@ -47,6 +49,9 @@ def register(app: EngineApp, context: ApiContext) -> None:
             now_ns=context.clock.now_ns(),
             containers=count_containers(context.views.containers),
             images=len(context.views.images),
+            tasks=trio.lowlevel.current_statistics().tasks_living,
+            listeners=context.views.events.listeners,
+            init_path=context.init_path,
             damage=tuple(context.damage()),
         )
         return json_response(shapes.info(facts, current_request().api_version))
