@@ -175,7 +175,7 @@ def split_host(host: str) -> tuple[str, str]:
         scheme, address = ("unix", host) if host.startswith("/") else ("tcp", host)
     if scheme == "tcp":
         name, _, port = address.rpartition(":")
-        if not port.isdigit() or int(port) > 65535:
+        if not port.isdecimal() or int(port) > 65535:
             raise ConfigError(f"invalid bind address ({host}): a port is needed")
         return scheme, f"{name}:{port}"
     if scheme == "unix":

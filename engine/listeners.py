@@ -103,7 +103,7 @@ def _open_tcp(address: str) -> socket.socket:
 
 def _inherited(environment: Mapping[str, str]) -> list[socket.socket]:
     """The sockets systemd opened for this very process (`fd://`)."""
-    if environment.get("LISTEN_PID") != str(os.getpid()) or not environment.get("LISTEN_FDS", "").isdigit():
+    if environment.get("LISTEN_PID") != str(os.getpid()) or not environment.get("LISTEN_FDS", "").isdecimal():
         raise ConfigError(
             "failed to load listeners: no sockets found via socket activation: "
             "make sure the service was started by systemd"
@@ -117,7 +117,7 @@ def _inherited(environment: Mapping[str, str]) -> list[socket.socket]:
 
 def _group_id(group: str) -> int:
     """A name or a number; -1 (unchanged) with a warning for a name nobody knows."""
-    if group.isdigit():
+    if group.isdecimal():
         return int(group)
     if not group or os.geteuid() != 0:
         return -1

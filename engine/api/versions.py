@@ -41,10 +41,10 @@ def check(text: str) -> ApiVersion:
     (daemon/server/middleware/version.go), which the CLI shows as they are."""
     if not text:
         return API_VERSION_MAX
-    major, _, minor = text.partition(".")
-    if not (major.isdigit() and minor.isdigit()):
+    match = re.fullmatch(r"([0-9]{1,9})\.([0-9]{1,9})", text, re.ASCII)
+    if match is None:
         raise Rejected(Reason.NOT_FOUND, "page not found")
-    version = (int(major), int(minor))
+    version = (int(match[1]), int(match[2]))
     if version < API_VERSION_MIN:
         raise Rejected(
             Reason.INVALID,

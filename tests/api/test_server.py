@@ -58,7 +58,8 @@ async def test_versions_out_of_range_are_refused_in_mobys_words(prefix: str, wor
 
 async def test_unknown_paths_and_methods_are_page_not_found() -> None:
     async with served() as engine:
-        for method, path in (("GET", "/nonsense"), ("DELETE", "/_ping"), ("GET", "/v1.53/"), ("GET", "/v1.53x/info")):
+        unknown = ["/nonsense", "/v1.53/", "/v1.53x/info", f"/v1.{'5' * 5000}/info"]
+        for method, path in (("DELETE", "/_ping"), *(("GET", path) for path in unknown)):
             status, headers, body = await engine.ask(method, path)
             assert (status, json.loads(body)) == (404, {"message": "page not found"}), path
             assert headers["content-type"] == "application/json"
@@ -482,6 +483,7 @@ async def test_info_tells_what_the_host_and_the_configuration_are() -> None:
         assert info["KernelVersion"] == os.uname().release
         assert info["MemTotal"] > 1 << 20
         assert info["NCPU"] == len(os.sched_getaffinity(0))
+        assert info["NGoroutines"] > 1
         assert info["Swarm"]["LocalNodeState"] == "inactive"
         assert info["Runtimes"]["native"]["status"] == {}
         assert "name=seccomp,profile=builtin" in info["SecurityOptions"]

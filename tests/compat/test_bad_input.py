@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -177,6 +178,43 @@ def test_verbs_in_the_wrong_state(engine: Engine) -> None:
     assert engine.request("POST", "/containers/ok-one/exec", {"Cmd": []})[0] == 400
     assert engine.request("POST", "/containers/ok-one/pause")[0] == 204
     assert engine.request("POST", "/containers/ok-one/start")[0] == 409
+
+
+def test_numbers_that_are_longer_than_any_machine_needs(engine: Engine) -> None:
+    """CTR-16, CTR-21, CTR-11: refused or taken for what they are, at once, whatever counting them out would take."""
+    create(engine, {"Image": "busybox", "Cmd": ["true"]}, "ok-digits")
+    digits = "9" * 5000
+    for method, path, expected in (
+        ("POST", f"/containers/ok-digits/kill?signal={digits}", 400),
+        ("POST", f"/containers/ok-digits/stop?t={digits}", 400),
+        ("POST", f"/containers/ok-digits/resize?h={digits}&w=1", 400),
+        ("POST", "/containers/ok-digits/resize?h=1", 400),
+        ("GET", f"/containers/ok-digits/logs?stdout=1&tail={digits}", 200),
+        ("GET", listed(publish="1-99999999999"), 400),
+        ("GET", listed(expose="80-70000"), 400),
+        ("GET", listed(publish="90-80"), 400),
+        ("GET", listed(publish="1-65535/udp"), 200),
+        ("GET", listed(exited=digits), 400),
+        ("GET", listed(exited="1_0"), 400),
+        ("POST", "/containers/create?platform=linux/amd64/v9999999999", 404),
+        ("GET", f"/v1.{digits}/info", 404),
+    ):
+        body = {"Image": "busybox"} if "create" in path else None
+        assert engine.request(method, path, body)[0] == expected, path[:80]
+    for user, words in (
+        ("-1", "uids and gids must be in range 0-2147483647"),
+        ("1:2147483648", "uids and gids must be in range 0-2147483647"),
+        ("\u00b2", "unable to find user \u00b2: no matching entries in passwd file"),
+    ):
+        create(engine, {"Image": "busybox", "User": user}, "ok-user")
+        status, body = engine.request("POST", "/containers/ok-user/start")
+        assert (status, json.loads(body)["message"]) == (500, words)
+        engine.request("DELETE", "/containers/ok-user")
+
+
+def listed(**filters: str) -> str:
+    told = json.dumps({name: [value] for name, value in filters.items()})
+    return f"/containers/json?all=1&filters={quote(told)}"
 
 
 def test_an_ambiguous_beginning_of_an_id(engine: Engine) -> None:

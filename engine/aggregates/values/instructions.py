@@ -101,7 +101,7 @@ def _healthcheck(config: ContainerConfig, rest: str) -> ContainerConfig:
 
 
 def _retries(value: str) -> int:
-    if not value.isdigit() or int(value) < 1:
+    if not re.fullmatch(r"[0-9]{1,9}", value) or int(value) < 1:
         raise _invalid("--retries must be at least 1")
     return int(value)
 

@@ -6,6 +6,8 @@ and the vector of compatible variants).
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 
 from engine.aggregates.decider import Reason, Rejected
@@ -75,7 +77,7 @@ def fallbacks(wanted: Platform) -> tuple[Platform, ...]:
     """What may stand for `wanted`, best first, `wanted` itself included."""
     wanted = wanted.normalized
     candidates = [wanted]
-    level = int(wanted.variant[1:]) if wanted.variant[:1] == "v" and wanted.variant[1:].isdigit() else 0
+    level = _level(wanted.variant)
     if wanted.architecture == "amd64":
         candidates += [_sibling(wanted, "amd64", f"v{n}" if n > 1 else "") for n in range(level - 1, 0, -1)]
     elif wanted.architecture == "arm":
@@ -83,6 +85,12 @@ def fallbacks(wanted: Platform) -> tuple[Platform, ...]:
     elif wanted.architecture == "arm64" and level in (0, 8):
         candidates += [_sibling(wanted, "arm", f"v{n}") for n in range(8, 4, -1)]
     return tuple(candidates)
+
+
+def _level(variant: str) -> int:
+    """7 of `v7`; 0 for what has no level, and for one that no machine will have: all below it would be looked for."""
+    match = re.fullmatch(r"v([0-9]{1,2})", variant, re.ASCII)
+    return int(match[1]) if match else 0
 
 
 def _sibling(platform: Platform, architecture: str, variant: str) -> Platform:

@@ -61,7 +61,7 @@ def _number(text: str, what: str) -> int:
         raise Rejected(Reason.INVALID, f"{what}: value is empty")
     if not (text.isascii() and text.isdecimal()):
         raise Rejected(Reason.INVALID, f"{what}: invalid syntax")
-    if int(text) > _PORT_MAX:
+    if len(text.lstrip("0")) > 5 or int(text) > _PORT_MAX:
         raise Rejected(Reason.INVALID, f"{what}: value out of range")
     return int(text)
 

@@ -20,7 +20,7 @@ SIGTERM = 15
 def parse_signal(text: str) -> int:
     """The number, 1 to 64. Raises Rejected(INVALID) `invalid signal: x`."""
     if text.isdecimal():
-        number = int(text)
+        number = int(text) if len(text) < 10 else 0
         if 1 <= number <= SIGNAL_MAX:
             return number
         raise _invalid(text)

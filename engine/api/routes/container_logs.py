@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
@@ -48,7 +49,7 @@ def log_query(query: Query, now_ns: int) -> LogQuery:
         raise Rejected(Reason.INVALID, "Bad parameters: you must choose at least one stream")
     tail = query.text("tail")
     # moby reads anything that is not a number as "all".
-    lines = int(tail) if tail.isdecimal() else ALL_LINES
+    lines = int(tail) if re.fullmatch(r"[0-9]{1,18}", tail) else ALL_LINES
     until_ns = query.moment("until", now_ns=now_ns) or 0
     return LogQuery(
         stdout=stdout,

@@ -31,11 +31,11 @@ def register(app: EngineApp, context: ApiContext) -> None:
 
     @app.route("/containers/<name>/resize", methods=["POST"])
     async def resize(name: str) -> Response:
-        state = context.views.containers.find(name)
         query = Query.of(current_request())
+        height, width = dimension(query, "h"), dimension(query, "w")
+        state = context.views.containers.find(name)
         if not state.alive:
             raise Rejected(Reason.CONFLICT, f"container {state.container_id} is not running")
-        height, width = dimension(query, "h"), dimension(query, "w")
         await context.ports.streams.resize(state.container_id, height, width)
         size = {"height": str(height), "width": str(width)}
         await note(context, state.container_id, cause_of(current_request()), "resize", **size)
@@ -91,6 +91,6 @@ def dimension(query: Query, key: str) -> int:
     digits = text.removeprefix("-")
     if not digits.isascii() or not digits.isdecimal():
         raise Rejected(Reason.INVALID, f'invalid resize {name} "{text}": invalid syntax')
-    if text != digits or int(digits) > CELLS_MAX:
+    if text != digits or len(digits.lstrip("0")) > 5 or int(digits) > CELLS_MAX:
         raise Rejected(Reason.INVALID, f'invalid resize {name} "{text}": value out of range')
     return int(digits)

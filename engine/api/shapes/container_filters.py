@@ -5,6 +5,7 @@ Source: moby daemon/list.go. Unknown keys are refused; a name is a regular expre
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from engine.aggregates.container.state import ContainerState
@@ -17,6 +18,8 @@ ACCEPTED = frozenset(
     ["ancestor", "before", "exited", "expose", "health", "id", "is-task", "isolation", "label", "name", "network",
     "publish", "since", "status", "volume"] )
 STATUSES = ("created", "running", "paused", "restarting", "removing", "exited", "dead")
+PORT_MAX = 65535
+_PORT = re.compile(r"[0-9]{1,5}")
 HEALTHS = ("none", "starting", "healthy", "unhealthy")
 
 
@@ -97,11 +100,10 @@ class ContainerFilter:
         return frozenset(port for value in self._filters.get(key) for port in _expanded(key, value))
 
     def _number(self, value: str) -> int:
-        try:
-            return int(value)
-        except ValueError as error:
+        if not re.fullmatch(r"[+-]?[0-9]{1,18}", value):
             words = f"strconv.Atoi: parsing \"{value}\": invalid syntax"
-            raise Rejected(Reason.INVALID, f"invalid filter 'exited={value}': {words}") from error
+            raise Rejected(Reason.INVALID, f"invalid filter 'exited={value}': {words}")
+        return int(value)
 
     def _moment(self, key: str) -> int | None:
         values = self._filters.get(key)
@@ -135,11 +137,12 @@ def _expanded(key: str, value: str) -> frozenset[str]:
     """`80`, `80/tcp` or `8000-8010/udp` as the ports it means."""
     numbers, _, protocol = value.partition("/")
     first, _, last = numbers.partition("-")
-    if not first.isdecimal() or (last and not last.isdecimal()):
-        if ":" in value:
-            raise Rejected(Reason.INVALID, f"filter for '{key}' should not contain ':': {value}")
+    if ":" in numbers:
+        raise Rejected(Reason.INVALID, f"filter for '{key}' should not contain ':': {value}")
+    last = last or first
+    if not (_PORT.fullmatch(first) and _PORT.fullmatch(last) and int(first) <= int(last) <= PORT_MAX):
         raise Rejected(Reason.INVALID, f"error while looking up for {key} {value}: invalid port range")
-    return frozenset(f"{number}/{protocol or 'tcp'}" for number in range(int(first), int(last or first) + 1))
+    return frozenset(f"{number}/{protocol or 'tcp'}" for number in range(int(first), int(last) + 1))
 
 
 def image_name(state: ContainerState, images: Any) -> str:

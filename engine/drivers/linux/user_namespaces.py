@@ -62,18 +62,18 @@ def _named(remap: str) -> tuple[tuple[str, int], tuple[str, int]]:
 
 def _user(text: str) -> tuple[str, int]:
     try:
-        found = pwd.getpwuid(int(text)) if text.isdigit() else pwd.getpwnam(text)
+        found = pwd.getpwuid(int(text)) if text.isdecimal() else pwd.getpwnam(text)
     except KeyError as error:
-        kind = "Uid" if text.isdigit() else "Username"
+        kind = "Uid" if text.isdecimal() else "Username"
         raise ConfigError(f'{kind} "{text}" lookup failed: no such user') from error
     return found.pw_name, found.pw_uid
 
 
 def _group(text: str) -> tuple[str, int]:
     try:
-        found = grp.getgrgid(int(text)) if text.isdigit() else grp.getgrnam(text)
+        found = grp.getgrgid(int(text)) if text.isdecimal() else grp.getgrnam(text)
     except KeyError as error:
-        kind = "Gid" if text.isdigit() else "Groupname"
+        kind = "Gid" if text.isdecimal() else "Groupname"
         raise ConfigError(f'{kind} "{text}" lookup failed: no such group') from error
     return found.gr_name, found.gr_gid
 
@@ -87,7 +87,7 @@ def subordinate(path: Path, name: str, number: str) -> list[tuple[int, int]]:
     found = []
     for line in lines:
         fields = line.strip().split(":")
-        if len(fields) == 3 and fields[0] in (name, number) and fields[1].isdigit() and fields[2].isdigit():
+        if len(fields) == 3 and fields[0] in (name, number) and fields[1].isdecimal() and fields[2].isdecimal():
             found.append((int(fields[1]), int(fields[2])))
     return sorted(found)
 
@@ -119,7 +119,7 @@ def _behind(path: Path) -> int:
     if path.exists():
         for line in path.read_text().splitlines():
             fields = line.strip().split(":")
-            if len(fields) == 3 and fields[1].isdigit() and fields[2].isdigit():
+            if len(fields) == 3 and fields[1].isdecimal() and fields[2].isdecimal():
                 ends.append(int(fields[1]) + int(fields[2]))
     return max(ends)
 

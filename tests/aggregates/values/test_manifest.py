@@ -166,3 +166,4 @@ def test_platforms_have_one_spelling() -> None:
         with pytest.raises(Rejected):
             parse(text, HOST)
     assert [str(one) for one in fallbacks(parse("linux/arm/v6", HOST))] == ["linux/arm/v6", "linux/arm/v5"]
+    assert len(fallbacks(parse("linux/amd64/v999999999", HOST))) == 1

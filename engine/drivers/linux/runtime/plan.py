@@ -197,7 +197,7 @@ def _shifted(entry: dict[str, Any], user: Mapping[str, Any]) -> dict[str, Any]:
     words = []
     for word in entry["data"].split(","):
         name, _, value = word.partition("=")
-        if name in ("uid", "gid") and value.isdigit():
+        if name in ("uid", "gid") and value.isdecimal():
             word = f"{name}={_on_host(user[name + 's'], int(value))}"
         words.append(word)
     return {**entry, "data": ",".join(words)}

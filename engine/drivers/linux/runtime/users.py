@@ -8,6 +8,7 @@ Refuses to know: the host's users.
 from __future__ import annotations
 
 import os
+import re
 import stat
 import time
 from collections import OrderedDict
@@ -22,6 +23,7 @@ from engine.errors import Fault, PortError
 from engine.oci.spec import Identity
 
 ID_MAX = 2**31 - 1
+_NUMBER = re.compile(r"[+-]?[0-9]{1,18}")
 LINKS_MAX = 40
 FILE_SIZE_MAX = 8 << 20
 
@@ -101,7 +103,7 @@ def _find_user(wanted: str, entries: Sequence[PasswdEntry], *, known_by_name: bo
     for entry in entries:
         if (known_by_name and entry.name == wanted) or str(entry.uid) == wanted:
             return entry.uid, entry.gid, entry.home, entry.name
-    if not wanted.isdigit():
+    if not _NUMBER.fullmatch(wanted):
         raise _invalid(f"unable to find user {wanted}: no matching entries in passwd file")
     return _in_range(int(wanted)), 0, "/", ""
 
@@ -110,13 +112,13 @@ def _find_group(wanted: str, entries: Sequence[GroupEntry], word: str) -> int:
     for entry in entries:
         if entry.name == wanted or str(entry.gid) == wanted:
             return entry.gid
-    if not wanted.isdigit():
+    if not _NUMBER.fullmatch(wanted):
         raise _invalid(f"{word} to find group {wanted}: no matching entries in group file")
     return _in_range(int(wanted))
 
 
 def _in_range(number: int) -> int:
-    if number > ID_MAX:
+    if not 0 <= number <= ID_MAX:
         raise _invalid("uids and gids must be in range 0-2147483647")
     return number
 
@@ -129,7 +131,7 @@ def parse_passwd(content: bytes) -> tuple[PasswdEntry, ...]:
     """Lines that do not have the form are skipped, as by everybody."""
     found = []
     for fields in _fields(content):
-        if len(fields) >= 4 and fields[2].isdigit() and fields[3].isdigit():
+        if len(fields) >= 4 and fields[2].isdecimal() and fields[3].isdecimal():
             home = fields[5] if len(fields) > 5 else ""
             found.append(PasswdEntry(name=fields[0], uid=int(fields[2]), gid=int(fields[3]), home=home))
     return tuple(found)
@@ -138,7 +140,7 @@ def parse_passwd(content: bytes) -> tuple[PasswdEntry, ...]:
 def parse_group(content: bytes) -> tuple[GroupEntry, ...]:
     found = []
     for fields in _fields(content):
-        if len(fields) >= 3 and fields[2].isdigit():
+        if len(fields) >= 3 and fields[2].isdecimal():
             members = tuple(m for m in fields[3].split(",") if m) if len(fields) > 3 else ()
             found.append(GroupEntry(name=fields[0], gid=int(fields[2]), members=members))
     return tuple(found)

@@ -307,14 +307,18 @@ def _owner(user: str) -> tuple[int, int]:
     """uid and gid of `user[:group]`, looked up in the container's own files."""
     name, _, group = user.partition(":")
     entry = _lookup("/etc/passwd", name)
-    uid = int(entry[2]) if entry else int(name) if name.isdigit() else -1
+    uid = int(entry[2]) if entry else int(name) if _is_number(name) else -1
     gid = int(entry[3]) if entry else 0
     if group:
         found = _lookup("/etc/group", group)
-        gid = int(found[2]) if found else int(group) if group.isdigit() else -1
+        gid = int(found[2]) if found else int(group) if _is_number(group) else -1
     if uid < 0 or gid < 0:
         raise TaskError("invalid", f"unable to find user {user}: no matching entries in passwd file")
     return uid, gid
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal()
 
 
 def _lookup(path: str, name: str) -> list[str] | None:
@@ -323,7 +327,7 @@ def _lookup(path: str, name: str) -> list[str] | None:
         with open(path, encoding="utf-8", errors="replace") as file:
             for line in file:
                 entry = line.rstrip("\n").split(":")
-                if len(entry) >= 4 and name in (entry[0], entry[2]) and entry[2].isdigit():
+                if len(entry) >= 4 and name in (entry[0], entry[2]) and entry[2].isdecimal():
                     return entry
     except OSError:
         pass
