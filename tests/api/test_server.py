@@ -22,6 +22,7 @@ from engine.api.hijack import HIJACKED, hijack
 from engine.api.params import Query, cause_of
 from engine.api.responses import Response, empty, json_response
 from engine.api.streams import Emit, current_request, json_stream, progress_stream, request
+from engine.drivers.linux.host import LinuxHost
 from engine.errors import Fault, PortError
 from tests.api.harness import Client, Served, connected, in_thread, served
 
@@ -484,6 +485,8 @@ async def test_info_tells_what_the_host_and_the_configuration_are() -> None:
         assert info["MemTotal"] > 1 << 20
         assert info["NCPU"] == len(os.sched_getaffinity(0))
         assert info["NGoroutines"] > 1
+        assert info["InitBinary"] == ""
+        assert info["DriverStatus"][0] == ["Backing Filesystem", LinuxHost().file_system("/var/lib/ishmael")]
         assert info["Swarm"]["LocalNodeState"] == "inactive"
         assert info["Runtimes"]["native"]["status"] == {}
         assert "name=seccomp,profile=builtin" in info["SecurityOptions"]

@@ -49,6 +49,7 @@ def register(app: EngineApp, context: ApiContext) -> None:
             now_ns=context.clock.now_ns(),
             containers=count_containers(context.views.containers),
             images=len(context.views.images),
+            file_system=context.host.file_system(context.config.data_root),
             tasks=trio.lowlevel.current_statistics().tasks_living,
             listeners=context.views.events.listeners,
             init_path=context.init_path,

@@ -26,7 +26,6 @@ NETWORK_DRIVERS = ("bridge", "host", "ipvlan", "macvlan", "null")
 VOLUME_DRIVERS = ("local",)
 INSECURE_BY_NATURE = ("::1/128", "127.0.0.0/8")
 
-_DRIVER_STATUS = {"overlay2": [["Userxattr", "false"], ["Supports d_type", "true"]]}
 _LIMIT_KEYS = {
     "MemoryLimit": "memory",
     "SwapLimit": "swap",
@@ -41,7 +40,8 @@ _LIMIT_KEYS = {
 
 class InfoFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What `/info` is made of. containers: running, paused, stopped. tasks: of the event loop. listeners: clients
-    that follow `/events`. init_path: of the binary that `--init` runs. damage: sentences about what is lost."""
+    that follow `/events`. file_system: that the data root is on, in Docker's words. init_path: of the binary that
+    `--init` runs. damage: sentences about what is lost."""
 
     host: HostFacts
     config: DaemonConfig
@@ -49,6 +49,7 @@ class InfoFacts(msgspec.Struct, frozen=True, kw_only=True):
     now_ns: int
     containers: tuple[int, int, int]
     images: int
+    file_system: str
     tasks: int
     listeners: int
     init_path: str = ""
@@ -97,7 +98,7 @@ def info(facts: InfoFacts, api_version: versions.ApiVersion) -> dict[str, Any]:
         "ContainersStopped": stopped,
         "Images": facts.images,
         "Driver": config.storage_driver,
-        "DriverStatus": _DRIVER_STATUS.get(config.storage_driver),
+        "DriverStatus": driver_status(facts),
         "Plugins": {
             "Volume": list(VOLUME_DRIVERS),
             "Network": list(NETWORK_DRIVERS),
@@ -192,6 +193,13 @@ def runtimes(config: DaemonConfig, api_version: versions.ApiVersion) -> dict[str
         for entry in shape.values():
             entry["status"] = {}
     return shape
+
+
+def driver_status(facts: InfoFacts) -> list[tuple[str, str]] | None:
+    """What `docker info` prints under the storage driver."""
+    if facts.config.storage_driver != "overlay2":
+        return None
+    return [("Backing Filesystem", facts.file_system), ("Supports d_type", "true"), ("userxattr", "false")]
 
 
 def security_options(facts: InfoFacts) -> list[str]:

@@ -48,6 +48,8 @@ _V2_LIMITS = {
     "blkio-write-iops": ("io", "io.max"),
 }
 """Limits by Docker's names, and what shows that the kernel has them. Source: moby pkg/sysinfo."""
+FILE_SYSTEMS = {"ext2": "extfs", "ext3": "extfs", "ext4": "extfs", "overlay": "overlayfs"}
+"""Docker's names, where they are not the kernel's. Source: moby daemon/graphdriver (FsNames)."""
 
 
 class LinuxHost:
@@ -77,6 +79,16 @@ class LinuxHost:
             ip_forwarding=self._read("proc/sys/net/ipv4/ip_forward") == "1",
             open_files=len(os.listdir("/proc/self/fd")),
         )
+
+    def file_system(self, path: str) -> str:
+        real, found = os.path.realpath(path), ("", "<unknown>")
+        for line in self._read("proc/self/mountinfo").splitlines():
+            mount, _, source = line.partition(" - ")
+            point, kind = mount.split(" ")[4].encode().decode("unicode_escape"), source.split(" ")[0]
+            # What is mounted later on the same place hides what was there.
+            if len(point) >= len(found[0]) and (real == point or real.startswith(f"{point.rstrip('/')}/")):
+                found = point, kind
+        return FILE_SYSTEMS.get(found[1], found[1])
 
     def cpu_usage(self) -> tuple[int, int]:
         """The first seven columns of /proc/stat, as moby's stats collector adds them up."""

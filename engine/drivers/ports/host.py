@@ -43,6 +43,11 @@ class Host(Protocol):
         """As they are now. Quick enough for the event loop."""
         ...
 
+    def file_system(self, path: str) -> str:
+        """What a path is on, in Docker's words: `extfs`, `xfs`, `overlayfs`; `<unknown>` when nobody can tell. Quick
+        enough for the event loop."""
+        ...
+
     def cpu_usage(self) -> tuple[int, int]:
         """(CPU time of all CPUs together since boot, in ns and in every state; how many there are online): what a
         container's share is a share of."""

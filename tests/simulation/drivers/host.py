@@ -35,6 +35,9 @@ class SimulatedHost:
             open_files=10,
         )
 
+    def file_system(self, path: str) -> str:
+        return "extfs"
+
     def cpu_usage(self) -> tuple[int, int]:
         return 0, 2
 
