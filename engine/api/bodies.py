@@ -57,6 +57,8 @@ def decode_json(body: bytes, wanted: type[T]) -> T:
             raise Rejected(Reason.INVALID, "unexpected content after JSON") from error
         raise Rejected(Reason.INVALID, f"invalid JSON: {error}") from error
     _check_bounds(plain, DEPTH_MAX)
+    if b"\\u0000" in body:
+        _check_texts(plain)
     try:
         return msgspec.convert({} if plain is None else fold(plain, wanted), wanted)
     except msgspec.ValidationError as error:
@@ -76,6 +78,17 @@ def _check_bounds(value: Any, depth: int) -> None:
         return
     for inner in value:
         _check_bounds(inner, depth - 1)
+
+
+def _check_texts(value: Any) -> None:
+    """No path, name, argument or variable can hold a zero byte: the kernel would take what stands before it."""
+    if isinstance(value, str) and "\0" in value:
+        raise Rejected(Reason.INVALID, "invalid JSON: a text holds a zero byte: invalid argument")
+    if isinstance(value, dict):
+        value = [*value.keys(), *value.values()]
+    if isinstance(value, list):
+        for inner in value:
+            _check_texts(inner)
 
 
 def check_content_type(content_type: str) -> None:

@@ -7,6 +7,7 @@ libnetwork/ipams/defaultipam.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from ipaddress import ip_address, ip_network
 
@@ -33,6 +34,8 @@ from engine.api.shapes.networks import CreateNetworkBody, IPAMBody, IPAMConfigBo
 
 ENABLE_IPV4 = "com.docker.network.enable_ipv4"
 ENABLE_IPV6 = "com.docker.network.enable_ipv6"
+INTERFACE_NAME = re.compile(r"(?!\.{1,2}$)[^\s/:%*\"\\\x00-\x1f]{1,15}")
+"""What the kernel takes for a name (net/core/dev.c, dev_valid_name) and nftables for that and nothing else."""
 INHIBIT_IPV4 = "com.docker.network.bridge.inhibit_ipv4"
 OWN = frozenset({"bridge", "macvlan", "ipvlan"})
 """Drivers of networks that users make."""
@@ -120,6 +123,8 @@ def check_bridge(settings: NetworkSettings, networks: Iterable[tuple[NetworkID, 
     if len(settings.pools) > len({":" in pool.subnet for pool in settings.pools}):
         raise Rejected(Reason.FORBIDDEN, "bridge driver doesn't support multiple subnets")
     bridge = settings.options.get(BRIDGE_NAME)
+    if bridge and not INTERFACE_NAME.fullmatch(bridge):
+        raise Rejected(Reason.INVALID, f"invalid bridge name {bridge!r}: no interface can have it")
     for network_id, other in networks:
         if bridge and not other.config_only and bridge == (other.options.get(BRIDGE_NAME) or f"br-{short(network_id)}"):
             raise Rejected(

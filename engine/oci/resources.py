@@ -12,6 +12,8 @@ from engine.aggregates.decider import Reason, Rejected
 from engine.aggregates.values.config import Resources
 
 CPU_PERIOD_US = 100_000
+DIGITS_MAX = 18
+"""Any number of so many digits is one of 64 bits."""
 _RULE = re.compile(r"([acb]) ([0-9]+|\*):([0-9]+|\*) ([rwm]{1,3})")
 
 
@@ -142,6 +144,9 @@ def device_rules(rules: Sequence[str], nodes: Sequence[DeviceNode], *, privilege
         if match is None:
             raise Rejected(Reason.INVALID, f"invalid device cgroup rule format: '{text}'")
         kind, major, minor, access = match.groups()
+        for name, number in (("major", major), ("minor", minor)):
+            if len(number) > DIGITS_MAX:
+                raise Rejected(Reason.INVALID, f"invalid {name} value in device cgroup rule format: '{text}'")
         found.append(
             _device_rule(
                 kind, None if major == "*" else int(major), None if minor == "*" else int(minor), access

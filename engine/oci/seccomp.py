@@ -65,7 +65,7 @@ def load(text: bytes | str) -> Mapping[str, Any] | None:
         shape = msgspec.convert(document, _Profile)
     except msgspec.ValidationError as error:
         raise _invalid(f"decoding seccomp profile failed: {error}") from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise _invalid(f"decoding seccomp profile failed: {error}") from error
     rules = shape.syscalls or []
     if not shape.default_action and not rules:

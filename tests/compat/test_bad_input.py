@@ -212,6 +212,49 @@ def test_numbers_that_are_longer_than_any_machine_needs(engine: Engine) -> None:
         engine.request("DELETE", "/containers/ok-user")
 
 
+def test_what_no_kernel_call_can_take(engine: Engine) -> None:
+    """CTR-07, NET-01: zero bytes and names that no interface can have, before anything is made of them."""
+    for path, body, words in (
+        ("/containers/create", {"Image": "busybox", "Cmd": ["a\0b"]}, "zero byte"),
+        ("/containers/create", {"Image": "busybox", "Labels": {"a\0b": "c"}}, "zero byte"),
+        ("/containers/create", {"Image": "busybox", "HostConfig": {"Binds": ["/a\0b:/x"]}}, "zero byte"),
+        ("/containers/create", {"Image": "busybox", "MacAddress": "xx"}, "invalid MAC address"),
+        ("/containers/create", {"Image": "busybox", "HostConfig": {"Dns": ["here"]}}, "unable to parse IP"),
+        ("/containers/create", {"Image": "busybox", "HostConfig": {"ConsoleSize": [70000, 1]}}, "out of range"),
+        ("/networks/create", {"Name": "a\0b"}, "zero byte"),
+        ("/networks/create", bridged('a"b'), "invalid bridge name"),
+        ("/networks/create", bridged("br*"), "invalid bridge name"),
+        ("/networks/create", bridged(".."), "invalid bridge name"),
+        ("/networks/create", bridged("b" * 16), "invalid bridge name"),
+        ("/volumes/create", {"Name": "ok-volume", "Labels": {"a": "\0"}}, "zero byte"),
+    ):
+        status, answer = engine.request("POST", path, body)
+        assert (status, words in json.loads(answer)["message"]) == (400, True), answer
+    assert create(engine, {"Image": "busybox", "Cmd": ["printf", "\\u0000"]}, "ok-u")[0] == 201, "no zero byte"
+
+
+def test_starts_that_fail_for_what_is_too_long(engine: Engine) -> None:
+    """RES-05, CTR-41, SEC-03: told in words, whatever it was."""
+    for host, words in (
+        ({"Binds": [f"/{'a/' * 5000}:/x"]}, "file name too long"),
+        ({"SecurityOpt": ["seccomp=" + "[" * 100000]}, "decoding seccomp profile failed"),
+        ({"DeviceCgroupRules": [f"c {'9' * 5000}:1 r"]}, "invalid major value in device cgroup rule format"),
+    ):
+        create(engine, {"Image": "busybox", "HostConfig": host}, "ok-long")
+        status, answer = engine.request("POST", "/containers/ok-long/start")
+        assert (status >= 400, words in json.loads(answer)["message"]) == (True, True), answer[-300:]
+        engine.request("DELETE", "/containers/ok-long")
+    log = {"Type": "json-file", "Config": {"max-size": "9" * 5000, "max-file": "2"}}
+    assert create(engine, {"Image": "busybox", "HostConfig": {"LogConfig": log}}, "ok-log")[0] == 201
+    log = {"Type": "json-file", "Config": {"max-size": "1m", "max-file": "9" * 5000}}
+    status, message = create(engine, {"Image": "busybox", "HostConfig": {"LogConfig": log}})
+    assert (status, "value out of range" in message) == (400, True)
+
+
+def bridged(name: str) -> dict[str, Any]:
+    return {"Name": "ok-net", "Options": {"com.docker.network.bridge.name": name}}
+
+
 def listed(**filters: str) -> str:
     told = json.dumps({name: [value] for name, value in filters.items()})
     return f"/containers/json?all=1&filters={quote(told)}"

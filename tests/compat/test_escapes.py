@@ -342,6 +342,29 @@ def test_no_release_agent_can_be_set(engine: Engine) -> None:
     assert engine.cli("run", "--rm", "busybox", "sh", "-c", script).stdout == "end\n"
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "net.//.kernel.core_pattern", "net.ipv4.//.//.kernel.core_pattern", "net//../kernel/core_pattern",
+        "net/../kernel/core_pattern", "fs.mqueue.//.//.kernel.core_pattern",
+    ],
+)  # fmt: skip
+def test_a_sysctl_leads_to_no_parameter_of_the_host(engine: Engine, name: str) -> None:
+    """CVE-2022-0811: a name that begins as one of a namespace and climbs out of it."""
+    parameter = Path("/proc/sys/kernel/core_pattern")
+    before = parameter.read_text()
+    host = {"Sysctls": {name: "|/tmp/ishmael-was-here"}}
+    endpoint = {"DriverOpts": {"com.docker.network.endpoint.sysctls": f"net.ipv4.conf.IFNAME.//.//.//.{name[-19:]}=x"}}
+    try:
+        for extra in ({"HostConfig": host}, {"NetworkingConfig": {"EndpointsConfig": {"bridge": endpoint}}}):
+            body = {"Image": "busybox", "Cmd": ["true"], **extra}
+            status, answer = engine.request("POST", "/containers/create?name=climber", body)
+            assert status == 400, answer
+        assert parameter.read_text() == before
+    finally:
+        parameter.write_text(before)
+
+
 def test_the_session_keyring_is_the_containers(engine: Engine) -> None:
     """SEC: keys of the host's session are not in reach, even without a filter; an exec has the container's."""
     open_ = ("--security-opt", "seccomp=unconfined", "--security-opt", "systempaths=unconfined")

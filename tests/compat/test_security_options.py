@@ -204,6 +204,7 @@ def test_sysctls_of_a_namespace_only(engine: Engine) -> None:
         ({"Sysctls": {"vm.swappiness": "1"}}, "is not in a separate kernel namespace"),
         ({"Sysctls": {"kernel/hostname": "x"}}, "conflicts with the OCI"),
         ({"NetworkMode": "host", "Sysctls": {"net/core/somaxconn": "1"}}, "not allowed in host network namespace"),
+        ({"Sysctls": {"net...kernel": "1"}}, "is not the name of a kernel parameter"),
         ({"IpcMode": "host", "Sysctls": {"kernel.sem": "1"}}, "not allowed in the hosts ipc namespace"),
     ):
         status, body = engine.request("POST", "/containers/create", {"Image": "busybox", "HostConfig": options})

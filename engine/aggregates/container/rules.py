@@ -7,13 +7,16 @@ Source: moby daemon/container.go, daemon/daemon_unix.go verifyPlatformContainerS
 
 from __future__ import annotations
 
+import ipaddress
+
 from engine.aggregates.container.resource_rules import ResourceFacts, admitted
 from engine.aggregates.decider import Reason, Rejected
-from engine.aggregates.values import capabilities
+from engine.aggregates.values import capabilities, console
 from engine.aggregates.values.config import ContainerConfig, HealthConfig, HostConfig, RestartPolicy
 from engine.aggregates.values.etc_files import parse_extra_host
 from engine.aggregates.values.signals import parse_signal
-from engine.aggregates.values.sysctls import dotted
+from engine.aggregates.values.subnet import parse_mac_address
+from engine.aggregates.values.sysctls import dotted, sysctl_path
 
 HEALTH_NS_MIN = 1_000_000
 HOSTNAME_LENGTH_MAX = 64
@@ -61,12 +64,22 @@ def check(config: ContainerConfig, host: HostConfig, facts: RuleFacts) -> tuple[
     check_cgroup_parent(host.cgroup_parent, facts.cgroup_driver)
     for entry in host.extra_hosts or ():
         parse_extra_host(entry, ANY_GATEWAY)
+    for server in host.dns or ():
+        _check_name_server(server)
     _check_security(host)
     if facts.remapped and host.userns_mode != "host":
         _check_remapped(host)
     _check_sysctls(host)
     _check_absent(host, facts)
     return host, (*warnings, *_network_warnings(host, facts))
+
+
+def _check_name_server(text: str) -> None:
+    """Source: Go's netip.ParseAddr, by which moby reads them."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        _invalid(f'ParseAddr("{text}"): unable to parse IP')
 
 
 def _network_warnings(host: HostConfig, facts: RuleFacts) -> list[str]:
@@ -162,6 +175,7 @@ def _check_modes(host: HostConfig) -> None:
         _invalid(f'invalid isolation "{host.isolation}" on linux')
     if host.shm_size < 0:
         _invalid("SHM size can not be less than 0")
+    console.check_size(host.console_size or (0, 0))
     if not -1000 <= host.oom_score_adj <= 1000:
         _invalid(f"Invalid value {host.oom_score_adj}, range for oom score adj is [-1000, 1000]")
 
@@ -178,6 +192,8 @@ def check_namespaces(config: ContainerConfig, host: HostConfig) -> None:
         _check_shared_network(config, host)
     if config.mac_address and (host.network_mode in ("host", "none") or host.network_mode.startswith("container:")):
         _invalid("conflicting options: mac-address and the network mode")
+    if config.mac_address:
+        parse_mac_address(config.mac_address)
 
 
 def _one_of(value: str, allowed: set[str], name: str, *, container: bool) -> None:
@@ -243,6 +259,7 @@ def _check_sysctls(host: HostConfig) -> None:
     """RES-07: only what a namespace of the container's own has. Source: runc libcontainer/configs/validate."""
     for given in host.sysctls or {}:
         name = dotted(given)
+        sysctl_path(name)
         if name.startswith(NETNS_SYSCTL):
             if host.network_mode == "host":
                 _invalid(f'sysctl "{name}" not allowed in host network namespace')

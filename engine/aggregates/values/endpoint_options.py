@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from engine.aggregates.decider import Reason, Rejected
+from engine.aggregates.values.sysctls import sysctl_path
 
 IFNAME = "com.docker.network.endpoint.ifname"
 SYSCTLS = "com.docker.network.endpoint.sysctls"
@@ -33,7 +34,10 @@ def check(options: Mapping[str, str] | None) -> None:
 
 def _is_well_formed(text: str) -> bool:
     parts = text.split(".", 4)
-    return len(parts) == 5 and parts[1] in _FAMILIES and parts[3] in _PLACEHOLDERS and "=" in parts[4]
+    if len(parts) != 5 or parts[1] not in _FAMILIES or parts[3] not in _PLACEHOLDERS or "=" not in parts[4]:
+        return False
+    sysctl_path(text.partition("=")[0])
+    return True
 
 
 def _wrong(text: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 _SIZE = re.compile(r"(?P<number>\d+(?:\.\d+)?) ?(?P<unit>[kmgtp]?)(?:i?b)?", re.IGNORECASE)
+_INT64_MAX = 2**63 - 1
 _UNITS_NS = {
     "ns": 1,
     "us": 1_000,
@@ -37,7 +38,8 @@ def _bytes(text: str, base: int) -> int:
     match = _SIZE.fullmatch(text.strip())
     if match is None:
         raise ValueError(f"invalid size: '{text}'")
-    return int(float(match["number"]) * base ** " kmgtp".index(match["unit"].lower() or " "))
+    size = float(match["number"]) * base ** " kmgtp".index(match["unit"].lower() or " ")
+    return int(min(size, _INT64_MAX))  # as Go turns a float into an integer that has no room for it
 
 
 def boolean(text: str) -> bool:
@@ -53,6 +55,8 @@ def integer(text: str) -> int:
     """strconv.Atoi."""
     if not re.fullmatch(r"[+-]?\d+", text):
         raise ValueError(f"strconv.Atoi: parsing {quoted(text)}: invalid syntax")
+    if len(text) > 18:
+        raise ValueError(f"strconv.Atoi: parsing {quoted(text)}: value out of range")
     return int(text)
 
 
@@ -73,6 +77,8 @@ def duration_ns(text: str) -> int:
         total += float(part["number"]) * _UNITS_NS[part["unit"]]
         position = part.end()
     if not bare or position < len(bare):
+        raise ValueError(f"time: invalid duration {quoted(text)}")
+    if total > _INT64_MAX:
         raise ValueError(f"time: invalid duration {quoted(text)}")
     return int(-total if text.startswith("-") else total)
 

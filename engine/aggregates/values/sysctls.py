@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from engine.aggregates.decider import Reason, Rejected
+
 _SWAP = str.maketrans("./", "/.")
 
 
@@ -12,5 +14,9 @@ def dotted(name: str) -> str:
 
 
 def sysctl_path(name: str) -> str:
-    """`net.ipv4.conf.eth0/100.forwarding` is `/proc/sys/net/ipv4/conf/eth0.100/forwarding`."""
-    return "/proc/sys/" + name.translate(_SWAP)
+    """`net.ipv4.conf.eth0/100.forwarding` is `/proc/sys/net/ipv4/conf/eth0.100/forwarding`. Raises Rejected(INVALID)
+    for a name that leads out of where it begins: `net.//.kernel.core_pattern` would be a parameter of the host."""
+    path = name.translate(_SWAP)
+    if any(part in ("", ".", "..") for part in path.split("/")):
+        raise Rejected(Reason.INVALID, f'sysctl "{name}" is not the name of a kernel parameter')
+    return f"/proc/sys/{path}"

@@ -8,6 +8,7 @@ from typing import Any
 from engine.aggregates.container.lifecycle import Status
 from engine.aggregates.container.state import ContainerState
 from engine.aggregates.decider import Reason, Rejected
+from engine.aggregates.values.console import CELLS_MAX
 from engine.api.app import EngineApp
 from engine.api.context import ApiContext
 from engine.api.notes import note
@@ -15,8 +16,6 @@ from engine.api.params import Query, cause_of
 from engine.api.responses import JSON, Response
 from engine.api.streams import current_request, empty, json_response, json_stream
 
-CELLS_MAX = 0xFFFF
-"""What the kernel's winsize can hold."""
 CONDITIONS = frozenset({"", "not-running", "next-exit", "removed"})
 
 

@@ -11,6 +11,7 @@ from engine.aggregates.container.commands import RequireRunning
 from engine.aggregates.container.lifecycle import Status
 from engine.aggregates.decider import Reason, Rejected
 from engine.aggregates.exec import CreateExec, ExecSpec, ExecState, ExecStatus, StartExec
+from engine.aggregates.values import console
 from engine.aggregates.values.config import Value
 from engine.aggregates.values.ids import ExecID
 from engine.api.app import EngineApp
@@ -146,6 +147,7 @@ def console_size(body: ExecBody | StartBody, request: Request, *, tty: bool) -> 
     """(height, width), (0, 0) when it is not said, for old clients, and without a terminal."""
     if body.console_size is None or not tty or request.api_version < CONSOLE_SIZE_SINCE:
         return 0, 0
+    console.check_size(body.console_size)
     return body.console_size
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 from engine.errors import Fault, PortError
@@ -22,8 +23,15 @@ class LinuxHostPaths:
         try:
             os.makedirs(path, 0o755, exist_ok=True)
         except OSError as error:
-            raise PortError(
-                "bind",
-                f"error while creating mount source path '{path}': mkdir {path}: {(error.strerror or '').lower()}",
-                errno=error.errno or 0,
-            ) from error
+            raise _not_made(path, error.errno or 0) from error
+        except RecursionError as error:  # one call for each folder of the path
+            raise _not_made(path, errno.ENAMETOOLONG) from error
+        except ValueError as error:  # a zero byte
+            raise _not_made(path, errno.EINVAL) from error
+
+
+def _not_made(path: str, number: int) -> PortError:
+    words = os.strerror(number).lower()
+    return PortError(
+        "bind", f"error while creating mount source path '{path}': mkdir {path}: {words}", errno=number
+    )
