@@ -255,6 +255,17 @@ def bridged(name: str) -> dict[str, Any]:
     return {"Name": "ok-net", "Options": {"com.docker.network.bridge.name": name}}
 
 
+def test_who_waits_longer_than_anybody_lives_waits_for_ever(engine: Engine) -> None:
+    """CTR-10: a timeout that no clock can tell is none."""
+    script = 'trap "exit 3" TERM; echo on; while :; do sleep 0.05; done'
+    create(engine, {"Image": "busybox", "Cmd": ["sh", "-c", script], "StopTimeout": 2**40}, "ok-patient")
+    for times, query in ((1, ""), (2, f"?t={2**62}")):
+        assert engine.request("POST", "/containers/ok-patient/start")[0] == 204
+        engine.wait_for(lambda n=times: engine.out("logs", "ok-patient").split() == ["on"] * n)
+        assert engine.request("POST", f"/containers/ok-patient/stop{query}")[0] == 204
+        assert engine.json("/containers/ok-patient/json")["State"]["ExitCode"] == 3
+
+
 def listed(**filters: str) -> str:
     told = json.dumps({name: [value] for name, value in filters.items()})
     return f"/containers/json?all=1&filters={quote(told)}"

@@ -64,7 +64,7 @@ def check(config: ContainerConfig, host: HostConfig, facts: RuleFacts) -> tuple[
     check_cgroup_parent(host.cgroup_parent, facts.cgroup_driver)
     for entry in host.extra_hosts or ():
         parse_extra_host(entry, ANY_GATEWAY)
-    for server in host.dns or ():
+    for server in filter(None, host.dns or ()):
         _check_name_server(server)
     _check_security(host)
     if facts.remapped and host.userns_mode != "host":

@@ -33,6 +33,8 @@ from engine.api.rest import at_rest
 from engine.api.streams import current_request, empty, json_response, outlasting
 
 STOP_TIMEOUT_S = 10
+STOP_TIMEOUT_MAX_S = 1_000_000_000
+"""Who waits longer than thirty years waits for ever."""
 UNEXECUTABLE = 128
 """The exit code of a container whose start failed before there was a process. Source: moby daemon/start.go."""
 REMOVED_WITHIN_S = 10.0
@@ -275,7 +277,8 @@ class Verbs:
         default = state.config.stop_timeout if state.config.stop_timeout is not None else STOP_TIMEOUT_S
         timeout_s = query.integer("t", default)
         assert timeout_s is not None, "there is a default"
-        return signal, 0 if timeout_s < 0 else now_ns + timeout_s * 1_000_000_000
+        endless = not 0 <= timeout_s <= STOP_TIMEOUT_MAX_S
+        return signal, 0 if endless else now_ns + timeout_s * 1_000_000_000
 
     async def _ended(self, state: ContainerState) -> None:
         run = state.run

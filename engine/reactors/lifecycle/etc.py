@@ -84,7 +84,7 @@ class EtcFiles:
     def _resolv_conf(self, state: ContainerState, endpoints: Sequence[Endpoint]) -> str:
         conf = render.override(
             render.parse_resolv_conf(self._host_resolv_conf),
-            dns=tuple(state.host.dns or ()) or self._dns,
+            dns=tuple(filter(None, state.host.dns or ())) or self._dns,
             search=tuple(state.host.dns_search or ()) or self._search,
             options=tuple(state.host.dns_options or ()) or self._options,
         )

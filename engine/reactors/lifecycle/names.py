@@ -56,7 +56,7 @@ class Names:
         networks = [self._hands.views.networks.get(endpoint.network_id) for endpoint in endpoints]
         if all(network is not None and network.settings.internal for network in networks):
             return ()
-        return tuple(state.host.dns or ()) or self._upstreams
+        return tuple(filter(None, state.host.dns or ())) or self._upstreams
 
     def links(self, state: ContainerState, networks: Sequence[NetworkID]) -> OwnNames:
         """The names that only this container has for others on these networks (NET-24)."""
