@@ -226,6 +226,7 @@ def test_what_no_kernel_call_can_take(engine: Engine) -> None:
         ("/networks/create", bridged("br*"), "invalid bridge name"),
         ("/networks/create", bridged(".."), "invalid bridge name"),
         ("/networks/create", bridged("b" * 16), "invalid bridge name"),
+        ("/networks/create", {"Name": "ok-net", "Options": {MTU: "99999999999"}}, "value out of range"),
         ("/volumes/create", {"Name": "ok-volume", "Labels": {"a": "\0"}}, "zero byte"),
     ):
         status, answer = engine.request("POST", path, body)
@@ -249,6 +250,9 @@ def test_starts_that_fail_for_what_is_too_long(engine: Engine) -> None:
     log = {"Type": "json-file", "Config": {"max-size": "1m", "max-file": "9" * 5000}}
     status, message = create(engine, {"Image": "busybox", "HostConfig": {"LogConfig": log}})
     assert (status, "value out of range" in message) == (400, True)
+
+
+MTU = "com.docker.network.driver.mtu"
 
 
 def bridged(name: str) -> dict[str, Any]:

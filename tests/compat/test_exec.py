@@ -36,6 +36,7 @@ def test_what_cannot_be_created_says_why(engine: Engine, host: str) -> None:
     assert create(engine, {"Cmd": []}) == (400, "No exec command specified")
     status, words = create(engine, {"Cmd": ["true"], "User": "nobody-here"})
     assert (status, words) == (400, "unable to find user nobody-here: no matching entries in passwd file")
+    assert create(engine, {"Cmd": ["true"], "Env": ["=x"]}) == (400, "invalid environment variable: =x")
     assert create(engine, {"Cmd": ["true"]}, "stranger") == (404, "No such container: stranger")
     engine.cli("pause", "host")
     words = "Container host is paused, unpause the container before exec"

@@ -42,6 +42,13 @@ async def test_a_volume_is_a_directory_until_it_is_removed(volumes: LocalVolumes
     assert await volumes.list() == ()
 
 
+async def test_a_name_may_be_as_long_as_the_file_system_has_them(volumes: LocalVolumes) -> None:
+    name = VolumeName("v" * 255)
+    path = await volumes.create(name, {})
+    await volumes.remove(name)
+    assert not Path(path).exists()
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

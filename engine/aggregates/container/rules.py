@@ -8,6 +8,7 @@ Source: moby daemon/container.go, daemon/daemon_unix.go verifyPlatformContainerS
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Sequence
 
 from engine.aggregates.container.resource_rules import ResourceFacts, admitted
 from engine.aggregates.decider import Reason, Rejected
@@ -105,6 +106,13 @@ def _absent(message: str) -> None:
     raise Rejected(Reason.NOT_IMPLEMENTED, message)
 
 
+def check_environment(env: Sequence[str]) -> None:
+    """Every variable has a name. Raises Rejected(INVALID)."""
+    for variable in env:
+        if not variable.partition("=")[0]:
+            _invalid(f"invalid environment variable: {variable}")
+
+
 def _check_config(config: ContainerConfig) -> None:
     if len(config.hostname) > HOSTNAME_LENGTH_MAX:
         _invalid(f"invalid hostname: {config.hostname}")
@@ -112,9 +120,7 @@ def _check_config(config: ContainerConfig) -> None:
         _invalid(f"the working directory '{config.working_dir}' is invalid, it needs to be an absolute path")
     if config.stop_signal:
         parse_signal(config.stop_signal)
-    for variable in config.env or ():
-        if not variable.partition("=")[0]:
-            _invalid(f"invalid environment variable: {variable}")
+    check_environment(config.env or ())
     if config.healthcheck is not None:
         _check_health(config.healthcheck)
 

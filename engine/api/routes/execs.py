@@ -9,6 +9,7 @@ import trio
 
 from engine.aggregates.container.commands import RequireRunning
 from engine.aggregates.container.lifecycle import Status
+from engine.aggregates.container.rules import check_environment
 from engine.aggregates.decider import Reason, Rejected
 from engine.aggregates.exec import CreateExec, ExecSpec, ExecState, ExecStatus, StartExec
 from engine.aggregates.values import console
@@ -108,6 +109,7 @@ async def create_exec(context: ApiContext, name: str, body: ExecBody, request: R
     state = context.views.containers.find(name)
     if not body.cmd:
         raise Rejected(Reason.INVALID, "No exec command specified")
+    check_environment(body.env or ())
     running = RequireRunning(container_id=state.container_id, called=name)
     # Asked first, because sealing for a container that is gone would give it a key again; and with the exec itself.
     await context.application.execute(running, cause=cause_of(request))

@@ -238,8 +238,13 @@ def _make(sysctls: Mapping[str, str], owner: Owner) -> tuple[int, socket.socket]
 def write_sysctls(sysctls: Mapping[str, str]) -> None:
     """Write `net.ipv4.x=1` and the like for the calling thread's namespace. Raises OSError naming the file."""
     for name, value in sysctls.items():
-        with open(sysctl_path(name), "w") as file:
-            file.write(value)
+        path = sysctl_path(name)
+        try:
+            with open(path, "w") as file:
+                file.write(value)
+        except OSError as error:
+            error.filename = path  # what the kernel thinks of a value comes with the write, without a name
+            raise
 
 
 class SandboxPool:

@@ -55,6 +55,8 @@ def mtu_of(spec: NetworkSpec) -> int:
         return 0
     if not text.isdecimal():
         raise PortError("create", f"failed to parse mtu value {text}: invalid syntax", fault=Fault.INVALID)
+    if len(text.lstrip("0")) > 9:
+        raise PortError("create", f"failed to parse mtu value {text}: value out of range", fault=Fault.INVALID)
     return int(text)
 
 

@@ -80,7 +80,8 @@ class Places(msgspec.Struct, frozen=True):
         """Rename into the trash. Nothing happens when it is not there."""
         os.makedirs(self.trash, DIRECTORY_MODE, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
-            os.rename(path, f"{self.trash}/{os.path.basename(path)}-{secrets.token_hex(8)}")
+            # Of a long name the beginning: with what is added it has to be a name, too.
+            os.rename(path, f"{self.trash}/{os.path.basename(path)[:200]}-{secrets.token_hex(8)}")
 
     def trash_is_empty(self) -> bool:
         return not _children(self.trash)
